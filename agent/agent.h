@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One machine's part of a farm: takes jobs from the scheduler, runs them over the lazy filesystem,
+ * uploads what they made.
+ */
+#ifndef CROFT_AGENT_H
+#define CROFT_AGENT_H
+
+#include "proto/base/error.h"
+#include "proto/rpc/server.h" /* struct croft_tls */
+
+#include <stddef.h>
+
+struct croft_agent_config {
+	const char *server;   /* gRPC target */
+	const char *state;    /* directory: id, fs/ (cache, mount), sandboxes/ */
+	const char *name;     /* NULL: host name */
+	unsigned slots;       /* 0: one per CPU */
+	const char *const *properties; /* "key=value"; OSFamily and ISA are added */
+	size_t property_count;
+	const char *root_image; /* digest or host directory for jobs whose input root is no "/"; or NULL */
+	const char *plane_address; /* serve the cache to peers; or NULL */
+	uint64_t cache_bytes;
+	const struct croft_tls *tls; /* or NULL */
+};
+
+/* Runs until SIGTERM or SIGINT: then takes no more jobs, ends the running ones and leaves. Reconnects
+ * by itself for as long as it lives. Must be called before the process has threads. */
+bool croft_agent_run(const struct croft_agent_config *config, struct croft_error *err);
+
+#endif

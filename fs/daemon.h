@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The filesystem daemon: store, fetcher and mount in a process of their own, and the agent's handle
+ * to it over a unix socket (one request and one answer at a time; any thread).
+ */
+#ifndef CROFT_FS_DAEMON_H
+#define CROFT_FS_DAEMON_H
+
+#include "fs/mount.h"
+
+struct croft_daemon_config {
+	const char *state;       /* directory: cache/ (the store), mnt/ (the mount), socket */
+	const char *origin;      /* blob plane of the farm, "host:port" */
+	const char *plane_address; /* serve the cache to peers here; NULL: do not */
+	uint64_t budget_bytes;   /* of the cache; 0: as the store's default */
+	uint32_t uid, gid;       /* who owns what the mount shows */
+};
+
+/* The daemon's main function: returns when told to stop (SIGTERM) or on a fatal error. */
+bool croft_daemon_main(const struct croft_daemon_config *config, struct croft_error *err);
+
+/* The agent's side. Starts the daemon (by executing /proc/self/exe with the hidden "fs-daemon"
+ * command) unless one already answers on the state directory's socket. */
+struct croft_daemon;
+struct croft_daemon *croft_daemon_attach(const struct croft_daemon_config *config,
+	struct croft_error *err);
+/* Leaves the daemon running when `keep`. */
+void croft_daemon_detach(struct croft_daemon *daemon, bool keep);
+
+const char *croft_daemon_mountpoint(const struct croft_daemon *daemon);
+int croft_daemon_plane_port(const struct croft_daemon *daemon);
+
+bool croft_daemon_account_begin(struct croft_daemon *daemon, uint64_t pid_namespace,
+	struct croft_error *err);
+bool croft_daemon_account_read(struct croft_daemon *daemon, uint64_t pid_namespace,
+	struct croft_mount_account *account, struct croft_error *err);
+bool croft_daemon_account_end(struct croft_daemon *daemon, uint64_t pid_namespace,
+	struct croft_mount_account *account, struct croft_error *err);
+
+/* Gives the cache a blob that this machine made (a job's output), so that it is never fetched:
+ * the daemon copies or reflinks from the descriptor and verifies. */
+bool croft_daemon_adopt(struct croft_daemon *daemon, const struct croft_digest *digest, int fd,
+	struct croft_error *err);
+bool croft_daemon_set_peers(struct croft_daemon *daemon, const char *const *peers, size_t count,
+	struct croft_error *err);
+/* Files and bytes below an input root, from its Directory messages (which are fetched). */
+struct croft_tree_totals;
+bool croft_daemon_measure(struct croft_daemon *daemon, const struct croft_digest *root,
+	struct croft_tree_totals *totals, struct croft_error *err);
+
+struct croft_daemon_stat {
+	struct croft_store_stat store;
+	struct croft_fetch_stat fetch;
+};
+bool croft_daemon_stat(struct croft_daemon *daemon, struct croft_daemon_stat *stat,
+	struct croft_error *err);
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The fetcher: brings blobs from blob planes into a local store, on one io_uring thread.
+ *
+ *	croft_fetch(fetcher, &(struct croft_fetch_request){.digest = …, .done = …, .user = …});
+ *
+ * Requests for the same blob share one fetch. Foreground requests always go before background ones
+ * (a background request that someone then needs moves to the front). Small blobs that are asked for
+ * together travel in one /batch round trip; large ones stream to a file of the store. Every blob is
+ * verified before `done` hears of it. Failures are tried again with backoff on the same and on the
+ * other sources, until `deadline_ms`.
+ */
+#ifndef CROFT_FS_FETCH_H
+#define CROFT_FS_FETCH_H
+
+#include "fs/store.h"
+
+struct croft_fetcher;
+
+struct croft_fetcher_config {
+	struct croft_store *store; /* borrowed: where blobs go */
+	const char *origin;        /* "host:port" of the farm's blob plane */
+	unsigned connections;      /* per source; 0: 4 */
+	unsigned deadline_ms;      /* of one blob without progress; 0: 60 s */
+};
+
+struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *config,
+	struct croft_error *err);
+/* Pending requests end with CANCELLED. */
+void croft_fetcher_stop(struct croft_fetcher *fetcher);
+
+struct croft_fetch_request {
+	struct croft_digest digest;
+	bool background;
+	/* Called once, on the fetcher's thread or, when the blob is there already, before croft_fetch
+	 * returns. It must not block. `moved_bytes` is what this fetch moved over the network: 0 for
+	 * requests that shared somebody else's, and for blobs that were there. */
+	void (*done)(void *user, const struct croft_digest *digest, uint64_t moved_bytes,
+		const struct croft_error *err /* NULL: it is in the store */);
+	void *user;
+};
+void croft_fetch(struct croft_fetcher *fetcher, const struct croft_fetch_request *request);
+/* The requests are queued together, so that small blobs share round trips. */
+void croft_fetch_many(struct croft_fetcher *fetcher, const struct croft_fetch_request *requests,
+	size_t count);
+/* Blocks until the blob is in the store. */
+bool croft_fetch_wait(struct croft_fetcher *fetcher, const struct croft_digest *digest,
+	uint64_t *moved_bytes, struct croft_error *err);
+
+/* Sources beside the origin, "host:port"; strings are copied. A source that sends wrong bytes is
+ * dropped. */
+void croft_fetcher_set_peers(struct croft_fetcher *fetcher, const char *const *peers, size_t count);
+
+struct croft_fetch_stat {
+	uint64_t blobs, bytes, from_peers_bytes, background_bytes, retries, failures, bad_bytes;
+};
+void croft_fetch_stat(const struct croft_fetcher *fetcher, struct croft_fetch_stat *stat);
+
+#endif

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The store: content-addressed blobs and the records that name them, on one local disk. The server
+ * uses it for everything it keeps; an agent's filesystem daemon uses it as its cache.
+ *
+ *	struct croft_store *store = croft_store_open(
+ *		&(struct croft_store_config){.path = "/var/lib/croft", .durable = true}, &err);
+ *	croft_store_put(store, &digest, CROFT_SLICE(data, size), &err);
+ *	croft_store_get(store, &digest, arena, &bytes, &err);
+ *
+ * Promises. Nothing is stored whose SHA-256 was not checked. With `durable`, what a put or commit
+ * acknowledged survives a crash of the machine; without, it may be gone after one, but is never
+ * wrong (every record is checksummed, and what fails the check is quarantined and counted missing).
+ * The byte budget holds at every moment; nothing leased is evicted to keep it: when only leased
+ * blobs are left, puts fail with RESOURCE_EXHAUSTED. A full disk gives the same and leaves all
+ * readable.
+ *
+ * Every function may be called from any thread. One process opens a store for writing at a time
+ * (a second gets FAILED_PRECONDITION naming the first's pid).
+ */
+#ifndef CROFT_FS_STORE_H
+#define CROFT_FS_STORE_H
+
+#include "fs/digest.h"
+#include "proto/base/arena.h"
+
+struct croft_store;
+
+struct croft_store_config {
+	const char *path;
+	uint64_t budget_bytes;  /* 0: 90 % of what the disk has free plus what the store holds */
+	uint64_t budget_inodes; /* 0: likewise */
+	uint64_t lease_ms;      /* how long an answer "it is there" stays true; 0: 30 minutes */
+	bool durable;           /* sync before acknowledging */
+	bool read_only;         /* for tools beside a running server: no writer lock, no eviction */
+};
+
+struct croft_store *croft_store_open(const struct croft_store_config *config,
+	struct croft_error *err);
+void croft_store_close(struct croft_store *store);
+
+/* Blobs ------------------------------------------------------------------------------------- */
+
+/* Whole blobs in memory. DATA_LOSS when a stored copy turned out bad (it is quarantined: from then
+ * on NOT_FOUND); NOT_FOUND names the digest. Putting checks the digest: INVALID_ARGUMENT. */
+bool croft_store_put(struct croft_store *store, const struct croft_digest *digest,
+	struct croft_slice data, struct croft_error *err);
+bool croft_store_get(struct croft_store *store, const struct croft_digest *digest,
+	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err);
+
+/* Many at once in one commit; errors[i] says how each fared. False if any failed. */
+bool croft_store_put_many(struct croft_store *store, const struct croft_digest *digests,
+	const struct croft_slice *data, size_t count, struct croft_error *errors);
+
+/* missing[i] = true for each digest that is not there; extends the lease of those that are, before
+ * it returns. The empty blob is never missing. */
+bool croft_store_find_missing(struct croft_store *store, const struct croft_digest *digests,
+	size_t count, bool *missing, struct croft_error *err);
+
+/* Adds a blob piece by piece; nothing is visible before commit. */
+struct croft_store_writer;
+struct croft_store_writer *croft_store_write(struct croft_store *store,
+	const struct croft_digest *digest, struct croft_error *err);
+bool croft_store_writer_append(struct croft_store_writer *writer, const void *data, size_t size,
+	struct croft_error *err);
+uint64_t croft_store_writer_size(const struct croft_store_writer *writer);
+/* Verifies, makes durable, publishes. The writer is gone after either of these. Committing what
+ * someone else has stored meanwhile succeeds. */
+bool croft_store_writer_commit(struct croft_store_writer *writer, struct croft_error *err);
+void croft_store_writer_abort(struct croft_store_writer *writer); /* NULL is fine */
+
+/* An open blob cannot be evicted or compacted away from under its user. */
+struct croft_store_blob;
+struct croft_store_blob *croft_store_open_blob(struct croft_store *store,
+	const struct croft_digest *digest, struct croft_error *err);
+/* Up to size bytes; fewer only at the end of the blob; -1 on error (the part that is returned was
+ * checked against its record checksum). */
+ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_t size,
+	uint64_t offset, struct croft_error *err);
+/* The file that holds the bytes and where they start in it, for sendfile and passthrough; borrowed.
+ * -1 when the blob is not stored as plain bytes in one place. */
+int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset);
+void croft_store_blob_close(struct croft_store_blob *blob);
+
+/* Leases ------------------------------------------------------------------------------------ */
+
+/* What a closure starts from. */
+enum croft_ref_kind {
+	CROFT_REF_BLOB,      /* the blob alone */
+	CROFT_REF_DIRECTORY, /* a Directory message and, below it, everything */
+	CROFT_REF_TREE,      /* a Tree message and every file that it names */
+};
+struct croft_ref {
+	enum croft_ref_kind kind;
+	struct croft_digest digest;
+};
+
+/* All that the refs reach is there and leased until lease_ms from now, or nothing changes and
+ * missing[] (in the arena) lists what is not there; false only for errors. lease_ms 0: the
+ * store's. Malformed Directory messages are INVALID_ARGUMENT. Repeats are cheap: complete subtrees
+ * are remembered for as long as their lease holds. */
+bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref *refs,
+	size_t count, uint64_t lease_ms, struct croft_arena *arena,
+	struct croft_digest **missing, size_t *missing_count, struct croft_error *err);
+
+/* Holds a closure (found complete by the call above) with no end in time, until released: for
+ * queued and running operations. Kept in memory; whoever needs it after a restart takes it anew. */
+struct croft_hold;
+struct croft_hold *croft_store_hold(struct croft_store *store, const struct croft_ref *refs,
+	size_t count, struct croft_error *err);
+void croft_store_release(struct croft_hold *hold);
+
+/* Records: small values that keep closures alive -------------------------------------------- */
+
+enum croft_record_table {
+	CROFT_RECORD_ACTION,   /* key: instance name, NUL, action hash; value: ActionResult */
+	CROFT_RECORD_FAILURE,  /* the same, for results that are remembered but not served */
+	CROFT_RECORD_ASSET,    /* key: instance, URI and qualifiers; value: as the asset service likes */
+	CROFT_RECORD_PROFILE,  /* key: kind of job; value: AccessProfile */
+};
+
+/* Replaces. expires_unix_ns 0: never by time. The refs must be complete: FAILED_PRECONDITION. */
+bool croft_store_record_put(struct croft_store *store, enum croft_record_table table,
+	struct croft_slice key, struct croft_slice value, const struct croft_ref *refs, size_t count,
+	int64_t expires_unix_ns, struct croft_error *err);
+/* The value in the arena, and its whole closure present and leased in the same step; NOT_FOUND when
+ * there is no such record, or not all of what it names is there. */
+bool croft_store_record_get(struct croft_store *store, enum croft_record_table table,
+	struct croft_slice key, struct croft_arena *arena, struct croft_slice *value,
+	struct croft_error *err);
+bool croft_store_record_delete(struct croft_store *store, enum croft_record_table table,
+	struct croft_slice key, struct croft_error *err);
+
+/* Care ---------------------------------------------------------------------------------------- */
+
+struct croft_store_stat {
+	uint64_t blobs, bytes, disk_bytes, budget_bytes;
+	uint64_t leased_blobs, records_action, records_asset, quarantined;
+	uint64_t evicted_blobs, evicted_bytes;
+};
+void croft_store_stat(struct croft_store *store, struct croft_store_stat *stat);
+
+/* Evicts the least recently used down to target_bytes (0: the budget), sparing what is leased. */
+bool croft_store_collect(struct croft_store *store, uint64_t target_bytes, uint64_t *freed_bytes,
+	uint64_t *freed_blobs, struct croft_error *err);
+
+struct croft_fsck_report {
+	uint64_t blobs_checked, bytes_checked, bad_blobs, dangling_records, orphans, repaired;
+};
+/* Reads every blob and checks every SHA-256 and every record's closure. progress may be NULL. */
+bool croft_store_fsck(struct croft_store *store, bool repair,
+	void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes), void *user,
+	struct croft_fsck_report *report, struct croft_error *err);
+
+#endif

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "proto/base/io.h"
+
+#include "proto/base/arena.h"
+#include "proto/base/cleanup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+bool croft_write_all(int fd, const void *data, size_t size, const char *what,
+	struct croft_error *err)
+{
+	for (const char *at = data; size > 0;) {
+		ssize_t done = write(fd, at, size);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0)
+			return croft_error_errno(err, errno, "writing %s", what);
+		at += done;
+		size -= (size_t)done;
+	}
+	return true;
+}
+
+bool croft_pwrite_all(int fd, const void *data, size_t size, uint64_t offset, const char *what,
+	struct croft_error *err)
+{
+	for (const char *at = data; size > 0;) {
+		ssize_t done = pwrite(fd, at, size, (off_t)offset);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0)
+			return croft_error_errno(err, errno, "writing %s", what);
+		at += done;
+		offset += (uint64_t)done;
+		size -= (size_t)done;
+	}
+	return true;
+}
+
+bool croft_read_all(int fd, void *data, size_t size, const char *what, struct croft_error *err)
+{
+	for (char *at = data; size > 0;) {
+		ssize_t done = read(fd, at, size);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0)
+			return croft_error_errno(err, errno, "reading %s", what);
+		if (done == 0)
+			return croft_error_set(err, CROFT_DATA_LOSS, "reading %s: %zu bytes short", what, size);
+		at += done;
+		size -= (size_t)done;
+	}
+	return true;
+}
+
+bool croft_pread_all(int fd, void *data, size_t size, uint64_t offset, const char *what,
+	struct croft_error *err)
+{
+	for (char *at = data; size > 0;) {
+		ssize_t done = pread(fd, at, size, (off_t)offset);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0)
+			return croft_error_errno(err, errno, "reading %s", what);
+		if (done == 0)
+			return croft_error_set(err, CROFT_DATA_LOSS, "reading %s: %zu bytes short", what, size);
+		at += done;
+		offset += (uint64_t)done;
+		size -= (size_t)done;
+	}
+	return true;
+}
+
+bool croft_read_file(int dirfd, const char *path, size_t limit, char **data, size_t *size,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FD int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return croft_error_errno(err, errno, "opening %s", path);
+	size_t room = 4096, used = 0;
+	CROFT_CLEANUP_FREE char *text = croft_alloc(room);
+	for (;;) {
+		ssize_t done = read(fd, text + used, room - used - 1);
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done < 0)
+			return croft_error_errno(err, errno, "reading %s", path);
+		if (done == 0)
+			break;
+		used += (size_t)done;
+		if (used > limit)
+			return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
+				"reading %s: it is larger than %zu bytes", path, limit);
+		if (room - used < 2)
+			text = croft_realloc(text, room *= 2, 1);
+	}
+	text[used] = '\0';
+	*data = text;
+	*size = used;
+	text = NULL;
+	return true;
+}
+
+static bool sync_parent(int dirfd, const char *path, struct croft_error *err)
+{
+	const char *slash = strrchr(path, '/');
+	CROFT_CLEANUP_FREE char *parent = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	CROFT_CLEANUP_FD int fd = openat(dirfd, parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fsync(fd) < 0)
+		return croft_error_errno(err, errno, "syncing the directory of %s", path);
+	return true;
+}
+
+bool croft_write_file(int dirfd, const char *path, const void *data, size_t size, int mode,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE char *temporary = NULL;
+	if (asprintf(&temporary, "%s.tmp", path) < 0)
+		abort();
+	CROFT_CLEANUP_FD int fd =
+		openat(dirfd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, (mode_t)mode);
+	if (fd < 0)
+		return croft_error_errno(err, errno, "creating %s", temporary);
+	if (!croft_write_all(fd, data, size, temporary, err))
+		return false;
+	if (fdatasync(fd) < 0 || renameat(dirfd, temporary, dirfd, path) < 0)
+		return croft_error_errno(err, errno, "replacing %s", path);
+	return sync_parent(dirfd, path, err);
+}
+
+bool croft_make_directories(const char *path, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE char *partial = croft_strdup(path);
+	for (char *at = partial + 1;; at++) {
+		if (*at != '/' && *at != '\0')
+			continue;
+		char end = *at;
+		*at = '\0';
+		if (mkdir(partial, 0755) < 0 && errno != EEXIST)
+			return croft_error_errno(err, errno, "making directory %s", partial);
+		*at = end;
+		if (end == '\0')
+			return true;
+	}
+}
+
+static bool remove_entry(int dirfd, const char *name, dev_t device, struct croft_error *err);
+
+static bool remove_children(int fd, dev_t device, struct croft_error *err)
+{
+	DIR *dir = fdopendir(fd);
+	if (!dir) {
+		close(fd);
+		return croft_error_errno(err, errno, "listing a directory to remove");
+	}
+	bool ok = true;
+	for (struct dirent *entry; ok && (entry = readdir(dir));)
+		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+			ok = remove_entry(fd, entry->d_name, device, err);
+	closedir(dir);
+	return ok;
+}
+
+static bool remove_entry(int dirfd, const char *name, dev_t device, struct croft_error *err)
+{
+	if (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT)
+		return true;
+	if (errno != EISDIR && errno != EPERM)
+		return croft_error_errno(err, errno, "removing %s", name);
+	int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 && errno == EACCES && fchmodat(dirfd, name, 0700, 0) == 0)
+		fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return croft_error_errno(err, errno, "removing %s", name);
+	struct stat st;
+	if (fstat(fd, &st) < 0 || (device && st.st_dev != device)) {
+		close(fd);
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"removing %s: something is mounted there", name);
+	}
+	if ((st.st_mode & 0700) != 0700)
+		fchmod(fd, 0700);
+	if (!remove_children(fd, st.st_dev, err))
+		return false;
+	if (unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
+		return croft_error_errno(err, errno, "removing directory %s", name);
+	return true;
+}
+
+bool croft_remove_tree(int dirfd, const char *path, struct croft_error *err)
+{
+	return remove_entry(dirfd, path, 0, err);
+}
+
+uint64_t croft_now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int64_t croft_unix_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}

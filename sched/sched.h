@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The server's half of a farm: operations, the queue, placement, and the agents' sessions.
+ *
+ *	struct croft_sched *sched = croft_sched_open(&config, &err);
+ *	croft_sched_serve(sched, server);   // Execution, Operations, Agents, Farm
+ *
+ * Operation life: QUEUED, LEASED, RUNNING, COMPLETED. Every transition is on disk before anyone hears
+ * of it.
+ */
+#ifndef CROFT_SCHED_H
+#define CROFT_SCHED_H
+
+#include "fs/store.h"
+#include "proto/rpc/server.h"
+
+struct croft_sched;
+
+struct croft_sched_config {
+	const char *path;           /* directory of the journal */
+	struct croft_store *store;  /* borrowed */
+	const char *blob_url;       /* told to agents: ":PORT" or "host:PORT" */
+	const char *policy;         /* "locality" (the default, also for NULL), "random", "least-loaded", … */
+	uint64_t default_timeout_ms, max_timeout_ms; /* 0: none */
+	unsigned max_attempts;      /* of a job whose agents were lost; 0: 3 */
+	unsigned heartbeat_ms;      /* 0: 2000; an agent is lost after 5 without a word */
+	size_t queue_limit;         /* per instance; 0: 1,000,000 */
+};
+
+struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
+	struct croft_error *err);
+/* Adds the services Execution, Operations, croft.v1.Agents and croft.v1.Farm. */
+void croft_sched_serve(struct croft_sched *sched, struct croft_server *server);
+/* Logs of running operations, for ByteStream.Read of "operations/NAME/stdout|stderr" (the names are
+ * in ExecuteOperationMetadata's stdout_stream_name and stderr_stream_name). Bytes from offset on,
+ * waiting up to wait_ms for more; 0 bytes and *finished at its end. */
+bool croft_sched_read_log(struct croft_sched *sched, const char *resource_name, uint64_t offset,
+	struct croft_arena *arena, struct croft_slice *data, bool *finished, unsigned wait_ms,
+	struct croft_error *err);
+void croft_sched_close(struct croft_sched *sched);
+
+#endif

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The whole server in one process: store, scheduler, services, blob plane.
+ */
+#ifndef CROFT_SCHED_SERVE_H
+#define CROFT_SCHED_SERVE_H
+
+#include "proto/rpc/server.h"
+#include "sched/sched.h"
+
+struct croft_serve_config {
+	const char *state;         /* directory: store/ and journal/ below it */
+	const char *address;       /* gRPC; NULL: "127.0.0.1:8980" */
+	const char *plane_address; /* blob plane; NULL: the same host, port 8981 */
+	const struct croft_tls *tls; /* or NULL */
+	const char *policy;
+	uint64_t budget_bytes;
+	/* Called once both ports are bound (tests and `croft farm` need the ports). */
+	void (*ready)(void *user, int port, int plane_port);
+	void *user;
+};
+
+/* Serves until SIGTERM or SIGINT, then shuts down cleanly. */
+bool croft_serve_run(const struct croft_serve_config *config, struct croft_error *err);
+
+#endif
