@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Sourced by ./check and ./demo: installs the Debian packages that are missing.
+
+build_packages="build-essential meson ninja-build pkg-config protobuf-compiler protobuf-c-compiler
+libprotobuf-dev libprotobuf-c-dev libgrpc-dev libxxhash-dev liburing-dev libseccomp-dev libssl-dev
+liblmdb-dev libzstd-dev libfuse3-dev fuse3 libarchive-dev libjansson-dev libcmocka-dev
+ca-certificates"
+
+test_packages="clang libclang-rt-14-dev python3 python3-grpcio python3-protobuf iproute2
+busybox-static curl openssl procps util-linux"
+
+demo_packages="dpkg-dev python3"
+
+# install_missing PACKAGE...: quiet when nothing is missing; root is needed otherwise.
+install_missing() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
+            missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return 0
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "These packages are missing; install them as root: apt-get install ${missing[*]}" >&2
+        return 1
+    fi
+    echo "Installing: ${missing[*]}"
+    local log
+    log=$(mktemp)
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        echo "apt-get could not install them (whole log: $log)" >&2
+        return 1
+    fi
+    rm -f "$log"
+}
