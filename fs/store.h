@@ -24,6 +24,8 @@
 #include "fs/digest.h"
 #include "proto/base/arena.h"
 
+#include <sys/types.h>
+
 struct croft_store;
 
 struct croft_store_config {
