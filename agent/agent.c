@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "agent/agent.h"
+
+#include "agent/session.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+static void *signal_thread(void *user)
+{
+	sigset_t wanted;
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGTERM);
+	sigaddset(&wanted, SIGINT);
+	sigaddset(&wanted, SIGUSR1); /* from croft_agent_run: the session ended by itself */
+	int signal_number;
+	sigwait(&wanted, &signal_number);
+	if (signal_number != SIGUSR1)
+		croft_session_stop(user);
+	return NULL;
+}
+
+/* Two agents on one state directory would share a cache and a mount point. */
+static int lock_state(const char *state, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE char *path = NULL;
+	if (asprintf(&path, "%s/lock", state) < 0)
+		abort();
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return fd;
+	if (fd >= 0 && errno == EWOULDBLOCK)
+		croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"another agent uses %s: give each its own --state", state);
+	else
+		croft_error_errno(err, errno, "locking %s", path);
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+/* "NAME-xxxxxxxx": made once, kept in the state directory, so that a restarted agent is known. */
+static char *agent_id(const struct croft_agent_config *config, struct croft_arena *arena,
+	struct croft_error *err)
+{
+	const char *path = croft_arena_printf(arena, "%s/id", config->state);
+	char *text;
+	size_t size;
+	struct croft_error missing = CROFT_ERROR_INIT;
+	if (croft_read_file(AT_FDCWD, path, 4096, &text, &size, &missing)) {
+		char *id = croft_arena_strndup(arena, text, strcspn(text, "\n"));
+		free(text);
+		return id;
+	}
+	if (missing.code != CROFT_NOT_FOUND) {
+		*err = missing;
+		return NULL;
+	}
+	char hostname[256] = "";
+	gethostname(hostname, sizeof(hostname) - 1);
+	uint32_t random;
+	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+		random = (uint32_t)croft_now_ns();
+	char *id = croft_arena_printf(arena, "%s-%08x", config->name ? config->name : hostname, random);
+	return croft_write_file(AT_FDCWD, path, id, strlen(id), 0644, err) ? id : NULL;
+}
+
+static bool make_state(const struct croft_agent_config *config, struct croft_machine *machine,
+	struct croft_arena *arena, struct croft_error *err)
+{
+	machine->state = croft_arena_printf(arena, "%s/jobs", config->state);
+	return croft_make_directories(croft_arena_printf(arena, "%s/empty", machine->state), err) &&
+		croft_make_directories(croft_arena_printf(arena, "%s/sandboxes", config->state), err);
+}
+
+static bool start_launcher(const struct croft_agent_config *config, struct croft_machine *machine,
+	struct croft_arena *arena, struct croft_error *err)
+{
+	struct croft_launcher_config launcher = {
+		.state = croft_arena_printf(arena, "%s/sandboxes", config->state),
+		.slots = config->slots,
+	};
+	const char *limits = NULL;
+	machine->launcher = croft_launcher_start(&launcher, arena, &limits, err);
+	if (!machine->launcher)
+		return croft_error_wrap(err, "starting the sandbox launcher");
+	if (limits && *limits)
+		croft_log(CROFT_LOG_WARNING, "this machine cannot enforce everything: %s", limits);
+	return true;
+}
+
+static bool run_session(const struct croft_agent_config *config, struct croft_machine *machine,
+	struct croft_error *err)
+{
+	struct croft_session *session = croft_session_create(config, machine);
+	pthread_t signals;
+	if (pthread_create(&signals, NULL, signal_thread, session) != 0)
+		abort();
+	croft_log(CROFT_LOG_INFO, "%s with %u slots, for %s", machine->agent_id, config->slots,
+		config->server);
+	bool ok = croft_session_run(session, err);
+	pthread_kill(signals, SIGUSR1);
+	pthread_join(signals, NULL);
+	croft_session_destroy(session);
+	return ok;
+}
+
+bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error *err)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_agent_config config = *asked;
+	struct croft_machine machine = {.root_image = config.root_image};
+	if (config.slots == 0)
+		config.slots = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+	if (!croft_make_directories(config.state, err))
+		return false;
+	CROFT_CLEANUP_FD int lock = lock_state(config.state, err);
+	if (lock < 0 || !make_state(&config, &machine, arena, err))
+		return false;
+	machine.agent_id = agent_id(&config, arena, err);
+	if (!machine.agent_id)
+		return false;
+
+	/* Before any thread exists: the launcher is forked, and every later thread inherits the mask. */
+	bool ok = start_launcher(&config, &machine, arena, err);
+	sigset_t blocked;
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGTERM);
+	sigaddset(&blocked, SIGINT);
+	sigaddset(&blocked, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+	if (ok) {
+		machine.channel = croft_channel_create(config.server, config.tls, err);
+		ok = machine.channel && run_session(&config, &machine, err);
+	}
+	croft_daemon_detach(machine.daemon, false);
+	croft_channel_destroy(machine.channel);
+	croft_launcher_stop(machine.launcher);
+	return ok;
+}

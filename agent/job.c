@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "agent/job.h"
+
+#include "agent/logs.h"
+#include "agent/options.h"
+#include "agent/outputs.h"
+#include "agent/paths.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+struct croft_job {
+	struct croft_session *session;
+	const struct croft_machine *machine;
+	const Farm__Job *message;
+	struct croft_arena *arena; /* the message's, and all that the report holds */
+
+	Farm__AgentMessage report;
+	Farm__JobDone done;
+	Reapi__ActionResult result;
+	Reapi__ExecutedActionMetadata metadata;
+
+	struct croft_digest input_root;
+	struct croft_layout layout;
+	struct croft_job_options options;
+	struct croft_job_logs *logs;
+	uint64_t pid_namespace;    /* 0 until the sandbox started */
+	uint64_t granted_stall_ns; /* by which the wall clock was put off so far */
+
+	pthread_mutex_t lock; /* guards: sandbox, cancel_reason */
+	struct croft_sandbox *sandbox;
+	const char *cancel_reason;
+};
+
+struct croft_job *croft_job_create(struct croft_session *session,
+	const struct croft_machine *machine, const Farm__Job *message, struct croft_arena *arena)
+{
+	struct croft_job *job = croft_zalloc(sizeof(*job));
+	job->session = session;
+	job->machine = machine;
+	job->message = message;
+	job->arena = arena;
+	pthread_mutex_init(&job->lock, NULL);
+	farm__agent_message__init(&job->report);
+	farm__job_done__init(&job->done);
+	reapi__action_result__init(&job->result);
+	reapi__executed_action_metadata__init(&job->metadata);
+	job->report.kind_case = FARM__AGENT_MESSAGE__KIND_JOB_DONE;
+	job->report.job_done = &job->done;
+	job->done.lease = message->lease;
+	return job;
+}
+
+void croft_job_destroy(struct croft_job *job)
+{
+	if (!job)
+		return;
+	pthread_mutex_destroy(&job->lock);
+	croft_arena_destroy(job->arena);
+	free(job);
+}
+
+const char *croft_job_lease(const struct croft_job *job)
+{
+	return job->message->lease;
+}
+
+const Farm__AgentMessage *croft_job_report(const struct croft_job *job)
+{
+	return &job->report;
+}
+
+void croft_job_cancel(struct croft_job *job, const char *reason)
+{
+	CROFT_LOCKED(&job->lock);
+	if (job->cancel_reason)
+		return;
+	/* Not in the arena: that belongs to the job's thread. */
+	job->cancel_reason = "it was cancelled";
+	if (job->sandbox)
+		croft_sandbox_kill(job->sandbox, reason && *reason ? reason : job->cancel_reason);
+}
+
+static Google__Protobuf__Timestamp *timestamp(struct croft_job *job, int64_t unix_ns)
+{
+	Google__Protobuf__Timestamp *stamp = croft_arena_alloc(job->arena, sizeof(*stamp));
+	google__protobuf__timestamp__init(stamp);
+	stamp->seconds = unix_ns / 1000000000;
+	stamp->nanos = (int32_t)(unix_ns % 1000000000);
+	return stamp;
+}
+
+static Google__Protobuf__Timestamp *now(struct croft_job *job)
+{
+	return timestamp(job, croft_unix_ns());
+}
+
+/* Called by the sandbox ------------------------------------------------------------------------ */
+
+static void on_started(void *user, uint64_t pid_namespace)
+{
+	struct croft_job *job = user;
+	job->pid_namespace = pid_namespace;
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!croft_daemon_account_begin(job->machine->daemon, pid_namespace, &err))
+		croft_log(CROFT_LOG_WARNING, "job %s will have no account of its inputs: %s",
+			job->message->operation, err.message);
+	Farm__JobStarted started = FARM__JOB_STARTED__INIT;
+	started.lease = job->message->lease;
+	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
+	message.kind_case = FARM__AGENT_MESSAGE__KIND_JOB_STARTED;
+	message.job_started = &started;
+	croft_session_send(job->session, &message);
+}
+
+static void on_output(void *user, int stream, struct croft_slice data)
+{
+	struct croft_job *job = user;
+	croft_job_logs_append(job->logs, stream, data);
+	Farm__JobOutput output = FARM__JOB_OUTPUT__INIT;
+	output.lease = job->message->lease;
+	ProtobufCBinaryData bytes = {data.size, (uint8_t *)data.data};
+	*(stream == 1 ? &output.stdout : &output.stderr) = bytes;
+	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
+	message.kind_case = FARM__AGENT_MESSAGE__KIND_JOB_OUTPUT;
+	message.job_output = &output;
+	croft_session_send(job->session, &message);
+}
+
+/* Time spent waiting for lazy fetches does not use up the timeout, within the stated cap. */
+static uint64_t on_extend(void *user)
+{
+	struct croft_job *job = user;
+	struct croft_mount_account account;
+	if (!croft_daemon_account_read(job->machine->daemon, job->pid_namespace, &account, NULL))
+		return 0;
+	uint64_t cap_ns = job->message->stall_cap_ms * 1000000;
+	uint64_t stalled = account.stall_ns < cap_ns ? account.stall_ns : cap_ns;
+	if (stalled <= job->granted_stall_ns)
+		return 0;
+	uint64_t more = stalled - job->granted_stall_ns;
+	job->granted_stall_ns = stalled;
+	return more / 1000000;
+}
+
+/* Running ---------------------------------------------------------------------------------- */
+
+static const char *const *environment_of(struct croft_job *job)
+{
+	const Reapi__Command *command = job->message->command;
+	const char **environment =
+		croft_arena_array(job->arena, command->n_environment_variables + 1, sizeof(char *));
+	for (size_t i = 0; i < command->n_environment_variables; i++)
+		environment[i] = croft_arena_printf(job->arena, "%s=%s",
+			command->environment_variables[i]->name, command->environment_variables[i]->value);
+	return environment;
+}
+
+static const char *const *arguments_of(struct croft_job *job)
+{
+	const Reapi__Command *command = job->message->command;
+	const char **arguments = croft_arena_array(job->arena, command->n_arguments + 1, sizeof(char *));
+	for (size_t i = 0; i < command->n_arguments; i++)
+		arguments[i] = command->arguments[i];
+	return arguments;
+}
+
+/* Where the mount shows the input root. The empty tree is in no store: an empty folder stands for it. */
+static const char *input_root_path(struct croft_job *job)
+{
+	if (croft_digest_is_empty(&job->input_root))
+		return croft_arena_printf(job->arena, "%s/empty", job->machine->state);
+	char text[CROFT_DIGEST_TEXT];
+	croft_digest_format(&job->input_root, '-', text);
+	return croft_arena_printf(job->arena, "%s/by-digest/%s",
+		croft_daemon_mountpoint(job->machine->daemon), text);
+}
+
+static bool prepare(struct croft_job *job, struct croft_error *err)
+{
+	const Farm__Job *message = job->message;
+	if (!message->action || !message->command || message->command->n_arguments == 0)
+		return croft_error_set(
+			err, CROFT_INVALID_ARGUMENT, "the command of this action has no arguments");
+	if (!croft_digest_from_message(
+			message->action->input_root_digest, "the action's input root", &job->input_root, err) ||
+		!croft_job_options_read(&job->options, message, job->machine->root_image != NULL, err) ||
+		!croft_layout_of(message->command,
+			job->options.over_image ? "/croft/root" : "/", job->arena, &job->layout, err))
+		return false;
+	if (job->options.over_image && !job->machine->root_image)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"the job asks for a root image (croft-root=image), but this agent has none: start it "
+			"with --root-image");
+	return croft_job_logs_open(job->machine->state, message->lease, &job->logs, err);
+}
+
+static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_error *err)
+{
+	const char *input = input_root_path(job);
+	const char *roots[] = {job->options.over_image ? job->machine->root_image : input};
+	struct croft_sandbox_spec spec = {
+		.roots = roots,
+		.root_count = 1,
+		.input_root = job->options.over_image ? input : NULL,
+		.input_target = job->options.over_image ? job->layout.input_target : NULL,
+		.writable_directories = job->layout.writable,
+		.writable_count = job->layout.writable_count,
+		.root_writable = true,
+		.arguments = arguments_of(job),
+		.environment = environment_of(job),
+		.working_directory = job->layout.working_directory,
+		.uid = job->options.uid,
+		.gid = job->options.gid,
+		.network = job->options.network,
+		.wall_ms = job->message->timeout_ms,
+		.memory_bytes = job->options.memory_bytes,
+		.output_log_bytes = CROFT_JOB_LOG_BYTES,
+		.started = on_started,
+		.output = on_output,
+		.extend = on_extend,
+		.user = job,
+	};
+	return croft_sandbox_prepare(job->machine->launcher, &spec, err);
+}
+
+static const char *how_it_ended(enum croft_end end)
+{
+	switch (end) {
+	case CROFT_END_WALL_CLOCK:
+		return "it ran into its timeout";
+	case CROFT_END_MEMORY:
+		return "it ran out of memory";
+	case CROFT_END_DISK:
+		return "it wrote more than its share of disk";
+	case CROFT_END_LOG:
+		return "it printed more than the log may hold";
+	default:
+		return "";
+	}
+}
+
+/* What the sandbox's end means for the operation: an exit (of any code) is a result; a limit is an
+ * error of the job with a code of its own; a cancel is neither. */
+static bool judge(struct croft_job *job, const struct croft_sandbox_result *ended,
+	struct croft_error *err)
+{
+	if (ended->message[0])
+		job->done.message = croft_arena_strdup(job->arena, ended->message);
+	job->result.exit_code = ended->exit_code;
+	switch (ended->end) {
+	case CROFT_END_WALL_CLOCK:
+		return croft_error_set(err, CROFT_DEADLINE_EXCEEDED, "%s",
+			ended->message[0] ? ended->message : how_it_ended(ended->end));
+	case CROFT_END_KILLED:
+		return croft_error_set(err, CROFT_CANCELLED, "%s", ended->message);
+	case CROFT_END_MEMORY:
+	case CROFT_END_DISK:
+	case CROFT_END_LOG:
+		return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED, "%s",
+			ended->message[0] ? ended->message : how_it_ended(ended->end));
+	default:
+		return true;
+	}
+}
+
+static void fill_account(struct croft_job *job, const struct croft_mount_account *account)
+{
+	Farm__InputAccount *inputs = croft_arena_alloc(job->arena, sizeof(*inputs));
+	farm__input_account__init(inputs);
+	struct croft_tree_totals totals = {0};
+	if (!croft_digest_is_empty(&job->input_root))
+		croft_daemon_measure(job->machine->daemon, &job->input_root, &totals, NULL);
+	inputs->input_files = totals.files;
+	inputs->input_bytes = totals.bytes;
+	inputs->fetched_files = account->fetched_files;
+	inputs->fetched_bytes = account->fetched_bytes;
+	inputs->stall_ms = account->stall_ns / 1000000;
+	inputs->agent_id = (char *)job->machine->agent_id;
+	job->done.inputs = inputs;
+
+	struct croft_slice wire = croft_message_encode(&inputs->base, job->arena);
+	Google__Protobuf__Any *any = croft_arena_alloc(job->arena, sizeof(*any));
+	google__protobuf__any__init(any);
+	any->type_url = (char *)"type.googleapis.com/croft.v1.InputAccount";
+	any->value = (ProtobufCBinaryData){wire.size, (uint8_t *)wire.data};
+	job->metadata.auxiliary_metadata = croft_arena_array(job->arena, 1, sizeof(void *));
+	job->metadata.auxiliary_metadata[0] = any;
+	job->metadata.n_auxiliary_metadata = 1;
+}
+
+static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct croft_error *err)
+{
+	struct croft_sandbox_result ended;
+	job->metadata.execution_start_timestamp = now(job);
+	bool ok = croft_sandbox_start(sandbox, err) && croft_sandbox_wait(sandbox, &ended, err);
+	job->metadata.execution_completed_timestamp = now(job);
+	struct croft_mount_account account = {0};
+	if (job->pid_namespace)
+		croft_daemon_account_end(job->machine->daemon, job->pid_namespace, &account, NULL);
+	fill_account(job, &account);
+	if (!ok || !judge(job, &ended, err))
+		return false;
+	/* A job that could not read an input may still have exited with 0: its result means nothing. */
+	if (account.errors > 0)
+		return croft_error_set(err, CROFT_UNAVAILABLE, "%llu reads of inputs failed, the first: %s",
+			(unsigned long long)account.errors, account.first_error);
+	return true;
+}
+
+static bool collect(struct croft_job *job, struct croft_sandbox *sandbox, bool with_outputs,
+	struct croft_error *err)
+{
+	struct croft_remote *remote =
+		croft_remote_create(job->machine->channel, job->message->instance_name);
+	struct croft_upload *upload = croft_upload_create(remote);
+	struct croft_outputs outputs = {
+		.machine = job->machine,
+		.remote = remote,
+		.sandbox = sandbox,
+		.command = job->message->command,
+		.layout = &job->layout,
+		.input_root = job->input_root,
+		.arena = job->arena,
+	};
+	job->metadata.output_upload_start_timestamp = now(job);
+	bool ok = croft_job_logs_finish(job->logs, upload, &job->result, job->arena, err) &&
+		(!with_outputs || croft_outputs_collect(&outputs, upload, &job->result, err)) &&
+		croft_upload_flush(upload, NULL, err);
+	job->metadata.output_upload_completed_timestamp = now(job);
+	croft_upload_destroy(upload);
+	croft_remote_destroy(remote);
+	return ok;
+}
+
+static bool run_in_sandbox(struct croft_job *job, struct croft_error *err)
+{
+	struct croft_sandbox *sandbox = make_sandbox(job, err);
+	if (!sandbox)
+		return false;
+	pthread_mutex_lock(&job->lock);
+	job->sandbox = sandbox;
+	const char *cancelled = job->cancel_reason;
+	pthread_mutex_unlock(&job->lock);
+	bool ok;
+	if (cancelled) {
+		ok = croft_error_set(err, CROFT_CANCELLED, "%s", cancelled);
+	} else {
+		job->metadata.input_fetch_completed_timestamp = now(job);
+		struct croft_error failed = CROFT_ERROR_INIT;
+		bool ran = execute(job, sandbox, &failed);
+		/* Logs are kept for failures too; the job's own error is told rather than that of its logs. */
+		ok = collect(job, sandbox, ran, ran ? err : NULL) && ran;
+		if (!ran && err)
+			*err = failed;
+	}
+	pthread_mutex_lock(&job->lock);
+	job->sandbox = NULL;
+	pthread_mutex_unlock(&job->lock);
+	croft_sandbox_destroy(sandbox);
+	return ok;
+}
+
+static void report_failure(struct croft_job *job, const struct croft_error *err)
+{
+	GoogleRpc__Status *status = croft_arena_alloc(job->arena, sizeof(*status));
+	google_rpc__status__init(status);
+	status->code = (int32_t)err->code;
+	status->message = croft_arena_strdup(job->arena, err->message);
+	job->done.status = status;
+}
+
+void croft_job_run(struct croft_job *job)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	job->metadata.worker = (char *)job->machine->agent_id;
+	if (job->message->queued_unix_ns)
+		job->metadata.queued_timestamp = timestamp(job, job->message->queued_unix_ns);
+	job->metadata.worker_start_timestamp = now(job);
+	job->metadata.input_fetch_start_timestamp = now(job);
+	bool ok = prepare(job, &err) && run_in_sandbox(job, &err);
+	job->metadata.worker_completed_timestamp = now(job);
+	job->result.execution_metadata = &job->metadata;
+	/* A failure still carries its logs and times, for people. */
+	job->done.result = &job->result;
+	if (!ok)
+		report_failure(job, &err);
+	croft_job_logs_destroy(job->logs);
+	job->logs = NULL;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "agent/options.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The Action's platform counts where it is given, the Command's (for older clients) otherwise. */
+static const Reapi__Platform *platform_of(const Farm__Job *job)
+{
+	return job->action->platform ? job->action->platform : job->command->platform;
+}
+
+static bool read_number(const Reapi__Platform__Property *property, uint64_t most, uint64_t *value,
+	struct croft_error *err)
+{
+	char *end;
+	errno = 0;
+	unsigned long long number = strtoull(property->value, &end, 10);
+	if (errno || end == property->value || *end || property->value[0] == '-' || number > most)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"platform property %s: '%s' is not a number from 0 to %llu", property->name,
+			property->value, (unsigned long long)most);
+	*value = number;
+	return true;
+}
+
+static bool bad_value(const Reapi__Platform__Property *property, const char *wanted,
+	struct croft_error *err)
+{
+	return croft_error_set(err, CROFT_INVALID_ARGUMENT, "platform property %s: '%s' is not %s",
+		property->name, property->value, wanted);
+}
+
+static bool read_network(struct croft_job_options *options,
+	const Reapi__Platform__Property *property, struct croft_error *err)
+{
+	if (strcmp(property->value, "on") == 0 || strcmp(property->value, "host") == 0)
+		options->network = CROFT_NETWORK_HOST;
+	else if (strcmp(property->value, "off") == 0 || strcmp(property->value, "loopback") == 0)
+		options->network = CROFT_NETWORK_LOOPBACK;
+	else if (strcmp(property->value, "none") == 0)
+		options->network = CROFT_NETWORK_NONE;
+	else
+		return bad_value(property, "one of on, off, none", err);
+	return true;
+}
+
+static bool read_property(struct croft_job_options *options,
+	const Reapi__Platform__Property *property, struct croft_error *err)
+{
+	uint64_t number = 0;
+	if (strcmp(property->name, "unixUID") == 0) {
+		if (!read_number(property, 65534, &number, err))
+			return false;
+		options->uid = (uint32_t)number;
+	} else if (strcmp(property->name, "unixGID") == 0) {
+		if (!read_number(property, 65534, &number, err))
+			return false;
+		options->gid = (uint32_t)number;
+	} else if (strcmp(property->name, "network") == 0) {
+		return read_network(options, property, err);
+	} else if (strcmp(property->name, "croft-memory-bytes") == 0) {
+		return read_number(property, UINT64_MAX, &options->memory_bytes, err);
+	} else if (strcmp(property->name, "croft-root") == 0) {
+		if (strcmp(property->value, "image") != 0 && strcmp(property->value, "input") != 0)
+			return bad_value(property, "one of input, image", err);
+		options->over_image = strcmp(property->value, "image") == 0;
+	}
+	return true;
+}
+
+bool croft_job_options_read(struct croft_job_options *options, const Farm__Job *job, bool has_image,
+	struct croft_error *err)
+{
+	*options = (struct croft_job_options){.over_image = has_image};
+	const Reapi__Platform *platform = platform_of(job);
+	for (size_t i = 0; platform && i < platform->n_properties; i++)
+		if (!read_property(options, platform->properties[i], err))
+			return false;
+	return true;
+}

@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "agent/session.h"
+
+#include "agent/job.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+enum { RECONNECT_FIRST_MS = 100, RECONNECT_MOST_MS = 5000, HEARTBEAT_MS = 2000 };
+
+struct running {
+	struct running *next;
+	struct croft_session *session;
+	struct croft_job *job;
+	pthread_t thread;
+	bool finished; /* its report may be sent */
+	bool acknowledged;
+};
+
+struct croft_session {
+	const struct croft_agent_config *config;
+	struct croft_machine *machine;
+
+	pthread_mutex_t lock; /* guards: everything below */
+	pthread_cond_t changed;
+	struct running *jobs;
+	unsigned active; /* jobs that hold a slot */
+	bool stopping, draining;
+	unsigned heartbeat_ms;
+
+	pthread_mutex_t write_lock; /* guards: stream, and keeps writes to it one at a time */
+	struct croft_stream *stream;
+};
+
+static void wait_ms(struct croft_session *session, unsigned milliseconds)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += milliseconds / 1000;
+	until.tv_nsec += (long)(milliseconds % 1000) * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	pthread_cond_timedwait(&session->changed, &session->lock, &until);
+}
+
+struct croft_session *croft_session_create(const struct croft_agent_config *config,
+	struct croft_machine *machine)
+{
+	struct croft_session *session = croft_zalloc(sizeof(*session));
+	session->config = config;
+	session->machine = machine;
+	session->heartbeat_ms = HEARTBEAT_MS;
+	pthread_mutex_init(&session->lock, NULL);
+	pthread_mutex_init(&session->write_lock, NULL);
+	pthread_condattr_t attributes;
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&session->changed, &attributes);
+	pthread_condattr_destroy(&attributes);
+	return session;
+}
+
+void croft_session_send(struct croft_session *session, const Farm__AgentMessage *message)
+{
+	CROFT_LOCKED(&session->write_lock);
+	/* A failed write needs no answer here: the reader sees the same failure and connects again, and
+	 * what matters (results) is sent again then. */
+	if (session->stream)
+		croft_stream_write(session->stream, &message->base, NULL);
+}
+
+static void send_refusal(struct croft_session *session, const char *lease, const char *reason)
+{
+	Farm__JobRefused refused = FARM__JOB_REFUSED__INIT;
+	refused.lease = (char *)lease;
+	refused.reason = (char *)reason;
+	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
+	message.kind_case = FARM__AGENT_MESSAGE__KIND_JOB_REFUSED;
+	message.job_refused = &refused;
+	croft_session_send(session, &message);
+}
+
+/* Jobs ---------------------------------------------------------------------------------------- */
+
+static void *job_thread(void *user)
+{
+	struct running *running = user;
+	struct croft_session *session = running->session;
+	croft_job_run(running->job);
+	/* The report goes out before the job is marked as finished: a reconnect in between sends it a
+	 * second time, which the server takes as one. */
+	croft_session_send(session, croft_job_report(running->job));
+	CROFT_LOCKED(&session->lock);
+	running->finished = true;
+	session->active--;
+	pthread_cond_broadcast(&session->changed);
+	return NULL;
+}
+
+static void start_job(struct croft_session *session, const Farm__Job *message,
+	struct croft_arena *arena)
+{
+	pthread_mutex_lock(&session->lock);
+	bool closed = session->stopping || session->draining;
+	bool full = session->active >= session->config->slots;
+	struct running *running = NULL;
+	if (!closed && !full) {
+		running = croft_zalloc(sizeof(*running));
+		running->session = session;
+		running->job = croft_job_create(session, session->machine, message, arena);
+		running->next = session->jobs;
+		session->jobs = running;
+		session->active++;
+		if (pthread_create(&running->thread, NULL, job_thread, running) != 0)
+			abort();
+	}
+	pthread_mutex_unlock(&session->lock);
+	if (running)
+		return;
+	send_refusal(session, message->lease, closed ? "the agent is leaving" : "every slot is taken");
+	croft_arena_destroy(arena);
+}
+
+static void cancel_job(struct croft_session *session, const char *lease, const char *reason)
+{
+	CROFT_LOCKED(&session->lock);
+	for (struct running *running = session->jobs; running; running = running->next)
+		if (strcmp(croft_job_lease(running->job), lease) == 0)
+			croft_job_cancel(running->job, reason);
+}
+
+/* Frees the jobs that are finished and acknowledged. */
+static void reap(struct croft_session *session)
+{
+	struct running *dead = NULL;
+	pthread_mutex_lock(&session->lock);
+	for (struct running **at = &session->jobs; *at;) {
+		struct running *running = *at;
+		if (running->finished && running->acknowledged) {
+			*at = running->next;
+			running->next = dead;
+			dead = running;
+		} else {
+			at = &running->next;
+		}
+	}
+	pthread_mutex_unlock(&session->lock);
+	while (dead) {
+		struct running *next = dead->next;
+		pthread_join(dead->thread, NULL);
+		croft_job_destroy(dead->job);
+		free(dead);
+		dead = next;
+	}
+}
+
+static void acknowledge(struct croft_session *session, const char *lease)
+{
+	pthread_mutex_lock(&session->lock);
+	for (struct running *running = session->jobs; running; running = running->next)
+		if (strcmp(croft_job_lease(running->job), lease) == 0)
+			running->acknowledged = true;
+	pthread_mutex_unlock(&session->lock);
+	reap(session);
+}
+
+/* The server has no use for these any more: end them, and forget their results. */
+static void drop_revoked(struct croft_session *session, const Farm__Welcome *welcome)
+{
+	for (size_t i = 0; i < welcome->n_revoked_leases; i++) {
+		cancel_job(session, welcome->revoked_leases[i], "the server gave the lease up");
+		acknowledge(session, welcome->revoked_leases[i]);
+	}
+}
+
+static void resend_results(struct croft_session *session)
+{
+	CROFT_LOCKED(&session->lock);
+	for (struct running *running = session->jobs; running; running = running->next)
+		if (running->finished && !running->acknowledged)
+			croft_session_send(session, croft_job_report(running->job));
+}
+
+/* The stream ------------------------------------------------------------------------------- */
+
+static const char *machine_isa(void)
+{
+	static struct utsname names;
+	uname(&names);
+	return strcmp(names.machine, "x86_64") == 0 ? "x86-64" : names.machine;
+}
+
+static void add_property(Farm__Hello *hello, struct croft_arena *arena, const char *name,
+	size_t name_size, const char *value)
+{
+	Reapi__Platform__Property *property = croft_arena_alloc(arena, sizeof(*property));
+	reapi__platform__property__init(property);
+	property->name = croft_arena_strndup(arena, name, name_size);
+	property->value = croft_arena_strdup(arena, value);
+	hello->properties[hello->n_properties++] = property;
+}
+
+static void fill_hello(struct croft_session *session, Farm__Hello *hello, struct croft_arena *arena)
+{
+	const struct croft_agent_config *config = session->config;
+	char *hostname = croft_arena_zalloc(arena, 256);
+	gethostname(hostname, 255);
+	struct sysinfo memory;
+	sysinfo(&memory);
+	hello->agent_id = (char *)session->machine->agent_id;
+	hello->hostname = hostname;
+	hello->slots = config->slots;
+	hello->cpus = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+	hello->memory_bytes = (uint64_t)memory.totalram * memory.mem_unit;
+	hello->version = CROFT_VERSION;
+	hello->properties = croft_arena_array(arena, config->property_count + 2, sizeof(void *));
+	add_property(hello, arena, "OSFamily", 8, "linux");
+	add_property(hello, arena, "ISA", 3, machine_isa());
+	for (size_t i = 0; i < config->property_count; i++) {
+		const char *equals = strchr(config->properties[i], '=');
+		if (equals)
+			add_property(hello, arena, config->properties[i],
+				(size_t)(equals - config->properties[i]), equals + 1);
+	}
+	CROFT_LOCKED(&session->lock);
+	size_t count = 0;
+	for (struct running *running = session->jobs; running; running = running->next)
+		count++;
+	hello->leases = croft_arena_array(arena, count, sizeof(char *));
+	for (struct running *running = session->jobs; running; running = running->next)
+		hello->leases[hello->n_leases++] = (char *)croft_job_lease(running->job);
+}
+
+static void send_hello(struct croft_session *session)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	Farm__Hello hello = FARM__HELLO__INIT;
+	fill_hello(session, &hello, arena);
+	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
+	message.kind_case = FARM__AGENT_MESSAGE__KIND_HELLO;
+	message.hello = &hello;
+	croft_session_send(session, &message);
+}
+
+/* "HOST:PORT" of the blob plane: a Welcome that names only ":PORT" means the host of the gRPC target. */
+static const char *origin_of(const char *blob_url, const char *target, struct croft_arena *arena)
+{
+	if (blob_url[0] != ':')
+		return blob_url;
+	const char *host = strstr(target, "://") ? strstr(target, "://") + 3 : target;
+	const char *end = strrchr(host, ':');
+	size_t size = end && !strchr(end, ']') ? (size_t)(end - host) : strlen(host);
+	return croft_arena_printf(arena, "%.*s%s", (int)size, host, blob_url);
+}
+
+/* The filesystem daemon fetches from the farm's blob plane, whose address comes with Welcome. */
+static bool attach_daemon(struct croft_session *session, const Farm__Welcome *welcome,
+	struct croft_error *err)
+{
+	const struct croft_agent_config *config = session->config;
+	if (session->machine->daemon)
+		return true;
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_daemon_config daemon = {
+		.state = croft_arena_printf(arena, "%s/fs", config->state),
+		.origin = origin_of(welcome->blob_url, config->server, arena),
+		.plane_address = config->plane_address,
+		.budget_bytes = config->cache_bytes,
+	};
+	if (!croft_make_directories(daemon.state, err))
+		return false;
+	session->machine->daemon = croft_daemon_attach(&daemon, err);
+	return session->machine->daemon != NULL || croft_error_wrap(err, "starting the filesystem");
+}
+
+static void *heartbeat_thread(void *user)
+{
+	struct croft_session *session = user;
+	for (;;) {
+		pthread_mutex_lock(&session->lock);
+		if (!session->stopping)
+			wait_ms(session, session->heartbeat_ms);
+		bool stopping = session->stopping;
+		Farm__Heartbeat heartbeat = FARM__HEARTBEAT__INIT;
+		heartbeat.running = session->active;
+		pthread_mutex_unlock(&session->lock);
+		if (stopping)
+			return NULL;
+		struct sysinfo memory;
+		sysinfo(&memory);
+		heartbeat.free_memory_bytes = (uint64_t)memory.freeram * memory.mem_unit;
+		struct croft_daemon_stat stat;
+		if (session->machine->daemon && croft_daemon_stat(session->machine->daemon, &stat, NULL)) {
+			heartbeat.cache_bytes = stat.store.bytes;
+			heartbeat.cache_budget_bytes = stat.store.budget_bytes;
+		}
+		Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
+		message.kind_case = FARM__AGENT_MESSAGE__KIND_HEARTBEAT;
+		message.heartbeat = &heartbeat;
+		croft_session_send(session, &message);
+	}
+}
+
+static bool handle(struct croft_session *session, const Farm__ServerMessage *message,
+	struct croft_error *err)
+{
+	switch (message->kind_case) {
+	case FARM__SERVER_MESSAGE__KIND_WELCOME:
+		if (!attach_daemon(session, message->welcome, err))
+			return false;
+		pthread_mutex_lock(&session->lock);
+		if (message->welcome->heartbeat_ms)
+			session->heartbeat_ms = message->welcome->heartbeat_ms;
+		pthread_mutex_unlock(&session->lock);
+		croft_log(CROFT_LOG_INFO, "connected to %s", croft_channel_target(session->machine->channel));
+		drop_revoked(session, message->welcome);
+		resend_results(session);
+		break;
+	case FARM__SERVER_MESSAGE__KIND_CANCEL_JOB:
+		cancel_job(session, message->cancel_job->lease, message->cancel_job->reason);
+		break;
+	case FARM__SERVER_MESSAGE__KIND_JOB_ACK:
+		acknowledge(session, message->job_ack->lease);
+		break;
+	case FARM__SERVER_MESSAGE__KIND_DRAIN:
+		pthread_mutex_lock(&session->lock);
+		session->draining = true;
+		pthread_mutex_unlock(&session->lock);
+		croft_log(CROFT_LOG_INFO, "draining: %s", message->drain->reason);
+		break;
+	default:
+		/* A newer server may say more than this agent knows. */
+		break;
+	}
+	return true;
+}
+
+static bool is_stopping(struct croft_session *session)
+{
+	CROFT_LOCKED(&session->lock);
+	return session->stopping;
+}
+
+/* One connection, until it is lost. False: the agent cannot work. */
+static bool converse(struct croft_session *session, struct croft_stream *stream,
+	struct croft_error *err)
+{
+	for (;;) {
+		struct croft_arena *arena = croft_arena_create();
+		void *raw = NULL;
+		struct croft_error lost = CROFT_ERROR_INIT;
+		int got = croft_stream_read(stream, arena, &raw, &lost);
+		if (got <= 0) {
+			croft_arena_destroy(arena);
+			if (!is_stopping(session))
+				croft_log(CROFT_LOG_WARNING, "lost the server: %s",
+					got == 0 ? "it ended the session" : lost.message);
+			return true;
+		}
+		const Farm__ServerMessage *message = raw;
+		if (message->kind_case == FARM__SERVER_MESSAGE__KIND_JOB) {
+			start_job(session, message->job, arena); /* the job keeps the arena */
+			continue;
+		}
+		bool ok = handle(session, message, err);
+		croft_arena_destroy(arena);
+		if (!ok)
+			return false;
+	}
+}
+
+static bool connect_once(struct croft_session *session, bool *connected, struct croft_error *err)
+{
+	struct croft_call_options options = {.wait_for_ready = true};
+	struct croft_error failed = CROFT_ERROR_INIT;
+	struct croft_stream *stream = croft_stream_open(session->machine->channel, &options,
+		"/croft.v1.Agents/Session", &farm__server_message__descriptor, &failed);
+	*connected = stream != NULL;
+	if (!stream) {
+		croft_log(CROFT_LOG_WARNING, "connecting: %s", failed.message);
+		return true;
+	}
+	pthread_mutex_lock(&session->write_lock);
+	session->stream = stream;
+	pthread_mutex_unlock(&session->write_lock);
+	send_hello(session);
+	/* A stop that came before the stream was there to cancel. */
+	if (is_stopping(session))
+		croft_stream_cancel(stream);
+	bool ok = converse(session, stream, err);
+	pthread_mutex_lock(&session->write_lock);
+	session->stream = NULL;
+	pthread_mutex_unlock(&session->write_lock);
+	croft_stream_destroy(stream);
+	return ok;
+}
+
+static void end_jobs(struct croft_session *session)
+{
+	pthread_mutex_lock(&session->lock);
+	for (struct running *running = session->jobs; running; running = running->next)
+		croft_job_cancel(running->job, "the agent is stopping");
+	while (session->active > 0)
+		pthread_cond_wait(&session->changed, &session->lock);
+	for (struct running *running = session->jobs; running; running = running->next)
+		running->acknowledged = true;
+	pthread_mutex_unlock(&session->lock);
+	reap(session);
+}
+
+bool croft_session_run(struct croft_session *session, struct croft_error *err)
+{
+	pthread_t heartbeat;
+	if (pthread_create(&heartbeat, NULL, heartbeat_thread, session) != 0)
+		abort();
+	unsigned pause = RECONNECT_FIRST_MS;
+	bool ok = true;
+	while (ok && !is_stopping(session)) {
+		bool connected = false;
+		uint64_t before = croft_now_ns();
+		ok = connect_once(session, &connected, err);
+		bool lasted = croft_now_ns() - before > 1000000000;
+		pause = connected && lasted ? RECONNECT_FIRST_MS : pause * 2;
+		if (pause > RECONNECT_MOST_MS)
+			pause = RECONNECT_MOST_MS;
+		CROFT_LOCKED(&session->lock);
+		if (ok && !session->stopping)
+			wait_ms(session, pause);
+	}
+	croft_session_stop(session);
+	pthread_join(heartbeat, NULL);
+	end_jobs(session);
+	return ok;
+}
+
+void croft_session_stop(struct croft_session *session)
+{
+	pthread_mutex_lock(&session->lock);
+	bool first = !session->stopping;
+	session->stopping = true;
+	pthread_cond_broadcast(&session->changed);
+	if (first)
+		for (struct running *running = session->jobs; running; running = running->next)
+			if (!running->finished)
+				send_refusal(session, croft_job_lease(running->job), "the agent is stopping");
+	pthread_mutex_unlock(&session->lock);
+	CROFT_LOCKED(&session->write_lock);
+	if (session->stream)
+		croft_stream_cancel(session->stream);
+}
+
+void croft_session_destroy(struct croft_session *session)
+{
+	if (!session)
+		return;
+	pthread_cond_destroy(&session->changed);
+	pthread_mutex_destroy(&session->lock);
+	pthread_mutex_destroy(&session->write_lock);
+	free(session);
+}
