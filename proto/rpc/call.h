@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Private to proto/rpc: what the server's queues (server.c), the handler's side of a call (call.c)
+ * and parked calls (parked.c) share.
+ *
+ * Life of a call: created by its queue's thread when it arrives; referenced by its handler, by the
+ * watch for its end (every call has one: it completes when the call is over, for whatever reason) and
+ * by every batch under way. Freed with the last reference.
+ */
+#ifndef CROFT_RPC_CALL_H
+#define CROFT_RPC_CALL_H
+
+#include "proto/rpc/core.h"
+#include "proto/rpc/server.h"
+#include "proto/rpc/workers.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* A tag of the core's: what to do when it completes. */
+struct event {
+	void (*complete)(struct event *event, bool ok);
+};
+
+struct operation {
+	struct event event;
+	struct croft_call *call;
+	bool done, ok;
+};
+
+struct parked_state; /* parked.c */
+
+struct croft_call {
+	struct croft_server *server;
+	const struct croft_rpc_method *method; /* NULL: there is none of that name */
+	void *user;
+	grpc_call *core;
+	gpr_timespec deadline;
+	grpc_metadata_array metadata;
+	char *path; /* when method is NULL */
+	char *peer, *identity;
+
+	atomic_uint references;
+	struct croft_arena *arena;
+	grpc_byte_buffer *payload;
+	struct croft_slice request_bytes;
+	void *request;
+
+	struct croft_work work;
+	struct operation read, write, over;
+	struct event finished;
+	int cancelled_by_peer; /* written by the core until `over` completes */
+
+	pthread_mutex_t lock; /* guards: done and ok of read, write and over; cancelled; parked's state */
+	pthread_cond_t changed;
+	bool cancelled;
+	bool sent_initial;   /* the initial metadata; by whoever sends first */
+	bool status_sent;
+	grpc_byte_buffer *reply; /* unary and client-streaming: sent together with the status */
+
+	grpc_metadata *trailers;
+	size_t trailer_count;
+	struct detail *details;
+
+	struct parked_state *parked;
+};
+
+struct croft_call *call_create(struct croft_server *server, const struct croft_rpc_method *method,
+	void *user, grpc_call *core, gpr_timespec deadline, grpc_metadata_array *metadata,
+	grpc_byte_buffer *payload);
+/* Starts the watch for the call's end, then the handler, on a worker or at once. */
+void call_begin(struct croft_call *call);
+/* Sends the reply (if any), the trailers and the status; to be called once. For a parked call the lock
+ * is held. */
+void call_send_status(struct croft_call *call, const struct croft_error *err /* NULL: OK */);
+/* Adds the op that sends initial metadata unless that was done; returns the number of ops added. */
+size_t call_initial_op(struct croft_call *call, grpc_op *op);
+/* Told by call.c, for a call that is parked. */
+void parked_over(struct croft_call *call);
+void parked_destroy(struct croft_call *call);
+/* The call is over and nobody will be called for it again (server.c counts these). */
+void server_call_ended(struct croft_server *server);
+struct croft_workers *server_workers(struct croft_server *server);
+const struct croft_message_limits *server_limits(struct croft_server *server);
+
+#endif
