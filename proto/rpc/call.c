@@ -107,7 +107,7 @@ static bool start_batch(struct croft_call *call, const grpc_op *ops, size_t coun
 	struct event *event)
 {
 	croft_call_ref(call);
-	if (grpc_call_start_batch(call->core, ops, count, event, NULL) == GRPC_CALL_OK)
+	if (grpc_call_start_batch(call->core, ops, count, event_hand(event), NULL) == GRPC_CALL_OK)
 		return true;
 	croft_call_unref(call);
 	return false;

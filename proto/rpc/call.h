@@ -17,10 +17,24 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* A tag of the core's: what to do when it completes. */
+/* A tag of the core's: what to do when it completes. What was written before the core got it is seen by
+ * whoever completes it; `handed` says so to the thread sanitizer, which cannot look into the core. */
 struct event {
 	void (*complete)(struct event *event, bool ok);
+	atomic_bool handed;
 };
+
+static inline struct event *event_hand(struct event *event)
+{
+	atomic_store_explicit(&event->handed, true, memory_order_release);
+	return event;
+}
+
+static inline void event_complete(struct event *event, bool ok)
+{
+	(void)atomic_load_explicit(&event->handed, memory_order_acquire);
+	event->complete(event, ok);
+}
 
 struct operation {
 	struct event event;

@@ -78,7 +78,7 @@ static void pump(struct parked_state *state)
 			.data.send_message.send_message = state->first->buffer};
 		state->sending = true;
 		croft_call_ref(call);
-		if (grpc_call_start_batch(call->core, ops, count, &state->sent, NULL) != GRPC_CALL_OK)
+		if (grpc_call_start_batch(call->core, ops, count, event_hand(&state->sent), NULL) != GRPC_CALL_OK)
 			abort(); /* one send at a time, none after the status: the core has no reason to refuse */
 	} else if (state->finishing) {
 		call->status_sent = true;
@@ -152,7 +152,7 @@ static void read_next(struct parked_state *state)
 		.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &state->incoming};
 	state->delivering = true;
 	croft_call_ref(state->call);
-	if (grpc_call_start_batch(state->call->core, &op, 1, &state->received, NULL) == GRPC_CALL_OK)
+	if (grpc_call_start_batch(state->call->core, &op, 1, event_hand(&state->received), NULL) == GRPC_CALL_OK)
 		return;
 	state->delivering = false;
 	croft_call_unref(state->call);

@@ -82,11 +82,11 @@ static void await_call(struct queue *queue, struct registered *registered)
 		failed = grpc_server_request_registered_call(queue->server->core, registered->core,
 			&awaited->call, &awaited->deadline, &awaited->metadata,
 			reads_payload(registered->method) ? &awaited->payload : NULL, queue->core, queue->core,
-			&awaited->event);
+			event_hand(&awaited->event));
 	} else {
 		grpc_call_details_init(&awaited->details);
 		failed = grpc_server_request_call(queue->server->core, &awaited->call, &awaited->details,
-			&awaited->metadata, queue->core, queue->core, &awaited->event);
+			&awaited->metadata, queue->core, queue->core, event_hand(&awaited->event));
 	}
 	if (failed != GRPC_CALL_OK)
 		abort(); /* only wrong use of the core is refused; a stopping server fails the event instead */
@@ -153,7 +153,7 @@ static void *queue_thread(void *user)
 		if (event.type == GRPC_QUEUE_SHUTDOWN)
 			return NULL;
 		struct event *what = event.tag;
-		what->complete(what, event.success);
+		event_complete(what, event.success);
 	}
 }
 
@@ -339,7 +339,7 @@ void croft_server_shutdown(struct croft_server *server, unsigned grace_ms)
 	if (again)
 		return;
 	server->stop_event.complete = stop_complete;
-	grpc_server_shutdown_and_notify(server->core, server->queues[0].core, &server->stop_event);
+	grpc_server_shutdown_and_notify(server->core, server->queues[0].core, event_hand(&server->stop_event));
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += grace_ms / 1000;

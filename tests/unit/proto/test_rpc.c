@@ -156,7 +156,9 @@ static int set_up(void **state)
 	channel = croft_channel_create(target, NULL, &err);
 	assert_ok(channel != NULL, err);
 	closed_calls = 0;
+	pthread_mutex_lock(&lock);
 	parked_count = 0;
+	pthread_mutex_unlock(&lock);
 	return 0;
 }
 
