@@ -22,6 +22,7 @@ struct croft_sched_config {
 	const char *blob_url;       /* told to agents: ":PORT" or "host:PORT" */
 	const char *policy;         /* "locality" (the default, also for NULL), "random", "least-loaded", … */
 	uint64_t default_timeout_ms, max_timeout_ms; /* 0: none */
+	uint64_t stall_cap_ms; /* by which waiting for lazy fetches may stretch a timeout; 0: 10 minutes */
 	unsigned max_attempts;      /* of a job whose agents were lost; 0: 3 */
 	unsigned heartbeat_ms;      /* 0: 2000; an agent is lost after 5 without a word */
 	size_t queue_limit;         /* per instance; 0: 1,000,000 */

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * croft.v1.Agents: the agents' sessions.
+ */
+#include "sched/core/core.h"
+
+#include "google/rpc/status.pb-c.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+#include "sched/core/results.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Heartbeats that may be missed before an agent is lost, and how many it may take to come back after
+ * its connection broke. */
+enum { MISSED_HEARTBEATS = 5, RECONNECT_HEARTBEATS = 3, REFUSED_MS = 500 };
+
+static void post(struct session *session, Farm__ServerMessage__KindCase kind, void *part)
+{
+	Farm__ServerMessage message = FARM__SERVER_MESSAGE__INIT;
+	message.kind_case = kind;
+	message.welcome = part; /* a union: any of its members */
+	croft_call_post(session->call, &message.base);
+}
+
+/* Agents ------------------------------------------------------------------------------------------ */
+
+static void replace_text(char **text, const char *with)
+{
+	free(*text);
+	*text = croft_strdup(with);
+}
+
+static struct agent *find_agent(struct croft_sched *sched, const char *id)
+{
+	struct agent *agent;
+	LIST_FOREACH (agent, &sched->agents, link)
+		if (strcmp(agent->id, id) == 0)
+			return agent;
+	return NULL;
+}
+
+static void free_properties(struct agent *agent)
+{
+	for (size_t i = 0; i < agent->property_count; i++)
+		free(agent->properties[i]);
+	free(agent->properties);
+	agent->properties = NULL;
+	agent->property_count = 0;
+}
+
+void agent_free(struct agent *agent)
+{
+	LIST_REMOVE(agent, link);
+	free_properties(agent);
+	free(agent->id);
+	free(agent->hostname);
+	free(agent->blob_url);
+	free(agent);
+}
+
+static void describe_agent(struct agent *agent, const Farm__Hello *hello)
+{
+	replace_text(&agent->hostname, hello->hostname);
+	replace_text(&agent->blob_url, hello->blob_url);
+	agent->slots = hello->slots ? hello->slots : 1;
+	free_properties(agent);
+	agent->properties = croft_array(hello->n_properties, sizeof(char *));
+	for (size_t i = 0; i < hello->n_properties; i++)
+		if (asprintf(&agent->properties[agent->property_count++], "%s=%s",
+				hello->properties[i]->name, hello->properties[i]->value) < 0)
+			abort();
+}
+
+/* All its tasks go elsewhere. */
+static void lose_agent(struct croft_sched *sched, struct agent *agent, const char *why)
+{
+	struct task *task;
+	if (!LIST_EMPTY(&agent->tasks))
+		croft_log(CROFT_LOG_WARNING, "agent %s is lost (%s): its jobs are queued again", agent->id, why);
+	while ((task = LIST_FIRST(&agent->tasks)))
+		task_lost(sched, task, why);
+}
+
+/* Hello -------------------------------------------------------------------------------------------- */
+
+static bool names_lease(const Farm__Hello *hello, const char *lease)
+{
+	for (size_t i = 0; i < hello->n_leases; i++)
+		if (strcmp(hello->leases[i], lease) == 0)
+			return true;
+	return false;
+}
+
+/* Leases that the agent still has go on; those it knows nothing of are lost; those that the server
+ * gave to someone else meanwhile are revoked. */
+static void settle_leases(struct croft_sched *sched, struct agent *agent, const Farm__Hello *hello,
+	Farm__Welcome *welcome, struct croft_arena *arena)
+{
+	welcome->revoked_leases = croft_arena_array(arena, hello->n_leases, sizeof(char *));
+	for (size_t i = 0; i < hello->n_leases; i++) {
+		struct task *task = find_lease(sched, hello->leases[i]);
+		if (!task || !task->agent_id || strcmp(task->agent_id, agent->id) != 0) {
+			welcome->revoked_leases[welcome->n_revoked_leases++] = hello->leases[i];
+			continue;
+		}
+		task->agent_lost_ns = 0;
+		if (task->agent)
+			continue;
+		task->agent = agent; /* after a restart of the server */
+		agent->running++;
+		LIST_INSERT_HEAD(&agent->tasks, task, agent_link);
+	}
+	struct task *task = LIST_FIRST(&agent->tasks);
+	while (task) {
+		struct task *next = LIST_NEXT(task, agent_link);
+		if (!names_lease(hello, task->lease))
+			task_lost(sched, task, "it came back without the job");
+		task = next;
+	}
+}
+
+static void on_hello(struct session *session, const Farm__Hello *hello)
+{
+	struct croft_sched *sched = session->sched;
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	if (hello->agent_id[0] == '\0' || session->agent) {
+		struct croft_error err = CROFT_ERROR_INIT;
+		croft_error_set(&err, CROFT_INVALID_ARGUMENT, "Hello must come once, with an agent_id");
+		croft_call_finish(session->call, &err);
+		return;
+	}
+	struct agent *agent = find_agent(sched, hello->agent_id);
+	if (!agent) {
+		agent = croft_zalloc(sizeof(*agent));
+		agent->id = croft_strdup(hello->agent_id);
+		LIST_INIT(&agent->tasks);
+		LIST_INSERT_HEAD(&sched->agents, agent, link);
+	}
+	if (agent->session) {
+		/* The old connection broke without a word, or two agents share an id; the newer one counts. */
+		agent->session->agent = NULL;
+		struct croft_error err = CROFT_ERROR_INIT;
+		croft_error_set(&err, CROFT_ABORTED, "another session of agent %s took over", agent->id);
+		croft_call_finish(agent->session->call, &err);
+	}
+	describe_agent(agent, hello);
+	agent->session = session;
+	session->agent = agent;
+	agent->heard_ns = croft_now_ns();
+	agent->lost_ns = agent->refused_until_ns = 0;
+
+	Farm__Welcome welcome = FARM__WELCOME__INIT;
+	welcome.server_version = (char *)CROFT_VERSION;
+	welcome.heartbeat_ms = sched->config.heartbeat_ms;
+	welcome.blob_url = (char *)sched->config.blob_url;
+	settle_leases(sched, agent, hello, &welcome, arena);
+	post(session, FARM__SERVER_MESSAGE__KIND_WELCOME, &welcome);
+	croft_log(CROFT_LOG_INFO, "agent %s connected: %u slots on %s", agent->id, agent->slots,
+		agent->hostname);
+	dispatch(sched);
+}
+
+/* Jobs --------------------------------------------------------------------------------------------- */
+
+/* The task of a lease that this session may speak of. */
+static struct task *own_task(struct session *session, const char *lease)
+{
+	struct task *task = find_lease(session->sched, lease);
+	return task && task->agent && task->agent == session->agent ? task : NULL;
+}
+
+static void on_output(struct session *session, const Farm__JobOutput *output)
+{
+	struct task *task = own_task(session, output->lease);
+	if (!task)
+		return;
+	log_append(session->sched, task, 0, &output->stdout);
+	log_append(session->sched, task, 1, &output->stderr);
+}
+
+static void on_refused(struct session *session, const Farm__JobRefused *refused)
+{
+	struct task *task = own_task(session, refused->lease);
+	if (!task)
+		return;
+	session->agent->refused_until_ns = croft_now_ns() + REFUSED_MS * 1000000ull;
+	if (task->cancelling)
+		task_lost(session->sched, task, refused->reason);
+	else
+		task_enqueue(session->sched, task, true);
+	dispatch(session->sched);
+}
+
+static void ack(struct session *session, const char *lease)
+{
+	Farm__JobAck message = FARM__JOB_ACK__INIT;
+	message.lease = (char *)lease;
+	post(session, FARM__SERVER_MESSAGE__KIND_JOB_ACK, &message);
+}
+
+void agent_ack(struct croft_sched *sched, const char *agent_id, const char *lease)
+{
+	struct agent *agent = find_agent(sched, agent_id);
+	if (agent && agent->session && *lease)
+		ack(agent->session, lease);
+}
+
+void agent_cancel(struct task *task, const char *reason)
+{
+	if (!task->agent || !task->agent->session)
+		return;
+	Farm__CancelJob cancel = FARM__CANCEL_JOB__INIT;
+	cancel.lease = task->lease;
+	cancel.reason = (char *)reason;
+	post(task->agent->session, FARM__SERVER_MESSAGE__KIND_CANCEL_JOB, &cancel);
+}
+
+/* The job could not be run for reasons that are not its own: another try may work. */
+static bool may_retry(const Farm__JobDone *done)
+{
+	if (!done->status)
+		return false;
+	return done->status->code == CROFT_UNAVAILABLE || done->status->code == CROFT_INTERNAL ||
+		done->status->code == CROFT_UNKNOWN;
+}
+
+/* Storing the result reads and writes the store: the lock is not held. */
+static void on_done(struct session *session, const Farm__JobDone *done)
+{
+	struct croft_sched *sched = session->sched;
+	struct result_source source;
+	pthread_mutex_lock(&sched->lock);
+	struct task *task = own_task(session, done->lease);
+	if (!task) {
+		/* Reported a second time, or given up meanwhile. */
+		ack(session, done->lease);
+		pthread_mutex_unlock(&sched->lock);
+		return;
+	}
+	bool retry = may_retry(done) && !task->cancelling && task->attempts < sched->config.max_attempts;
+	source = (struct result_source){
+		.action = task->action,
+		.instance_name = croft_strdup(task->instance_name),
+		.do_not_cache = task->do_not_cache,
+		.cancelled = task->cancelling,
+	};
+	pthread_mutex_unlock(&sched->lock);
+
+	struct croft_slice response = CROFT_SLICE(NULL, 0);
+	bool failed = true;
+	if (!retry)
+		response = result_store(sched->store, &source, done, &failed);
+	free(source.instance_name);
+
+	CROFT_LOCKED(&sched->lock);
+	task = own_task(session, done->lease);
+	if (!task) {
+		free((void *)response.data);
+		return;
+	}
+	if (done->inputs)
+		session->agent->fetched_bytes += done->inputs->fetched_bytes;
+	session->agent->jobs_done++;
+	if (retry) {
+		croft_log(CROFT_LOG_WARNING, "%s could not run %s, it is queued again: %s",
+			session->agent->id, task->id, done->status->message);
+		ack(session, done->lease);
+		task_lost(sched, task, done->status->message);
+	} else {
+		task_complete(sched, task, response, failed);
+	}
+	dispatch(sched);
+}
+
+/* The stream --------------------------------------------------------------------------------------- */
+
+static void on_heartbeat(struct session *session, const Farm__Heartbeat *heartbeat)
+{
+	session->agent->cache_bytes = heartbeat->cache_bytes;
+	session->agent->cache_budget_bytes = heartbeat->cache_budget_bytes;
+}
+
+static void on_message(void *user, void *raw)
+{
+	struct session *session = user;
+	const Farm__AgentMessage *message = raw;
+	if (message->kind_case == FARM__AGENT_MESSAGE__KIND_JOB_DONE) {
+		on_done(session, message->job_done);
+		return;
+	}
+	CROFT_LOCKED(&session->sched->lock);
+	if (message->kind_case == FARM__AGENT_MESSAGE__KIND_HELLO) {
+		on_hello(session, message->hello);
+		return;
+	}
+	if (!session->agent)
+		return; /* before Hello, or after another session took over */
+	session->agent->heard_ns = croft_now_ns();
+	struct task *task;
+	switch (message->kind_case) {
+	case FARM__AGENT_MESSAGE__KIND_HEARTBEAT:
+		on_heartbeat(session, message->heartbeat);
+		break;
+	case FARM__AGENT_MESSAGE__KIND_JOB_STARTED:
+		if ((task = own_task(session, message->job_started->lease)))
+			task_run(session->sched, task);
+		break;
+	case FARM__AGENT_MESSAGE__KIND_JOB_OUTPUT:
+		on_output(session, message->job_output);
+		break;
+	case FARM__AGENT_MESSAGE__KIND_JOB_REFUSED:
+		on_refused(session, message->job_refused);
+		break;
+	case FARM__AGENT_MESSAGE__KIND_DRAINING:
+		session->agent->draining = true;
+		break;
+	default:
+		/* A newer agent may say more than this server knows. */
+		break;
+	}
+}
+
+static void on_closed(void *user)
+{
+	struct session *session = user;
+	struct croft_sched *sched = session->sched;
+	pthread_mutex_lock(&sched->lock);
+	if (session->agent) {
+		session->agent->session = NULL;
+		session->agent->lost_ns = croft_now_ns();
+	}
+	pthread_mutex_unlock(&sched->lock);
+	croft_call_unref(session->call);
+	free(session);
+}
+
+static bool open_session(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct session *session = croft_zalloc(sizeof(*session));
+	session->sched = user;
+	session->call = croft_call_ref(call);
+	croft_call_park(call, &(struct croft_parked){
+		.on_message = on_message, .on_closed = on_closed, .user = session});
+	return true;
+}
+
+static void tick_agent(struct croft_sched *sched, struct agent *agent, uint64_t now_ns)
+{
+	uint64_t heartbeat_ns = sched->config.heartbeat_ms * 1000000ull;
+	if (agent->session && now_ns > agent->heard_ns + MISSED_HEARTBEATS * heartbeat_ns) {
+		struct croft_error err = CROFT_ERROR_INIT;
+		croft_error_set(&err, CROFT_DEADLINE_EXCEEDED, "no heartbeat came from this agent");
+		croft_call_finish(agent->session->call, &err);
+		agent->session->agent = NULL;
+		agent->session = NULL;
+		lose_agent(sched, agent, "no heartbeat came");
+	} else if (!agent->session && now_ns > agent->lost_ns + RECONNECT_HEARTBEATS * heartbeat_ns) {
+		lose_agent(sched, agent, "its connection broke");
+	}
+}
+
+/* Leases from before a restart of the server whose agents do not come back. */
+static void tick_orphans(struct croft_sched *sched, uint64_t now_ns)
+{
+	uint64_t patience_ns = MISSED_HEARTBEATS * sched->config.heartbeat_ms * 1000000ull;
+	for (size_t i = 0; i < BUCKETS && sched->running > 0; i++) {
+		struct task *task = LIST_FIRST(&sched->leases[i]);
+		while (task) {
+			struct task *next = LIST_NEXT(task, lease_link);
+			if (!task->agent && now_ns > task->agent_lost_ns + patience_ns)
+				task_lost(sched, task, "the agent did not come back after the server's restart");
+			task = next;
+		}
+	}
+}
+
+void agents_tick(struct croft_sched *sched)
+{
+	uint64_t now_ns = croft_now_ns();
+	struct agent *agent;
+	LIST_FOREACH (agent, &sched->agents, link)
+		tick_agent(sched, agent, now_ns);
+	tick_orphans(sched, now_ns);
+}
+
+const struct croft_rpc_method agents_methods[1] = {
+	{"/croft.v1.Agents/Session", CROFT_RPC_BIDI_STREAM, &farm__agent_message__descriptor,
+		&farm__server_message__descriptor, open_session, false},
+};

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sched/core/core.h"
+
+#include "google/rpc/status.pb-c.h"
+
+#include <stdlib.h>
+
+/* ExecuteResponse of a task that has no result. malloc'ed bytes. */
+struct croft_slice error_response(enum croft_code code, const char *message)
+{
+	GoogleRpc__Status status = GOOGLE_RPC__STATUS__INIT;
+	status.code = (int32_t)code;
+	status.message = (char *)message;
+	Reapi__ExecuteResponse response = REAPI__EXECUTE_RESPONSE__INIT;
+	response.status = &status;
+	size_t size = protobuf_c_message_get_packed_size(&response.base);
+	uint8_t *bytes = croft_alloc(size);
+	protobuf_c_message_pack(&response.base, bytes);
+	return CROFT_SLICE(bytes, size);
+}
+
+static Google__Protobuf__Any *any_of(const char *type, struct croft_slice bytes,
+	struct croft_arena *arena)
+{
+	Google__Protobuf__Any *any = croft_arena_alloc(arena, sizeof(*any));
+	google__protobuf__any__init(any);
+	any->type_url = croft_arena_printf(arena, "type.googleapis.com/%s", type);
+	any->value = (ProtobufCBinaryData){bytes.size, (uint8_t *)bytes.data};
+	return any;
+}
+
+static Reapi__ExecutionStage__Value stage_of(const struct operation *operation)
+{
+	if (operation->cancelled || operation->task->announced == TASK_COMPLETED)
+		return REAPI__EXECUTION_STAGE__VALUE__COMPLETED;
+	return operation->task->announced == TASK_RUNNING ? REAPI__EXECUTION_STAGE__VALUE__EXECUTING
+													  : REAPI__EXECUTION_STAGE__VALUE__QUEUED;
+}
+
+Longrunning__Operation *operation_message(const struct operation *operation,
+	struct croft_arena *arena)
+{
+	const struct task *task = operation->task;
+	Reapi__ExecuteOperationMetadata metadata = REAPI__EXECUTE_OPERATION_METADATA__INIT;
+	metadata.stage = stage_of(operation);
+	metadata.action_digest = croft_digest_to_message(&task->action, arena);
+	metadata.stdout_stream_name =
+		croft_arena_printf(arena, "operations/%s/stdout", operation->name);
+	metadata.stderr_stream_name =
+		croft_arena_printf(arena, "operations/%s/stderr", operation->name);
+	metadata.digest_function = REAPI__DIGEST_FUNCTION__VALUE__SHA256;
+
+	Longrunning__Operation *message = croft_arena_alloc(arena, sizeof(*message));
+	longrunning__operation__init(message);
+	message->name = croft_arena_strdup(arena, operation->name);
+	message->metadata = any_of("build.bazel.remote.execution.v2.ExecuteOperationMetadata",
+		croft_message_encode(&metadata.base, arena), arena);
+	if (metadata.stage != REAPI__EXECUTION_STAGE__VALUE__COMPLETED)
+		return message;
+	message->done = true;
+	message->result_case = LONGRUNNING__OPERATION__RESULT_RESPONSE;
+	struct croft_slice response = task->response;
+	if (operation->cancelled && task->announced != TASK_COMPLETED) {
+		struct croft_slice cancelled = error_response(CROFT_CANCELLED, "cancelled by its client");
+		response =
+			CROFT_SLICE(croft_arena_copy(arena, cancelled.data, cancelled.size), cancelled.size);
+		free((void *)cancelled.data);
+	}
+	message->response =
+		any_of("build.bazel.remote.execution.v2.ExecuteResponse", response, arena);
+	return message;
+}
+
+static void tell(struct waiter *waiter, const Longrunning__Operation *message)
+{
+	croft_call_post(waiter->call, &message->base);
+	if (!message->done)
+		return;
+	croft_call_finish(waiter->call, NULL);
+	LIST_REMOVE(waiter, link);
+	waiter->operation = NULL;
+}
+
+void operation_tell(struct operation *operation)
+{
+	if (LIST_EMPTY(&operation->waiters))
+		return;
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	Longrunning__Operation *message = operation_message(operation, arena);
+	struct waiter *waiter = LIST_FIRST(&operation->waiters);
+	while (waiter) {
+		struct waiter *next = LIST_NEXT(waiter, link);
+		tell(waiter, message);
+		waiter = next;
+	}
+}
+
+void waiter_add(struct waiter *waiter, struct operation *operation)
+{
+	waiter->operation = operation;
+	LIST_INSERT_HEAD(&operation->waiters, waiter, link);
+	/* A task that is not on disk yet is announced when it is. */
+	if (!operation->task->told)
+		return;
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	tell(waiter, operation_message(operation, arena));
+}
+
+void waiter_closed(void *user)
+{
+	struct waiter *waiter = user;
+	pthread_mutex_lock(&waiter->sched->lock);
+	if (waiter->operation)
+		LIST_REMOVE(waiter, link);
+	pthread_mutex_unlock(&waiter->sched->lock);
+	croft_call_unref(waiter->call);
+	free(waiter);
+}

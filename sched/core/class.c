@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sched/core/core.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* What a job asks of its sandbox rather than of an agent (BuildStream's four, and croft's own). */
+static bool is_option(const char *name)
+{
+	return strcmp(name, "unixUID") == 0 || strcmp(name, "unixGID") == 0 ||
+		strcmp(name, "network") == 0 || strcmp(name, "remoteApisSocketPath") == 0 ||
+		strncmp(name, "croft-", 6) == 0;
+}
+
+static int compare_text(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static char *join(char *const *requirements, size_t count)
+{
+	size_t size = 1;
+	for (size_t i = 0; i < count; i++)
+		size += strlen(requirements[i]) + 1;
+	char *key = croft_alloc(size), *at = key;
+	for (size_t i = 0; i < count; i++)
+		at += sprintf(at, "%s\n", requirements[i]);
+	*at = '\0';
+	return key;
+}
+
+struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *platform)
+{
+	size_t most = platform ? platform->n_properties : 0, count = 0;
+	char **requirements = croft_array(most, sizeof(char *));
+	for (size_t i = 0; i < most; i++) {
+		const Reapi__Platform__Property *property = platform->properties[i];
+		if (is_option(property->name))
+			continue;
+		if (asprintf(&requirements[count++], "%s=%s", property->name, property->value) < 0)
+			abort();
+	}
+	qsort(requirements, count, sizeof(char *), compare_text);
+	char *key = join(requirements, count);
+	struct task_class *class;
+	LIST_FOREACH (class, &sched->classes, link)
+		if (strcmp(class->key, key) == 0)
+			break;
+	if (class) {
+		for (size_t i = 0; i < count; i++)
+			free(requirements[i]);
+		free(requirements);
+		free(key);
+		return class;
+	}
+	class = croft_zalloc(sizeof(*class));
+	class->key = key;
+	class->requirements = requirements;
+	class->requirement_count = count;
+	TAILQ_INIT(&class->levels);
+	LIST_INSERT_HEAD(&sched->classes, class, link);
+	return class;
+}
+
+static bool offers(const struct agent *agent, const char *requirement)
+{
+	for (size_t i = 0; i < agent->property_count; i++)
+		if (strcmp(agent->properties[i], requirement) == 0)
+			return true;
+	return false;
+}
+
+bool class_matches(const struct task_class *class, const struct agent *agent)
+{
+	for (size_t i = 0; i < class->requirement_count; i++)
+		if (!offers(agent, class->requirements[i]))
+			return false;
+	return true;
+}
+
+static struct level *level_of(struct task_class *class, int32_t priority)
+{
+	struct level *at;
+	TAILQ_FOREACH (at, &class->levels, link)
+		if (at->priority >= priority)
+			break;
+	if (at && at->priority == priority)
+		return at;
+	struct level *level = croft_zalloc(sizeof(*level));
+	level->priority = priority;
+	TAILQ_INIT(&level->tasks);
+	if (at)
+		TAILQ_INSERT_BEFORE(at, level, link);
+	else
+		TAILQ_INSERT_TAIL(&class->levels, level, link);
+	return level;
+}
+
+void class_push(struct croft_sched *sched, struct task *task, bool at_front)
+{
+	struct level *level = level_of(task->class, task->priority);
+	if (at_front)
+		TAILQ_INSERT_HEAD(&level->tasks, task, queue_link);
+	else
+		TAILQ_INSERT_TAIL(&level->tasks, task, queue_link);
+	task->class->queued++;
+	sched->queued++;
+}
+
+void class_remove(struct croft_sched *sched, struct task *task)
+{
+	struct level *level = level_of(task->class, task->priority);
+	TAILQ_REMOVE(&level->tasks, task, queue_link);
+	task->class->queued--;
+	sched->queued--;
+	if (TAILQ_EMPTY(&level->tasks)) {
+		TAILQ_REMOVE(&task->class->levels, level, link);
+		free(level);
+	}
+}

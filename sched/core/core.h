@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Private to sched/core: the scheduler's state, all of it guarded by one lock.
+ *
+ * A *task* is one action to be run. An *operation* is one client's name for a task: identical actions
+ * in flight share a task, each Execute call has an operation of its own, so that one client's cancel
+ * does not end the others'. A *waiter* is an open Execute or WaitExecution stream on an operation.
+ *
+ * The lock is never held over I/O on the store; the journal has a lock of its own below this one.
+ */
+#ifndef CROFT_SCHED_CORE_H
+#define CROFT_SCHED_CORE_H
+
+#include "proto/base/cleanup.h"
+#include "sched/core/journal.h"
+#include "sched/sched.h"
+
+#include "croft/v1/farm.pb-c.h"
+#include "croft/v1/journal.pb-c.h"
+#include "google/longrunning/operations.pb-c.h"
+
+#include <pthread.h>
+#include <sys/queue.h>
+
+enum { NAME_TEXT = 33 /* 16 random bytes in hex and NUL */, LOG_KEEP_BYTES = 8 << 20,
+	RECENT_ROOTS = 256 };
+
+enum task_state { TASK_QUEUED, TASK_LEASED, TASK_RUNNING, TASK_COMPLETED };
+
+struct waiter {
+	LIST_ENTRY(waiter) link;
+	struct croft_sched *sched;
+	struct operation *operation; /* NULL once it was told the end */
+	struct croft_call *call;     /* referenced */
+};
+
+struct operation {
+	LIST_ENTRY(operation) link;      /* of its task */
+	LIST_ENTRY(operation) name_link; /* of its name's bucket */
+	struct task *task;
+	char name[NAME_TEXT];
+	bool cancelled;
+	LIST_HEAD(, waiter) waiters;
+};
+
+/* Output of a running job, the newest LOG_KEEP_BYTES of it. */
+struct live_log {
+	uint8_t *data;
+	size_t size, room;
+	uint64_t start; /* offset of data[0] in the whole stream */
+};
+
+struct task {
+	LIST_ENTRY(task) lease_link;  /* of its lease's bucket, while leased or running */
+	LIST_ENTRY(task) action_link; /* of its action's bucket, while it may be merged with */
+	TAILQ_ENTRY(task) queue_link; /* of its level, while queued; of `completed` afterwards */
+	LIST_ENTRY(task) agent_link;  /* of its agent */
+	char id[NAME_TEXT];
+	enum task_state state;
+	enum task_state announced; /* what clients were told, after it was on disk */
+	bool told;                 /* that it is queued: before, its Execute call waits for the disk */
+	char *instance_name;
+	struct croft_digest action, command, input_root;
+	struct task_class *class;
+	int32_t priority;
+	bool do_not_cache, may_merge, action_listed;
+	bool cancelling;
+	uint64_t timeout_ms;
+	int64_t queued_unix_ns, completed_unix_ns;
+	uint64_t sequence;
+	unsigned attempts;
+	char lease[NAME_TEXT];
+	char *agent_id; /* of the lease */
+	struct agent *agent;
+	uint64_t agent_lost_ns; /* when its agent went away; 0: it is there */
+	struct croft_hold *hold;
+	struct croft_slice request_metadata, response; /* owned */
+	char *description; /* for people: first argument and outputs */
+	char *reason;      /* why it was placed as it was */
+	struct live_log logs[2];
+	LIST_HEAD(, operation) operations;
+	unsigned announcing; /* announcements under way: it must not be freed */
+};
+
+/* Tasks of one set of platform requirements, and one priority within it. */
+struct level {
+	TAILQ_ENTRY(level) link;
+	int32_t priority;
+	TAILQ_HEAD(task_queue, task) tasks;
+};
+struct task_class {
+	LIST_ENTRY(task_class) link;
+	char *key; /* "name=value\n" of each requirement, sorted */
+	char **requirements;
+	size_t requirement_count;
+	size_t queued;
+	TAILQ_HEAD(, level) levels; /* the most urgent (lowest number) first */
+};
+
+struct agent {
+	LIST_ENTRY(agent) link;
+	char *id, *hostname, *blob_url;
+	char **properties; /* "name=value" */
+	size_t property_count;
+	unsigned slots, running;
+	struct session *session; /* NULL: not connected */
+	uint64_t heard_ns, lost_ns, refused_until_ns;
+	bool draining;
+	uint64_t cache_bytes, cache_budget_bytes, jobs_done, fetched_bytes;
+	/* The first bytes of the hashes of the input roots that it ran last: their bytes are likely there. */
+	uint64_t recent_roots[RECENT_ROOTS];
+	unsigned next_root;
+	LIST_HEAD(, task) tasks;
+};
+
+struct session {
+	struct croft_sched *sched;
+	struct croft_call *call; /* referenced */
+	struct agent *agent;     /* NULL before Hello, and after another session took its place */
+};
+
+enum { BUCKETS = 1 << 16 };
+
+struct croft_sched {
+	struct croft_sched_config config;
+	struct croft_store *store;
+	struct croft_journal *journal;
+	uint64_t started_ns;
+	pthread_t ticker;
+
+	pthread_mutex_t lock; /* guards: everything below, and all tasks, operations and agents */
+	pthread_cond_t log_changed; /* more output, or a task ended */
+	pthread_cond_t tick;
+	bool stopping;
+	uint64_t next_sequence;
+	LIST_HEAD(, operation) names[BUCKETS];
+	LIST_HEAD(, task) leases[BUCKETS];
+	LIST_HEAD(, task) actions[BUCKETS];
+	LIST_HEAD(, task_class) classes;
+	LIST_HEAD(, agent) agents;
+	TAILQ_HEAD(, task) completed; /* the oldest first */
+	size_t completed_count;
+	size_t queued, running;
+	uint64_t done_count, failed_count, hit_count;
+};
+
+/* names.c: random names, buckets ------------------------------------------------------------- */
+void make_name(char name[NAME_TEXT]);
+size_t bucket_of(const char *text);
+struct operation *find_operation(struct croft_sched *sched, const char *name);
+struct task *find_lease(struct croft_sched *sched, const char *lease);
+struct task *find_mergeable(struct croft_sched *sched, const char *instance_name,
+	const struct croft_digest *action);
+
+/* task.c: life; the lock is held for all of these --------------------------------------------- */
+struct task *task_create(struct croft_sched *sched, const char *instance_name,
+	const struct croft_digest *action);
+void task_free(struct croft_sched *sched, struct task *task);
+struct operation *task_add_operation(struct croft_sched *sched, struct task *task, const char *name);
+/* Moves it to the state, and writes that down. Announced, or the lease handed to its agent, only after
+ * it is on disk. */
+void task_enqueue(struct croft_sched *sched, struct task *task, bool at_front);
+void task_lease(struct croft_sched *sched, struct task *task, struct agent *agent);
+void task_run(struct croft_sched *sched, struct task *task);
+/* Takes the response's bytes (malloc'ed). */
+void task_complete(struct croft_sched *sched, struct task *task, struct croft_slice response,
+	bool failed);
+void task_complete_error(struct croft_sched *sched, struct task *task, enum croft_code code,
+	const char *message);
+/* Its agent is gone: queued again, or ended when that happened too often (or it was cancelled). */
+void task_lost(struct croft_sched *sched, struct task *task, const char *why);
+/* Ends the operation; the task too when nobody else wants it. */
+void operation_cancel(struct croft_sched *sched, struct operation *operation);
+/* Forgets completed tasks beyond what is kept. */
+void tasks_expire(struct croft_sched *sched);
+const char *state_name(enum task_state state);
+
+/* record.c: a task as a journal record ------------------------------------------------------- */
+struct croft_slice task_record(const struct task *task, struct croft_arena *arena);
+bool task_restore(struct croft_sched *sched, struct croft_slice bytes, struct croft_error *err);
+
+/* announce.c: what clients are sent -------------------------------------------------------- */
+/* An Operation as it is announced now; lives in the arena. */
+Longrunning__Operation *operation_message(const struct operation *operation,
+	struct croft_arena *arena);
+void operation_tell(struct operation *operation);
+void waiter_add(struct waiter *waiter, struct operation *operation);
+void waiter_closed(void *user);
+struct croft_slice error_response(enum croft_code code, const char *message);
+
+/* class.c: platform requirements ------------------------------------------------------------- */
+struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *platform);
+bool class_matches(const struct task_class *class, const struct agent *agent);
+void class_push(struct croft_sched *sched, struct task *task, bool at_front);
+void class_remove(struct croft_sched *sched, struct task *task);
+
+/* dispatch.c --------------------------------------------------------------------------------- */
+void dispatch(struct croft_sched *sched);
+/* On the journal's thread, after a lease is on disk: sends the job. The lock is not held. */
+void send_job(struct croft_sched *sched, const char *lease);
+
+/* agents.c --------------------------------------------------------------------------------- */
+void agents_tick(struct croft_sched *sched);
+void agent_ack(struct croft_sched *sched, const char *agent_id, const char *lease);
+void agent_cancel(struct task *task, const char *reason);
+void agent_free(struct agent *agent);
+
+/* logs.c */
+void log_append(struct croft_sched *sched, struct task *task, int stream,
+	const ProtobufCBinaryData *data);
+void logs_free(struct task *task);
+
+/* Method tables of the services. */
+extern const struct croft_rpc_method execution_methods[2], operations_methods[5], agents_methods[1],
+	farm_methods[4];
+
+#endif

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sched/core/core.h"
+
+#include <stdlib.h>
+#include <sys/random.h>
+#include <xxhash.h>
+
+void make_name(char name[NAME_TEXT])
+{
+	static const char digits[] = "0123456789abcdef";
+	uint8_t random[16];
+	if (getrandom(random, sizeof(random), 0) != sizeof(random))
+		abort();
+	for (size_t i = 0; i < sizeof(random); i++) {
+		name[2 * i] = digits[random[i] >> 4];
+		name[2 * i + 1] = digits[random[i] & 15];
+	}
+	name[NAME_TEXT - 1] = '\0';
+}
+
+size_t bucket_of(const char *text)
+{
+	return XXH3_64bits(text, strlen(text)) % BUCKETS;
+}
+
+struct operation *find_operation(struct croft_sched *sched, const char *name)
+{
+	struct operation *operation;
+	LIST_FOREACH (operation, &sched->names[bucket_of(name)], name_link)
+		if (strcmp(operation->name, name) == 0)
+			return operation;
+	return NULL;
+}
+
+struct task *find_lease(struct croft_sched *sched, const char *lease)
+{
+	struct task *task;
+	LIST_FOREACH (task, &sched->leases[bucket_of(lease)], lease_link)
+		if (strcmp(task->lease, lease) == 0)
+			return task;
+	return NULL;
+}
+
+struct task *find_mergeable(struct croft_sched *sched, const char *instance_name,
+	const struct croft_digest *action)
+{
+	struct task *task;
+	size_t bucket = XXH3_64bits(action->hash, CROFT_HASH_SIZE) % BUCKETS;
+	LIST_FOREACH (task, &sched->actions[bucket], action_link)
+		if (croft_digest_equal(&task->action, action) && !task->cancelling &&
+			strcmp(task->instance_name, instance_name) == 0)
+			return task;
+	return NULL;
+}

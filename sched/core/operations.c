@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * google.longrunning.Operations.
+ */
+#include "sched/core/core.h"
+
+#include "google/protobuf/empty.pb-c.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+enum { PAGE_SIZE = 100, PAGE_MOST = 1000 };
+
+static struct operation *find(struct croft_sched *sched, const char *name, struct croft_error *err)
+{
+	struct operation *operation = find_operation(sched, name);
+	if (!operation)
+		croft_error_set(err, CROFT_NOT_FOUND, "there is no operation '%s'", name);
+	return operation;
+}
+
+static bool get_operation(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct croft_sched *sched = user;
+	const Longrunning__GetOperationRequest *request = croft_call_request(call);
+	Longrunning__Operation *message = NULL;
+	pthread_mutex_lock(&sched->lock);
+	struct operation *operation = find(sched, request->name, err);
+	if (operation)
+		message = operation_message(operation, croft_call_arena(call));
+	pthread_mutex_unlock(&sched->lock);
+	return message && croft_call_write(call, &message->base, err);
+}
+
+/* filter: empty, or "stage=queued|running|completed". */
+static bool passes(const struct task *task, const char *filter)
+{
+	if (!*filter)
+		return true;
+	const char *stage = filter + 6;
+	return strcmp(stage, state_name(task->state)) == 0 ||
+		(task->state == TASK_LEASED && strcmp(stage, "queued") == 0);
+}
+
+static bool list_operations(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct croft_sched *sched = user;
+	const Longrunning__ListOperationsRequest *request = croft_call_request(call);
+	struct croft_arena *arena = croft_call_arena(call);
+	if (*request->filter && strncmp(request->filter, "stage=", 6) != 0)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"filter '%s': only stage=queued, stage=running and stage=completed are known",
+			request->filter);
+	char *end;
+	errno = 0;
+	/* A page goes on behind a bucket of names, so that it stays right while operations come and go. */
+	unsigned long bucket = strtoul(request->page_token, &end, 10);
+	if (errno || *end || bucket >= BUCKETS)
+		return croft_error_set(
+			err, CROFT_INVALID_ARGUMENT, "page_token '%s' is not from this server", request->page_token);
+	size_t most = request->page_size > 0 ? (size_t)request->page_size : PAGE_SIZE;
+	if (most > PAGE_MOST)
+		most = PAGE_MOST;
+	Longrunning__ListOperationsResponse response = LONGRUNNING__LIST_OPERATIONS_RESPONSE__INIT;
+	Longrunning__Operation **list = NULL;
+	size_t room = 0;
+	pthread_mutex_lock(&sched->lock);
+	for (; bucket < BUCKETS && response.n_operations < most; bucket++) {
+		struct operation *operation;
+		LIST_FOREACH (operation, &sched->names[bucket], name_link) {
+			if (!passes(operation->task, request->filter))
+				continue;
+			if (response.n_operations == room)
+				list = croft_realloc(list, room = room * 2 + 16, sizeof(*list));
+			list[response.n_operations++] = operation_message(operation, arena);
+		}
+	}
+	pthread_mutex_unlock(&sched->lock);
+	response.operations = list;
+	if (bucket < BUCKETS)
+		response.next_page_token = croft_arena_printf(arena, "%lu", bucket);
+	bool ok = croft_call_write(call, &response.base, err);
+	free(list);
+	return ok;
+}
+
+static bool cancel_operation(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct croft_sched *sched = user;
+	const Longrunning__CancelOperationRequest *request = croft_call_request(call);
+	pthread_mutex_lock(&sched->lock);
+	struct operation *operation = find(sched, request->name, err);
+	if (operation)
+		operation_cancel(sched, operation);
+	pthread_mutex_unlock(&sched->lock);
+	Google__Protobuf__Empty empty = GOOGLE__PROTOBUF__EMPTY__INIT;
+	return operation && croft_call_write(call, &empty.base, err);
+}
+
+/* The client will not ask for it again; the task goes on for others. */
+static bool delete_operation(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct croft_sched *sched = user;
+	const Longrunning__DeleteOperationRequest *request = croft_call_request(call);
+	pthread_mutex_lock(&sched->lock);
+	struct operation *operation = find(sched, request->name, err);
+	bool done = operation && operation->task->announced == TASK_COMPLETED;
+	if (done) {
+		LIST_REMOVE(operation, link);
+		LIST_REMOVE(operation, name_link);
+		free(operation); /* completed: it has no waiters */
+	}
+	pthread_mutex_unlock(&sched->lock);
+	if (!operation)
+		return false;
+	if (!done)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"operation '%s' is not done: cancel it first", request->name);
+	Google__Protobuf__Empty empty = GOOGLE__PROTOBUF__EMPTY__INIT;
+	return croft_call_write(call, &empty.base, err);
+}
+
+static bool wait_operation(struct croft_call *call, void *user, struct croft_error *err)
+{
+	return croft_error_set(err, CROFT_UNIMPLEMENTED,
+		"WaitOperation is not offered: use Execution.WaitExecution, which streams");
+}
+
+#define SERVICE "/google.longrunning.Operations/"
+
+const struct croft_rpc_method operations_methods[5] = {
+	{SERVICE "GetOperation", CROFT_RPC_UNARY, &longrunning__get_operation_request__descriptor,
+		&longrunning__operation__descriptor, get_operation, false},
+	{SERVICE "ListOperations", CROFT_RPC_UNARY, &longrunning__list_operations_request__descriptor,
+		&longrunning__list_operations_response__descriptor, list_operations, false},
+	{SERVICE "CancelOperation", CROFT_RPC_UNARY, &longrunning__cancel_operation_request__descriptor,
+		&google__protobuf__empty__descriptor, cancel_operation, false},
+	{SERVICE "DeleteOperation", CROFT_RPC_UNARY, &longrunning__delete_operation_request__descriptor,
+		&google__protobuf__empty__descriptor, delete_operation, false},
+	{SERVICE "WaitOperation", CROFT_RPC_UNARY, &longrunning__wait_operation_request__descriptor,
+		&longrunning__operation__descriptor, wait_operation, false},
+};

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sched/core/core.h"
+
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+enum { DEFAULT_ATTEMPTS = 3, DEFAULT_HEARTBEAT_MS = 2000, DEFAULT_QUEUE = 1000000, TICK_MS = 250 };
+static const uint64_t DEFAULT_STALL_CAP_MS = 600000;
+
+static void *ticker_thread(void *user)
+{
+	struct croft_sched *sched = user;
+	CROFT_LOCKED(&sched->lock);
+	while (!sched->stopping) {
+		struct timespec until;
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += TICK_MS * 1000000L;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+		pthread_cond_timedwait(&sched->tick, &sched->lock, &until);
+		agents_tick(sched);
+		tasks_expire(sched);
+		dispatch(sched); /* agents that refused a while ago may be asked again */
+	}
+	return NULL;
+}
+
+static bool restore(void *user, struct croft_slice key, struct croft_slice value,
+	struct croft_error *err)
+{
+	return task_restore(user, value, err);
+}
+
+static void set_defaults(struct croft_sched *sched, const struct croft_sched_config *config)
+{
+	sched->config = *config;
+	if (!sched->config.max_attempts)
+		sched->config.max_attempts = DEFAULT_ATTEMPTS;
+	if (!sched->config.heartbeat_ms)
+		sched->config.heartbeat_ms = DEFAULT_HEARTBEAT_MS;
+	if (!sched->config.queue_limit)
+		sched->config.queue_limit = DEFAULT_QUEUE;
+	if (!sched->config.stall_cap_ms)
+		sched->config.stall_cap_ms = DEFAULT_STALL_CAP_MS;
+	sched->config.blob_url = croft_strdup(config->blob_url ? config->blob_url : "");
+	sched->config.path = NULL;
+}
+
+struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
+	struct croft_error *err)
+{
+	struct croft_sched *sched = croft_zalloc(sizeof(*sched));
+	set_defaults(sched, config);
+	sched->store = config->store;
+	sched->started_ns = croft_now_ns();
+	pthread_mutex_init(&sched->lock, NULL);
+	pthread_condattr_t attributes;
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&sched->log_changed, &attributes);
+	pthread_cond_init(&sched->tick, &attributes);
+	pthread_condattr_destroy(&attributes);
+	TAILQ_INIT(&sched->completed);
+	sched->journal = croft_journal_open(config->path, err);
+	if (!sched->journal || !croft_journal_each(sched->journal, restore, sched, err)) {
+		sched->stopping = true;
+		croft_sched_close(sched);
+		return NULL;
+	}
+	if (sched->queued || sched->running)
+		croft_log(CROFT_LOG_INFO, "going on with %zu queued and %zu running operations",
+			sched->queued, sched->running);
+	if (pthread_create(&sched->ticker, NULL, ticker_thread, sched) != 0)
+		abort();
+	pthread_setname_np(sched->ticker, "ticker");
+	return sched;
+}
+
+void croft_sched_serve(struct croft_sched *sched, struct croft_server *server)
+{
+	croft_server_add(server, execution_methods, 2, sched);
+	croft_server_add(server, operations_methods, 5, sched);
+	croft_server_add(server, agents_methods, 1, sched);
+	croft_server_add(server, farm_methods, 4, sched);
+}
+
+static void free_tasks(struct croft_sched *sched)
+{
+	for (size_t i = 0; i < BUCKETS; i++) {
+		while (!LIST_EMPTY(&sched->leases[i])) {
+			struct task *task = LIST_FIRST(&sched->leases[i]);
+			LIST_REMOVE(task, lease_link);
+			task_free(sched, task);
+		}
+	}
+	struct task *task;
+	while ((task = TAILQ_FIRST(&sched->completed))) {
+		TAILQ_REMOVE(&sched->completed, task, queue_link);
+		task_free(sched, task);
+	}
+	struct task_class *class;
+	while ((class = LIST_FIRST(&sched->classes))) {
+		struct level *level;
+		while ((level = TAILQ_FIRST(&class->levels))) {
+			task = TAILQ_FIRST(&level->tasks);
+			class_remove(sched, task); /* with its last task the level goes */
+			task_free(sched, task);
+		}
+		LIST_REMOVE(class, link);
+		for (size_t i = 0; i < class->requirement_count; i++)
+			free(class->requirements[i]);
+		free(class->requirements);
+		free(class->key);
+		free(class);
+	}
+}
+
+void croft_sched_close(struct croft_sched *sched)
+{
+	if (!sched)
+		return;
+	pthread_mutex_lock(&sched->lock);
+	bool has_ticker = !sched->stopping;
+	sched->stopping = true;
+	pthread_cond_broadcast(&sched->tick);
+	pthread_cond_broadcast(&sched->log_changed);
+	pthread_mutex_unlock(&sched->lock);
+	if (has_ticker)
+		pthread_join(sched->ticker, NULL);
+	croft_journal_close(sched->journal);
+	free_tasks(sched);
+	while (!LIST_EMPTY(&sched->agents))
+		agent_free(LIST_FIRST(&sched->agents));
+	free((void *)sched->config.blob_url);
+	pthread_cond_destroy(&sched->log_changed);
+	pthread_cond_destroy(&sched->tick);
+	pthread_mutex_destroy(&sched->lock);
+	free(sched);
+}

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sched/core/core.h"
+
+#include "proto/base/io.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <xxhash.h>
+
+enum { KEEP_COMPLETED = 20000 };
+static const int64_t KEEP_NS = 3600ll * 1000000000;
+
+const char *state_name(enum task_state state)
+{
+	static const char *const names[] = {"queued", "leased", "running", "completed"};
+	return names[state];
+}
+
+struct task *task_create(struct croft_sched *sched, const char *instance_name,
+	const struct croft_digest *action)
+{
+	struct task *task = croft_zalloc(sizeof(*task));
+	make_name(task->id);
+	task->instance_name = croft_strdup(instance_name);
+	task->action = *action;
+	task->sequence = sched->next_sequence++;
+	LIST_INIT(&task->operations);
+	return task;
+}
+
+static void operation_free(struct operation *operation)
+{
+	struct waiter *waiter;
+	LIST_REMOVE(operation, link);
+	LIST_REMOVE(operation, name_link);
+	while ((waiter = LIST_FIRST(&operation->waiters))) {
+		LIST_REMOVE(waiter, link);
+		waiter->operation = NULL; /* it is freed when its stream closes */
+	}
+	free(operation);
+}
+
+static void unlist_action(struct task *task)
+{
+	if (task->action_listed)
+		LIST_REMOVE(task, action_link);
+	task->action_listed = false;
+}
+
+void task_free(struct croft_sched *sched, struct task *task)
+{
+	while (!LIST_EMPTY(&task->operations))
+		operation_free(LIST_FIRST(&task->operations));
+	unlist_action(task);
+	croft_store_release(task->hold);
+	free((void *)task->request_metadata.data);
+	free((void *)task->response.data);
+	free(task->instance_name);
+	free(task->agent_id);
+	free(task->description);
+	free(task->reason);
+	logs_free(task);
+	free(task);
+}
+
+struct operation *task_add_operation(struct croft_sched *sched, struct task *task, const char *name)
+{
+	struct operation *operation = croft_zalloc(sizeof(*operation));
+	operation->task = task;
+	if (name)
+		memcpy(operation->name, name, NAME_TEXT - 1);
+	else
+		make_name(operation->name);
+	LIST_INIT(&operation->waiters);
+	LIST_INSERT_HEAD(&task->operations, operation, link);
+	LIST_INSERT_HEAD(&sched->names[bucket_of(operation->name)], operation, name_link);
+	return operation;
+}
+
+/* Transitions --------------------------------------------------------------------------------- */
+
+struct announcement {
+	struct croft_sched *sched;
+	struct task *task;
+	enum task_state state;
+	char lease[NAME_TEXT]; /* to hand out (leased), or to acknowledge (completed) */
+	char *agent_id;
+};
+
+static void tell_operations(struct task *task)
+{
+	struct operation *operation;
+	LIST_FOREACH (operation, &task->operations, link)
+		operation_tell(operation);
+}
+
+/* On the journal's thread: the transition is on disk. */
+static void announce(void *user, const struct croft_error *failed)
+{
+	struct announcement *announcement = user;
+	struct croft_sched *sched = announcement->sched;
+	struct task *task = announcement->task;
+	pthread_mutex_lock(&sched->lock);
+	task->announcing--;
+	if (failed && task->state == TASK_QUEUED) {
+		task->told = true;
+		task_complete(sched, task, error_response(failed->code, failed->message), true);
+	} else if (!failed) {
+		task->told = true;
+		task->announced = announcement->state;
+		if (announcement->state != TASK_LEASED)
+			tell_operations(task);
+		if (announcement->state == TASK_COMPLETED && announcement->agent_id)
+			agent_ack(sched, announcement->agent_id, announcement->lease);
+	}
+	pthread_mutex_unlock(&sched->lock);
+	if (!failed && announcement->state == TASK_LEASED)
+		send_job(sched, announcement->lease);
+	free(announcement->agent_id);
+	free(announcement);
+}
+
+static void write_down(struct croft_sched *sched, struct task *task)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct announcement *announcement = croft_zalloc(sizeof(*announcement));
+	announcement->sched = sched;
+	announcement->task = task;
+	announcement->state = task->state;
+	memcpy(announcement->lease, task->lease, NAME_TEXT);
+	announcement->agent_id = task->agent_id ? croft_strdup(task->agent_id) : NULL;
+	task->announcing++;
+	croft_journal_put(sched->journal, croft_slice_str(task->id), task_record(task, arena),
+		task->state == TASK_QUEUED && !task->told, announce, announcement);
+}
+
+/* Takes the task from its agent. */
+static void leave_agent(struct croft_sched *sched, struct task *task)
+{
+	if (task->state != TASK_LEASED && task->state != TASK_RUNNING)
+		return;
+	sched->running--;
+	LIST_REMOVE(task, lease_link);
+	if (task->agent) {
+		LIST_REMOVE(task, agent_link);
+		task->agent->running--;
+		task->agent = NULL;
+	}
+}
+
+void task_enqueue(struct croft_sched *sched, struct task *task, bool at_front)
+{
+	leave_agent(sched, task);
+	free(task->agent_id);
+	task->agent_id = NULL;
+	task->lease[0] = '\0';
+	task->agent_lost_ns = 0;
+	task->state = TASK_QUEUED;
+	logs_free(task);
+	class_push(sched, task, at_front);
+	if (task->may_merge && !task->action_listed) {
+		size_t bucket = XXH3_64bits(task->action.hash, CROFT_HASH_SIZE) % BUCKETS;
+		LIST_INSERT_HEAD(&sched->actions[bucket], task, action_link);
+		task->action_listed = true;
+	}
+	write_down(sched, task);
+}
+
+void task_lease(struct croft_sched *sched, struct task *task, struct agent *agent)
+{
+	class_remove(sched, task);
+	task->state = TASK_LEASED;
+	make_name(task->lease);
+	task->agent_id = croft_strdup(agent->id);
+	task->agent = agent;
+	agent->running++;
+	sched->running++;
+	LIST_INSERT_HEAD(&agent->tasks, task, agent_link);
+	LIST_INSERT_HEAD(&sched->leases[bucket_of(task->lease)], task, lease_link);
+	write_down(sched, task);
+}
+
+void task_run(struct croft_sched *sched, struct task *task)
+{
+	if (task->state != TASK_LEASED)
+		return;
+	task->state = TASK_RUNNING;
+	task->attempts++;
+	write_down(sched, task);
+}
+
+void task_complete(struct croft_sched *sched, struct task *task, struct croft_slice response,
+	bool failed)
+{
+	if (task->state == TASK_QUEUED)
+		class_remove(sched, task);
+	leave_agent(sched, task);
+	unlist_action(task);
+	task->state = TASK_COMPLETED;
+	free((void *)task->response.data);
+	task->response = response;
+	task->completed_unix_ns = croft_unix_ns();
+	sched->done_count++;
+	sched->failed_count += failed;
+	TAILQ_INSERT_TAIL(&sched->completed, task, queue_link);
+	sched->completed_count++;
+	croft_store_release(task->hold);
+	task->hold = NULL;
+	pthread_cond_broadcast(&sched->log_changed);
+	write_down(sched, task);
+}
+
+void task_complete_error(struct croft_sched *sched, struct task *task, enum croft_code code,
+	const char *message)
+{
+	task_complete(sched, task, error_response(code, message), true);
+}
+
+void task_lost(struct croft_sched *sched, struct task *task, const char *why)
+{
+	unsigned most = sched->config.max_attempts;
+	if (task->cancelling) {
+		task_complete_error(sched, task, CROFT_CANCELLED, "cancelled by its client");
+	} else if (task->attempts >= most) {
+		char message[400];
+		snprintf(message, sizeof(message),
+			"tried %u times, each time the agent was lost or could not run it; the last: %s (%s)",
+			task->attempts, task->agent_id ? task->agent_id : "unknown", why);
+		task_complete_error(sched, task, CROFT_UNAVAILABLE, message);
+	} else {
+		task_enqueue(sched, task, true);
+	}
+}
+
+void operation_cancel(struct croft_sched *sched, struct operation *operation)
+{
+	struct task *task = operation->task;
+	if (operation->cancelled || task->state == TASK_COMPLETED)
+		return;
+	operation->cancelled = true;
+	bool wanted = false;
+	struct operation *other;
+	LIST_FOREACH (other, &task->operations, link)
+		wanted |= !other->cancelled;
+	if (wanted) {
+		write_down(sched, task); /* its announcement tells this operation's waiters the end */
+		return;
+	}
+	unlist_action(task);
+	task->cancelling = true;
+	if (task->state == TASK_QUEUED)
+		task_complete_error(sched, task, CROFT_CANCELLED, "cancelled by its client");
+	else
+		agent_cancel(task, "cancelled by its client");
+}
+
+void tasks_expire(struct croft_sched *sched)
+{
+	int64_t oldest = croft_unix_ns() - KEEP_NS;
+	struct task *task;
+	while ((task = TAILQ_FIRST(&sched->completed)) && task->announcing == 0 &&
+		(sched->completed_count > KEEP_COMPLETED || task->completed_unix_ns < oldest)) {
+		TAILQ_REMOVE(&sched->completed, task, queue_link);
+		sched->completed_count--;
+		croft_journal_put(sched->journal, croft_slice_str(task->id), CROFT_SLICE(NULL, 0), false,
+			NULL, NULL);
+		task_free(sched, task);
+	}
+}
