@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sched/action_result.h"
 
-
-
 struct list {
 	struct croft_ref *refs;
 	size_t count;

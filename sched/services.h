@@ -20,6 +20,9 @@ struct croft_services_config {
 struct croft_services *croft_services_create(const struct croft_services_config *config,
 	struct croft_error *err);
 void croft_services_serve(struct croft_services *services, struct croft_server *server);
+/* Before the server's shutdown: ends the calls that would otherwise wait for it (Health.Watch). */
+void croft_services_stop(struct croft_services *services);
+/* After the server is gone. */
 void croft_services_destroy(struct croft_services *services);
 
 #endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sched/services/internal.h"
+
+#include "sched/services/zstd.h"
+
+#include <inttypes.h>
+
+/* FindMissingBlobs --------------------------------------------------------------------------- */
+
+static bool find_missing(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct croft_services *services = user;
+	struct croft_arena *arena = croft_call_arena(call);
+	const Reapi__FindMissingBlobsRequest *request = croft_call_request(call);
+	if (!digest_function_check(request->digest_function, err))
+		return false;
+	size_t count = request->n_blob_digests;
+	struct croft_digest *digests = croft_arena_array(arena, count, sizeof(*digests));
+	bool *missing = croft_arena_array(arena, count, sizeof(*missing));
+	for (size_t i = 0; i < count; i++)
+		if (!digest_read(request->blob_digests[i], "blob_digests", &digests[i], err))
+			return false;
+	if (!croft_store_find_missing(services->store, digests, count, missing, err))
+		return false;
+	Reapi__FindMissingBlobsResponse response = REAPI__FIND_MISSING_BLOBS_RESPONSE__INIT;
+	response.missing_blob_digests = croft_arena_array(arena, count, sizeof(void *));
+	for (size_t i = 0; i < count; i++)
+		if (missing[i])
+			response.missing_blob_digests[response.n_missing_blob_digests++] =
+				request->blob_digests[i];
+	return croft_call_write(call, &response.base, err);
+}
+
+/* BatchUpdateBlobs ---------------------------------------------------------------------------- */
+
+typedef Reapi__BatchUpdateBlobsRequest__Request update_request;
+
+static bool check_total(uint64_t total, struct croft_error *err)
+{
+	return total <= BATCH_BYTES ||
+		croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"a batch of %" PRIu64 " bytes: more than the limit of %d "
+			"(max_batch_total_size_bytes); ByteStream takes larger blobs", total, BATCH_BYTES);
+}
+
+/* The blob's bytes, if they can be the digest's. The hash is checked by the store. */
+static bool update_data(const update_request *request, const struct croft_digest *digest,
+	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err)
+{
+	*data = CROFT_SLICE(request->data.data, request->data.len);
+	switch (request->compressor) {
+	case REAPI__COMPRESSOR__VALUE__IDENTITY:
+		break;
+	case REAPI__COMPRESSOR__VALUE__ZSTD:
+		if (!zstd_decode(*data, digest->size_bytes, arena, data, err))
+			return croft_error_wrap(err, "blob %s", request->digest->hash);
+		break;
+	default:
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"blob %s: compressor %d is not supported: IDENTITY (0) and ZSTD (1) are",
+			request->digest->hash, (int)request->compressor);
+	}
+	return data->size == digest->size_bytes ||
+		croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"blob %s: its digest says %" PRIu64 " bytes, %zu were sent", request->digest->hash,
+			digest->size_bytes, data->size);
+}
+
+static bool digests_of_update(const Reapi__BatchUpdateBlobsRequest *request,
+	struct croft_digest *digests, struct croft_error *errors, struct croft_error *err)
+{
+	uint64_t total = 0, sent = 0;
+	for (size_t i = 0; i < request->n_requests; i++) {
+		sent += request->requests[i]->data.len;
+		if (!digest_read(request->requests[i]->digest, "requests", &digests[i], &errors[i]))
+			continue;
+		if (__builtin_add_overflow(total, digests[i].size_bytes, &total))
+			total = UINT64_MAX;
+	}
+	return check_total(total > sent ? total : sent, err);
+}
+
+static bool batch_update(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct croft_services *services = user;
+	struct croft_arena *arena = croft_call_arena(call);
+	const Reapi__BatchUpdateBlobsRequest *request = croft_call_request(call);
+	size_t count = request->n_requests, good = 0;
+	struct croft_digest *digests = croft_arena_array(arena, count, sizeof(*digests));
+	struct croft_error *errors = croft_arena_array(arena, count, sizeof(*errors));
+	struct croft_slice *data = croft_arena_array(arena, count, sizeof(*data));
+	size_t *places = croft_arena_array(arena, count, sizeof(*places));
+	if (!digest_function_check(request->digest_function, err) ||
+		!digests_of_update(request, digests, errors, err))
+		return false;
+	/* Those that are well formed move to the front and are stored in one commit. */
+	for (size_t i = 0; i < count; i++) {
+		if (errors[i].code != CROFT_OK ||
+			!update_data(request->requests[i], &digests[i], arena, &data[good], &errors[i]))
+			continue;
+		digests[good] = digests[i];
+		places[good++] = i;
+	}
+	struct croft_error *stored = croft_arena_array(arena, good, sizeof(*stored));
+	croft_store_put_many(services->store, digests, data, good, stored);
+	for (size_t i = 0; i < good; i++)
+		errors[places[i]] = stored[i];
+
+	Reapi__BatchUpdateBlobsResponse response = REAPI__BATCH_UPDATE_BLOBS_RESPONSE__INIT;
+	response.n_responses = count;
+	response.responses = croft_arena_array(arena, count, sizeof(void *));
+	for (size_t i = 0; i < count; i++) {
+		Reapi__BatchUpdateBlobsResponse__Response *one = croft_arena_alloc(arena, sizeof(*one));
+		reapi__batch_update_blobs_response__response__init(one);
+		one->digest = request->requests[i]->digest;
+		one->status = status_message(errors[i].code ? &errors[i] : NULL, arena);
+		response.responses[i] = one;
+	}
+	return croft_call_write(call, &response.base, err);
+}
+
+/* BatchReadBlobs ------------------------------------------------------------------------------ */
+
+static bool accepts_zstd(const Reapi__BatchReadBlobsRequest *request)
+{
+	for (size_t i = 0; i < request->n_acceptable_compressors; i++)
+		if (request->acceptable_compressors[i] == REAPI__COMPRESSOR__VALUE__ZSTD)
+			return true;
+	return false;
+}
+
+static Reapi__BatchReadBlobsResponse__Response *read_one(struct croft_store *store,
+	Reapi__Digest *message, const struct croft_digest *digest, bool zstd,
+	struct croft_arena *arena)
+{
+	Reapi__BatchReadBlobsResponse__Response *one = croft_arena_alloc(arena, sizeof(*one));
+	reapi__batch_read_blobs_response__response__init(one);
+	one->digest = message;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_slice data = {NULL, 0};
+	bool ok = croft_digest_is_empty(digest) ||
+		croft_store_get(store, digest, arena, &data, &err);
+	one->status = status_message(ok ? NULL : &err, arena);
+	if (ok && zstd && zstd_encode(data, arena, &data))
+		one->compressor = REAPI__COMPRESSOR__VALUE__ZSTD;
+	if (ok)
+		one->data = (ProtobufCBinaryData){data.size, (uint8_t *)data.data};
+	return one;
+}
+
+static bool batch_read(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct croft_services *services = user;
+	struct croft_arena *arena = croft_call_arena(call);
+	const Reapi__BatchReadBlobsRequest *request = croft_call_request(call);
+	size_t count = request->n_digests;
+	struct croft_digest *digests = croft_arena_array(arena, count, sizeof(*digests));
+	uint64_t total = 0;
+	if (!digest_function_check(request->digest_function, err))
+		return false;
+	for (size_t i = 0; i < count; i++) {
+		if (!digest_read(request->digests[i], "digests", &digests[i], err))
+			return false;
+		if (__builtin_add_overflow(total, digests[i].size_bytes, &total))
+			total = UINT64_MAX;
+	}
+	if (!check_total(total, err))
+		return false;
+	bool zstd = accepts_zstd(request);
+	Reapi__BatchReadBlobsResponse response = REAPI__BATCH_READ_BLOBS_RESPONSE__INIT;
+	response.n_responses = count;
+	response.responses = croft_arena_array(arena, count, sizeof(void *));
+	for (size_t i = 0; i < count; i++)
+		response.responses[i] =
+			read_one(services->store, request->digests[i], &digests[i], zstd, arena);
+	return croft_call_write(call, &response.base, err);
+}
+
+/* SplitBlob, SpliceBlob ------------------------------------------------------------------------ */
+
+/* Capabilities say neither is there. */
+static bool no_chunks(struct croft_call *call, void *user, struct croft_error *err)
+{
+	return croft_error_set(err, CROFT_UNIMPLEMENTED,
+		"blobs are neither split nor spliced here (split_blob_support and splice_blob_support are "
+		"false)");
+}
+
+#define CAS "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
+
+static const struct croft_rpc_method methods[] = {
+	{CAS "FindMissingBlobs", CROFT_RPC_UNARY, &reapi__find_missing_blobs_request__descriptor,
+		&reapi__find_missing_blobs_response__descriptor, find_missing, false},
+	{CAS "BatchUpdateBlobs", CROFT_RPC_UNARY, &reapi__batch_update_blobs_request__descriptor,
+		&reapi__batch_update_blobs_response__descriptor, batch_update, false},
+	{CAS "BatchReadBlobs", CROFT_RPC_UNARY, &reapi__batch_read_blobs_request__descriptor,
+		&reapi__batch_read_blobs_response__descriptor, batch_read, false},
+	{CAS "SplitBlob", CROFT_RPC_UNARY, &reapi__split_blob_request__descriptor,
+		&reapi__split_blob_response__descriptor, no_chunks, true},
+	{CAS "SpliceBlob", CROFT_RPC_UNARY, &reapi__splice_blob_request__descriptor,
+		&reapi__splice_blob_response__descriptor, no_chunks, true},
+};
+
+void serve_cas(struct croft_services *services, struct croft_server *server)
+{
+	croft_server_add(server, methods, sizeof(methods) / sizeof(methods[0]), services);
+}

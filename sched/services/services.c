@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sched/services/internal.h"
+
+#include "sched/services/uploads.h"
+
+#include <stdlib.h>
+
+struct croft_services *croft_services_create(const struct croft_services_config *config,
+	struct croft_error *err)
+{
+	struct croft_services *services = croft_zalloc(sizeof(*services));
+	services->store = config->store;
+	services->sched = config->sched;
+	services->uploads = uploads_create(config->store);
+	services->watchers = watchers_create();
+	return services;
+}
+
+void croft_services_serve(struct croft_services *services, struct croft_server *server)
+{
+	serve_capabilities(services, server);
+	serve_cas(services, server);
+	serve_get_tree(services, server);
+	serve_byte_stream_read(services, server);
+	serve_byte_stream_write(services, server);
+	serve_action_cache(services, server);
+	serve_assets(services, server);
+	serve_health(services, server);
+}
+
+void croft_services_stop(struct croft_services *services)
+{
+	watchers_stop(services->watchers);
+}
+
+void croft_services_destroy(struct croft_services *services)
+{
+	if (!services)
+		return;
+	uploads_destroy(services->uploads);
+	watchers_destroy(services->watchers);
+	free(services);
+}
