@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sched/serve.h"
+
+#include "fs/plane.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+#include "sched/services.h"
+
+#include <signal.h>
+#include <stdlib.h>
+
+/* What calls that are under way have to end by themselves when the server stops. Clients try again
+ * what is cut off, and uploads go on where they were. */
+enum { GRACE_MS = 2000 };
+
+static const char default_address[] = "127.0.0.1:8980";
+static const char default_plane_port[] = "8981";
+
+struct serving {
+	struct croft_arena *arena;
+	struct croft_store *store;
+	struct croft_plane *plane;
+	struct croft_sched *sched;
+	struct croft_services *services;
+	struct croft_server *server;
+};
+
+/* The gRPC address with the other port; a socket in the file system has no host to share. */
+static const char *plane_address(const struct croft_serve_config *config, const char *address,
+	struct croft_arena *arena)
+{
+	if (config->plane_address)
+		return config->plane_address;
+	const char *colon = strrchr(address, ':');
+	if (strncmp(address, "unix:", 5) == 0 || !colon)
+		return croft_arena_printf(arena, "127.0.0.1:%s", default_plane_port);
+	return croft_arena_printf(
+		arena, "%.*s:%s", (int)(colon - address), address, default_plane_port);
+}
+
+static bool open_store(struct serving *serving, const struct croft_serve_config *config,
+	struct croft_error *err)
+{
+	const char *path = croft_arena_printf(serving->arena, "%s/store", config->state);
+	const char *journal = croft_arena_printf(serving->arena, "%s/journal", config->state);
+	if (!croft_make_directories(path, err) || !croft_make_directories(journal, err))
+		return false;
+	serving->store = croft_store_open(
+		&(struct croft_store_config){
+			.path = path, .budget_bytes = config->budget_bytes, .durable = true},
+		err);
+	return serving->store || croft_error_wrap(err, "opening the store");
+}
+
+static bool start_plane(struct serving *serving, const struct croft_serve_config *config,
+	const char *address, struct croft_error *err)
+{
+	const char *at = plane_address(config, address, serving->arena);
+	serving->plane = croft_plane_start(
+		&(struct croft_plane_config){
+			.address = at, .store = serving->store, .instance_name = "", .writable = true},
+		err);
+	return serving->plane || croft_error_wrap(err, "starting the blob plane on %s", at);
+}
+
+static bool open_sched(struct serving *serving, const struct croft_serve_config *config,
+	struct croft_error *err)
+{
+	struct croft_sched_config sched = {
+		.path = croft_arena_printf(serving->arena, "%s/journal", config->state),
+		.store = serving->store,
+		/* Agents put the host in front by which they know this server. */
+		.blob_url = croft_arena_printf(serving->arena, ":%d", croft_plane_port(serving->plane)),
+		.policy = config->policy,
+	};
+	serving->sched = croft_sched_open(&sched, err);
+	return serving->sched || croft_error_wrap(err, "opening the scheduler");
+}
+
+static bool start_server(struct serving *serving, const struct croft_serve_config *config,
+	const char *address, struct croft_error *err)
+{
+	serving->services = croft_services_create(
+		&(struct croft_services_config){.store = serving->store, .sched = serving->sched}, err);
+	if (!serving->services)
+		return false;
+	serving->server = croft_server_create(
+		&(struct croft_server_config){.address = address, .tls = config->tls}, err);
+	if (!serving->server)
+		return false;
+	croft_services_serve(serving->services, serving->server);
+	croft_sched_serve(serving->sched, serving->server);
+	return croft_server_start(serving->server, err);
+}
+
+/* In the opposite order of the start: nobody is left who could call what is being closed. */
+static void stop(struct serving *serving)
+{
+	if (serving->server) {
+		croft_services_stop(serving->services);
+		croft_server_shutdown(serving->server, GRACE_MS);
+	}
+	croft_server_destroy(serving->server);
+	croft_services_destroy(serving->services);
+	croft_sched_close(serving->sched);
+	if (serving->plane)
+		croft_plane_stop(serving->plane);
+	if (serving->store)
+		croft_store_close(serving->store);
+	croft_arena_destroy(serving->arena);
+}
+
+static bool serve(struct serving *serving, const struct croft_serve_config *config,
+	const sigset_t *ending, struct croft_error *err)
+{
+	const char *address = config->address ? config->address : default_address;
+	int signal_number;
+	if (!open_store(serving, config, err) || !start_plane(serving, config, address, err) ||
+		!open_sched(serving, config, err) || !start_server(serving, config, address, err))
+		return false;
+	if (config->ready)
+		config->ready(config->user, croft_server_port(serving->server),
+			croft_plane_port(serving->plane));
+	sigwait(ending, &signal_number);
+	croft_log(CROFT_LOG_INFO, "%s: shutting down", strsignal(signal_number));
+	return true;
+}
+
+bool croft_serve_run(const struct croft_serve_config *config, struct croft_error *err)
+{
+	struct serving serving = {.arena = croft_arena_create()};
+	sigset_t ending, before;
+	sigemptyset(&ending);
+	sigaddset(&ending, SIGTERM);
+	sigaddset(&ending, SIGINT);
+	/* Before any thread starts, so that all inherit it and the signals wait for sigwait. */
+	pthread_sigmask(SIG_BLOCK, &ending, &before);
+	struct sigaction ignore = {.sa_handler = SIG_IGN}, pipe_before;
+	sigaction(SIGPIPE, &ignore, &pipe_before);
+	bool ok = serve(&serving, config, &ending, err);
+	stop(&serving);
+	sigaction(SIGPIPE, &pipe_before, NULL);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return ok;
+}
