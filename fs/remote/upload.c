@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "fs/remote/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sys/stat.h>
+
+/* What is gathered before it is sent without waiting for the flush. */
+enum { GATHERED_BYTES = 32 << 20, GATHERED_BLOBS = 50000 };
+
+struct source {
+	struct croft_digest digest;
+	char *bytes; /* or, when NULL: */
+	int dirfd;
+	char *path;
+	int fd; /* while it is streamed */
+};
+
+struct croft_upload {
+	struct croft_remote *remote;
+	struct croft_digest_map *known; /* given so far */
+	struct source *sources;         /* not sent yet */
+	size_t count, room, bytes;
+	struct croft_upload_stat stat;
+};
+
+struct croft_upload *croft_upload_create(struct croft_remote *remote)
+{
+	struct croft_upload *upload = croft_zalloc(sizeof(*upload));
+	upload->remote = remote;
+	upload->known = croft_digest_map_create();
+	return upload;
+}
+
+static void forget_sources(struct croft_upload *upload)
+{
+	for (size_t i = 0; i < upload->count; i++) {
+		free(upload->sources[i].bytes);
+		free(upload->sources[i].path);
+	}
+	upload->count = upload->bytes = 0;
+}
+
+void croft_upload_destroy(struct croft_upload *upload)
+{
+	if (!upload)
+		return;
+	forget_sources(upload);
+	free(upload->sources);
+	croft_digest_map_destroy(upload->known);
+	free(upload);
+}
+
+/* Sources -------------------------------------------------------------------------------------- */
+
+static bool open_source(const struct source *source, int *fd, struct croft_error *err)
+{
+	struct stat status;
+	*fd = openat(source->dirfd, source->path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	if (*fd < 0)
+		return croft_error_errno(err, errno, "opening %s to upload it", source->path);
+	if (fstat(*fd, &status) < 0)
+		return croft_error_errno(err, errno, "looking at %s", source->path);
+	return (S_ISREG(status.st_mode) && (uint64_t)status.st_size == source->digest.size_bytes) ||
+		croft_error_set(err, CROFT_ABORTED,
+			"%s changed while it was uploaded: it had %" PRIu64 " bytes", source->path,
+			source->digest.size_bytes);
+}
+
+static bool read_source(void *user, void *buffer, size_t size, uint64_t offset,
+	struct croft_error *err)
+{
+	const struct source *source = user;
+	if (!source->bytes)
+		return croft_pread_all(source->fd, buffer, size, offset, source->path, err);
+	memcpy(buffer, source->bytes + offset, size);
+	return true;
+}
+
+/* Sending -------------------------------------------------------------------------------------- */
+
+struct sending {
+	struct croft_upload *upload;
+	struct source **wanted; /* job by job */
+	size_t *starts;
+	uint64_t batch_bytes;
+};
+
+static bool send_large(struct sending *sending, struct source *source, struct croft_error *err)
+{
+	CROFT_CLEANUP_FD int fd = -1;
+	if (!source->bytes && !open_source(source, &fd, err))
+		return false;
+	source->fd = fd;
+	return remote_stream_write(
+		sending->upload->remote, &source->digest, read_source, source, err);
+}
+
+static bool load(struct source *source, struct croft_arena *arena, ProtobufCBinaryData *data,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FD int fd = -1;
+	data->len = source->digest.size_bytes;
+	data->data = (uint8_t *)source->bytes;
+	if (source->bytes)
+		return true;
+	if (!open_source(source, &fd, err))
+		return false;
+	data->data = croft_arena_alloc(arena, data->len);
+	return croft_pread_all(fd, data->data, data->len, 0, source->path, err);
+}
+
+static bool check_answers(const Reapi__BatchUpdateBlobsResponse *response, size_t asked,
+	struct croft_error *err)
+{
+	for (size_t i = 0; i < response->n_responses; i++) {
+		const Reapi__BatchUpdateBlobsResponse__Response *one = response->responses[i];
+		if (one->status && one->status->code != CROFT_OK)
+			return croft_error_set(err, (enum croft_code)one->status->code,
+				"uploading blob %s: %s", one->digest ? one->digest->hash : "?",
+				one->status->message);
+	}
+	return response->n_responses == asked ||
+		croft_error_set(err, CROFT_INTERNAL, "BatchUpdateBlobs answered for %zu of %zu blobs",
+			response->n_responses, asked);
+}
+
+static bool send_job(void *user, size_t job, struct croft_error *err)
+{
+	struct sending *sending = user;
+	struct source **first = sending->wanted + sending->starts[job];
+	size_t count = sending->starts[job + 1] - sending->starts[job];
+	if (first[0]->digest.size_bytes > sending->batch_bytes)
+		return send_large(sending, first[0], err);
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	Reapi__BatchUpdateBlobsRequest request = REAPI__BATCH_UPDATE_BLOBS_REQUEST__INIT;
+	request.instance_name = sending->upload->remote->instance_name;
+	request.n_requests = count;
+	request.requests = croft_arena_array(arena, count, sizeof(void *));
+	for (size_t i = 0; i < count; i++) {
+		Reapi__BatchUpdateBlobsRequest__Request *one = croft_arena_alloc(arena, sizeof(*one));
+		reapi__batch_update_blobs_request__request__init(one);
+		one->digest = croft_digest_to_message(&first[i]->digest, arena);
+		if (!load(first[i], arena, &one->data, err))
+			return false;
+		request.requests[i] = one;
+	}
+	const Reapi__BatchUpdateBlobsResponse *response =
+		remote_call(sending->upload->remote, REMOTE_CAS "BatchUpdateBlobs", &request.base,
+			&reapi__batch_update_blobs_response__descriptor, arena, err);
+	if (!response)
+		return croft_error_wrap(err, "uploading %zu blobs", count);
+	return check_answers(response, count, err);
+}
+
+/* Large ones first, then the small in batches. Returns the jobs. */
+static size_t plan(struct sending *sending, const bool *missing)
+{
+	struct croft_upload *upload = sending->upload;
+	size_t jobs = 0, placed = 0;
+	uint64_t filled = 0;
+	bool open = false;
+	for (size_t i = 0; i < upload->count; i++)
+		if (missing[i] && upload->sources[i].digest.size_bytes > sending->batch_bytes) {
+			sending->starts[jobs++] = placed;
+			sending->wanted[placed++] = &upload->sources[i];
+		}
+	for (size_t i = 0; i < upload->count; i++) {
+		uint64_t size = upload->sources[i].digest.size_bytes;
+		if (!missing[i] || size > sending->batch_bytes)
+			continue;
+		if (!open || filled + size + REMOTE_ENTRY_BYTES > sending->batch_bytes) {
+			sending->starts[jobs++] = placed;
+			filled = 0;
+			open = true;
+		}
+		filled += size + REMOTE_ENTRY_BYTES;
+		sending->wanted[placed++] = &upload->sources[i];
+	}
+	sending->starts[jobs] = placed;
+	return jobs;
+}
+
+static bool send_missing(struct croft_upload *upload, const bool *missing, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE struct source **wanted = croft_array(upload->count, sizeof(*wanted));
+	CROFT_CLEANUP_FREE size_t *starts = croft_array(upload->count + 1, sizeof(*starts));
+	struct sending sending = {.upload = upload, .wanted = wanted, .starts = starts};
+	if (!remote_batch_bytes(upload->remote, &sending.batch_bytes, err) ||
+		!remote_parallel(plan(&sending, missing), send_job, &sending, err))
+		return false;
+	for (size_t i = 0; i < upload->count; i++)
+		if (missing[i]) {
+			upload->stat.sent_blobs++;
+			upload->stat.sent_bytes += upload->sources[i].digest.size_bytes;
+		}
+	return true;
+}
+
+static bool send_gathered(struct croft_upload *upload, struct croft_error *err)
+{
+	if (upload->count == 0)
+		return true;
+	CROFT_CLEANUP_FREE struct croft_digest *digests =
+		croft_array(upload->count, sizeof(*digests));
+	CROFT_CLEANUP_FREE bool *missing = croft_array(upload->count, sizeof(*missing));
+	for (size_t i = 0; i < upload->count; i++)
+		digests[i] = upload->sources[i].digest;
+	if (!croft_remote_find_missing(upload->remote, digests, upload->count, missing, err) ||
+		!send_missing(upload, missing, err))
+		return false;
+	forget_sources(upload);
+	return true;
+}
+
+/* Gathering ------------------------------------------------------------------------------------ */
+
+/* The place for a new source, or NULL when the blob is known or empty. */
+static struct source *add(struct croft_upload *upload, const struct croft_digest *digest)
+{
+	upload->stat.blobs++;
+	upload->stat.bytes += digest->size_bytes;
+	if (croft_digest_is_empty(digest))
+		return NULL;
+	void **place = croft_digest_map_at(upload->known, digest);
+	if (*place)
+		return NULL;
+	*place = upload;
+	if (upload->count == upload->room) {
+		upload->room = upload->room ? upload->room * 2 : 64;
+		upload->sources = croft_realloc(upload->sources, upload->room, sizeof(*upload->sources));
+	}
+	struct source *source = &upload->sources[upload->count++];
+	*source = (struct source){.digest = *digest, .dirfd = -1, .fd = -1};
+	return source;
+}
+
+static bool send_if_much(struct croft_upload *upload, struct croft_error *err)
+{
+	if (upload->count < GATHERED_BLOBS && upload->bytes < GATHERED_BYTES)
+		return true;
+	return send_gathered(upload, err);
+}
+
+bool croft_upload_bytes(struct croft_upload *upload, const struct croft_digest *digest,
+	struct croft_slice data, struct croft_error *err)
+{
+	if (data.size != digest->size_bytes)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"%zu bytes given for a digest of %" PRIu64, data.size, digest->size_bytes);
+	struct source *source = add(upload, digest);
+	if (!source)
+		return true;
+	source->bytes = croft_alloc(data.size);
+	memcpy(source->bytes, data.data, data.size);
+	upload->bytes += data.size;
+	return send_if_much(upload, err);
+}
+
+bool croft_upload_file(struct croft_upload *upload, const struct croft_digest *digest, int dirfd,
+	const char *path, struct croft_error *err)
+{
+	struct source *source = add(upload, digest);
+	if (!source)
+		return true;
+	source->dirfd = dirfd;
+	source->path = croft_strdup(path);
+	return send_if_much(upload, err);
+}
+
+bool croft_upload_flush(struct croft_upload *upload, struct croft_upload_stat *stat,
+	struct croft_error *err)
+{
+	bool ok = send_gathered(upload, err);
+	if (stat)
+		*stat = upload->stat;
+	return ok;
+}
