@@ -38,6 +38,11 @@ bool croft_tree_lookup(const struct croft_tree_source *source, const struct crof
 	struct croft_slice path, struct croft_arena *arena, struct croft_tree_entry *entry,
 	struct croft_error *err);
 
+/* The entries of one Directory in name order, in the arena; nothing below it is read. */
+bool croft_tree_list(const struct croft_tree_source *source, const struct croft_digest *directory,
+	struct croft_arena *arena, struct croft_tree_entry **entries, size_t *count,
+	struct croft_error *err);
+
 /* Depth first, entries of a directory in name order, directories before what is in them. `path` is
  * relative without a leading '/'. Return false from visit to stop (with err set: an error). */
 typedef bool croft_tree_visit(void *user, struct croft_slice path,

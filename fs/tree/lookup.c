@@ -123,3 +123,19 @@ bool croft_tree_lookup(const struct croft_tree_source *source, const struct crof
 	}
 	return true;
 }
+
+bool croft_tree_list(const struct croft_tree_source *source, const struct croft_digest *directory,
+	struct croft_arena *arena, struct croft_tree_entry **entries, size_t *count,
+	struct croft_error *err)
+{
+	struct tree_cursor cursor = {.directory = tree_read(source, directory, arena, err)};
+	if (!cursor.directory)
+		return false;
+	*count = 0;
+	*entries = croft_arena_array(arena,
+		cursor.directory->n_files + cursor.directory->n_directories + cursor.directory->n_symlinks,
+		sizeof(**entries));
+	while (tree_cursor_next(&cursor, &(*entries)[*count]))
+		++*count;
+	return true;
+}

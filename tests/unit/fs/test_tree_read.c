@@ -71,6 +71,23 @@ static void lookup_finds_each_kind_and_says_what_is_missing(void **state)
 	memory_destroy(memory);
 }
 
+static void a_list_is_one_level_in_name_order(void **state)
+{
+	struct memory *memory = memory_create();
+	struct croft_tree_source source = memory_source(memory);
+	struct croft_digest root = TREE(memory, "c=1", "b/x=1", "a>b");
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_tree_entry *entries;
+	size_t count;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_tree_list(&source, &root, arena, &entries, &count, &err), err);
+	assert_int_equal(count, 3);
+	assert_int_equal(entries[0].kind, CROFT_ENTRY_SYMLINK);
+	assert_int_equal(entries[1].kind, CROFT_ENTRY_DIRECTORY);
+	assert_memory_equal(entries[2].name.data, "c", 1);
+	memory_destroy(memory);
+}
+
 static void a_measure_counts_each_occurrence(void **state)
 {
 	struct memory *memory = memory_create();
@@ -202,6 +219,7 @@ int main(void)
 		cmocka_unit_test(a_walk_is_depth_first_in_name_order),
 		cmocka_unit_test(a_visit_can_stop_the_walk),
 		cmocka_unit_test(lookup_finds_each_kind_and_says_what_is_missing),
+		cmocka_unit_test(a_list_is_one_level_in_name_order),
 		cmocka_unit_test(a_measure_counts_each_occurrence),
 		cmocka_unit_test(a_tree_of_endless_depth_is_refused),
 		cmocka_unit_test(names_must_be_sorted_unique_and_allowed),

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "agent/agent.h"
+
+#include "cli/commands.h"
+#include "cli/connect.h"
+#include "cli/state.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/log.h"
+
+#include <string.h>
+
+/* croft_agent_run forks its launcher: nothing here may start a thread, so no client is opened. */
+static int run(const struct options *options, struct croft_error *err)
+{
+	struct croft_tls tls = {
+		.certificate_file = options_value(options, "tls-cert"),
+		.key_file = options_value(options, "tls-key"),
+		.authority_file = options_value(options, "tls-ca"),
+	};
+	uint64_t slots = 0, cache = 0;
+	if (!options_arguments(options, 0, 0, err) ||
+		!options_number(options, "slots", 1, 4096, &slots, err) ||
+		!options_size(options, "cache", &cache, err))
+		return MISUSED;
+	size_t count = options_count(options, "property");
+	CROFT_CLEANUP_FREE const char **properties = croft_array(count, sizeof(*properties));
+	for (size_t i = 0; i < count; i++) {
+		properties[i] = options_at(options, "property", i);
+		const char *equals = strchr(properties[i], '=');
+		if (equals && equals > properties[i])
+			continue;
+		croft_error_set(err, CROFT_INVALID_ARGUMENT, "--property: \"%s\" is not KEY=VALUE",
+			properties[i]);
+		return MISUSED;
+	}
+	CROFT_CLEANUP_FREE char *state = state_directory(options, "agent", err);
+	if (!state)
+		return FAILED;
+	croft_log_setup("agent", options_given(options, "verbose") ? CROFT_LOG_DEBUG : CROFT_LOG_INFO);
+	bool wants_tls = tls.certificate_file || tls.key_file || tls.authority_file;
+	struct croft_agent_config config = {
+		.server = server_of(options),
+		.state = state,
+		.name = options_value(options, "name"),
+		.slots = (unsigned)slots,
+		.properties = properties,
+		.property_count = count,
+		.root_image = options_value(options, "root-image"),
+		.plane_address = options_value(options, "plane"),
+		.cache_bytes = cache,
+		.tls = wants_tls ? &tls : NULL,
+	};
+	return croft_agent_run(&config, err) ? 0 : FAILED;
+}
+
+static const struct option_spec agent_options[] = {
+	{"state", 0, "DIR", "cache, mount and sandboxes (else $XDG_STATE_HOME/croft/agent)"},
+	{"name", 0, "NAME", "how the farm calls this agent (else the host's name)"},
+	{"slots", 0, "N", "jobs at a time (else one per CPU)"},
+	{"property", 'p', "KEY=VALUE", "platform property that jobs may ask for; may be given again"},
+	{"root-image", 0, "DIGEST|DIR", "the / of jobs whose inputs are not a whole root (Bazel)"},
+	{"plane", 0, "ADDR", "serve the cache to other agents there"},
+	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
+	{"verbose", 'v', NULL, "log more"},
+	{0},
+};
+
+const struct command command_agent = {
+	.name = "agent",
+	.arguments = "",
+	.summary = "Run jobs of a farm on this machine",
+	.details = "Connects to --server, and again whenever the connection is lost. OSFamily and ISA are\n"
+		   "among the properties by themselves. SIGTERM or SIGINT: takes no more jobs, ends the\n"
+		   "running ones and leaves.",
+	.options = agent_options,
+	.client = true,
+	.run = run,
+};

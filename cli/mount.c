@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A tree of the farm as a read-only directory here: own cache, own fetcher, no agent. */
+#include "fs/mount.h"
+
+#include "cli/commands.h"
+#include "cli/farm_status.h"
+#include "cli/output.h"
+#include "cli/ref.h"
+#include "cli/process.h"
+#include "cli/state.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/wait.h>
+
+struct mounting {
+	const struct options *options;
+	struct croft_arena *arena;
+	struct croft_digest root;
+	const char *plane;
+	const char *target;
+	const char *cache; /* directory of this mount's store */
+	int cache_lock;
+	uint64_t cache_bytes;
+};
+
+/* What only the farm knows: asked first, and nothing of the connection is needed later. */
+static bool ask_farm(struct mounting *mounting, struct croft_error *err)
+{
+	struct client client;
+	if (!client_open(&client, mounting->options, err))
+		return false;
+	const char *plane = options_value(mounting->options, "plane");
+	bool ok = ref_directory(&client, mounting->options->argv[0], &mounting->root, err);
+	if (ok && !plane) {
+		const Farm__FarmStatus *status = farm_status(&client, mounting->arena, err);
+		plane = status ? plane_address(client.server, status->blob_url, mounting->arena, err) : NULL;
+	}
+	mounting->plane = plane ? croft_arena_strdup(mounting->arena, plane) : NULL;
+	client_close(&client);
+	return ok && mounting->plane;
+}
+
+/* A store has one writer: each mount at a time takes a cache that is free, so that what an earlier
+ * mount fetched is found again. */
+static bool take_cache(struct mounting *mounting, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE char *state = state_directory(mounting->options, "mount-cache", err);
+	for (unsigned i = 0; state && i < 1000; i++) {
+		char *path = croft_arena_printf(mounting->arena, "%s/%u", state, i);
+		if (!croft_make_directories(path, err))
+			return false;
+		int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0)
+			return croft_error_errno(err, errno, "opening %s", path);
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+			mounting->cache = path;
+			mounting->cache_lock = fd;
+			return true;
+		}
+		close(fd);
+	}
+	return state && croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
+				"%s: a thousand caches are in use", state);
+}
+
+static struct croft_mount *mounted; /* for the signal handler */
+
+static void on_signal(int number)
+{
+	croft_mount_stop(mounted);
+}
+
+static void catch_signals(struct croft_mount *mount)
+{
+	mounted = mount;
+	struct sigaction action = {.sa_handler = on_signal};
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGHUP, &action, NULL);
+}
+
+/* Serves to the end; `ready` (-1: nobody waits) is written to once the tree can be seen. */
+static bool serve(const struct mounting *mounting, int ready, struct croft_error *err)
+{
+	struct croft_store_config store_config = {
+		.path = mounting->cache, .budget_bytes = mounting->cache_bytes};
+	struct croft_store *store = croft_store_open(&store_config, err);
+	if (!store)
+		return false;
+	struct croft_fetcher_config fetch_config = {.store = store, .origin = mounting->plane};
+	struct croft_fetcher *fetcher = croft_fetcher_start(&fetch_config, err);
+	struct croft_mount *mount = NULL;
+	if (fetcher) {
+		struct croft_mount_config config = {.mountpoint = mounting->target,
+			.store = store,
+			.fetcher = fetcher,
+			.root = &mounting->root,
+			.allow_other = getuid() == 0,
+			.uid = getuid(),
+			.gid = getgid()};
+		mount = croft_mount_create(&config, err);
+	}
+	bool ok = mount != NULL;
+	if (ok) {
+		catch_signals(mount);
+		if (ready >= 0) {
+			ok = croft_write_all(ready, "", 1, "the waiting process", err);
+			close(ready);
+		}
+		ok = ok && croft_mount_run(mount, err);
+		croft_mount_destroy(mount);
+	}
+	croft_fetcher_stop(fetcher);
+	croft_store_close(store);
+	return ok;
+}
+
+/* In the background: another process of this program serves, told by its command line what the farm
+ * said. This one leaves once the tree can be seen, or with the other's error (on standard error). */
+static bool serve_behind(const struct mounting *mounting, struct croft_error *err)
+{
+	int ends[2];
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return croft_error_errno(err, errno, "making a pipe");
+	char digest[CROFT_DIGEST_TEXT];
+	croft_digest_format(&mounting->root, '-', digest);
+	const char *state = options_value(mounting->options, "state");
+	const char *cache = options_value(mounting->options, "cache");
+	char *arguments[] = {"croft", "mount", "--foreground", "--ready-fd", "3", "--plane",
+		(char *)mounting->plane, digest, (char *)mounting->target,
+		state ? croft_arena_printf(mounting->arena, "--state=%s", state) : NULL, NULL, NULL};
+	if (cache)
+		arguments[state ? 10 : 9] = croft_arena_printf(mounting->arena, "--cache=%s", cache);
+	struct spawn spawn = {
+		.arguments = arguments, .keep_fd = ends[1], .keep_as = 3, .new_session = true};
+	pid_t child = spawn_self(&spawn, err);
+	close(ends[1]);
+	char byte;
+	ssize_t size = child > 0 ? read(ends[0], &byte, 1) : 0;
+	close(ends[0]);
+	if (child < 0 || size == 1)
+		return child > 0;
+	waitpid(child, NULL, 0);
+	return croft_error_set(err, CROFT_FAILED_PRECONDITION, "%s could not be mounted",
+		mounting->options->argv[0]);
+}
+
+static int run(const struct options *options, struct croft_error *err)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct mounting mounting = {.options = options, .arena = arena, .cache_lock = -1};
+	uint64_t ready = UINT32_MAX; /* no descriptor */
+	if (!options_arguments(options, 2, 2, err) ||
+		!options_number(options, "ready-fd", 3, INT32_MAX, &ready, err) ||
+		!options_size(options, "cache", &mounting.cache_bytes, err))
+		return MISUSED;
+	char *target = realpath(options->argv[1], NULL);
+	if (!target) {
+		croft_error_errno(err, errno, "mounting on %s", options->argv[1]);
+		return FAILED;
+	}
+	mounting.target = croft_arena_strdup(arena, target);
+	free(target);
+	if (!ask_farm(&mounting, err))
+		return FAILED;
+	if (!options_given(options, "foreground"))
+		return serve_behind(&mounting, err) ? 0 : FAILED;
+	croft_log_setup("mount", CROFT_LOG_WARNING);
+	bool ok = take_cache(&mounting, err) && serve(&mounting, (int)ready, err);
+	if (mounting.cache_lock >= 0)
+		close(mounting.cache_lock);
+	return ok ? 0 : FAILED;
+}
+
+static const struct option_spec mount_options[] = {
+	{"foreground", 'f', NULL, "stay until unmounted or interrupted"},
+	{"plane", 0, "HOST:PORT", "the farm's blob plane (else the server is asked)"},
+	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
+	{"state", 0, "DIR", "where caches are (else $XDG_STATE_HOME/croft/mount-cache)"},
+	{"ready-fd", 0, "FD", NULL},
+	{0},
+};
+
+const struct command command_mount = {
+	.name = "mount",
+	.arguments = "REF[:PATH] DIR",
+	.summary = "Show a tree of the farm as a read-only directory",
+	.details = "Nothing is moved before it is read, and what was read stays in a cache for the next\n"
+		   "mount. `umount DIR` or `fusermount3 -u DIR` ends it.",
+	.options = mount_options,
+	.client = true,
+	.run = run,
+};

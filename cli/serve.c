@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sched/serve.h"
+
+#include "cli/commands.h"
+#include "cli/state.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+
+static void say_ready(void *user, int port, int plane_port)
+{
+	croft_log(CROFT_LOG_INFO, "serving on port %d, blobs on port %d", port, plane_port);
+	const char *path = user;
+	char text[64];
+	struct croft_error err = CROFT_ERROR_INIT;
+	int size = snprintf(text, sizeof(text), "%d %d\n", port, plane_port);
+	if (path && !croft_write_file(AT_FDCWD, path, text, (size_t)size, 0644, &err))
+		croft_log(CROFT_LOG_ERROR, "%s", err.message);
+}
+
+static int run(const struct options *options, struct croft_error *err)
+{
+	struct croft_tls tls = {
+		.certificate_file = options_value(options, "tls-cert"),
+		.key_file = options_value(options, "tls-key"),
+		.authority_file = options_value(options, "tls-client-ca"),
+	};
+	uint64_t budget = 0;
+	if (!options_arguments(options, 0, 0, err) ||
+		!options_size(options, "budget", &budget, err))
+		return MISUSED;
+	if (!tls.certificate_file != !tls.key_file || (tls.authority_file && !tls.certificate_file)) {
+		croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"--tls-cert and --tls-key go together, and --tls-client-ca needs both");
+		return MISUSED;
+	}
+	CROFT_CLEANUP_FREE char *state = state_directory(options, "serve", err);
+	if (!state)
+		return FAILED;
+	croft_log_setup("serve", options_given(options, "verbose") ? CROFT_LOG_DEBUG : CROFT_LOG_INFO);
+	struct croft_serve_config config = {
+		.state = state,
+		.address = options_value(options, "listen"),
+		.plane_address = options_value(options, "plane"),
+		.tls = tls.certificate_file ? &tls : NULL,
+		.policy = options_value(options, "policy"),
+		.budget_bytes = budget,
+		.ready = say_ready,
+		.user = (void *)options_value(options, "ports-file"),
+	};
+	return croft_serve_run(&config, err) ? 0 : FAILED;
+}
+
+static const struct option_spec serve_options[] = {
+	{"state", 0, "DIR", "where everything is kept (else $XDG_STATE_HOME/croft/serve)"},
+	{"listen", 0, "ADDR", "for clients and agents (else 127.0.0.1:8980)"},
+	{"plane", 0, "ADDR", "for blobs over HTTP (else the same host, port 8981)"},
+	{"budget", 0, "SIZE", "most bytes that the store may hold (else 90 % of the free disk)"},
+	{"policy", 0, "NAME", "how jobs are placed (else locality)"},
+	{"tls-cert", 0, "FILE", "PEM certificate: serve with TLS"},
+	{"tls-key", 0, "FILE", "PEM key of that certificate"},
+	{"tls-client-ca", 0, "FILE", "PEM authorities: only clients with their certificates are served"},
+	{"ports-file", 0, "FILE", "write both port numbers there once they are open"},
+	{"verbose", 'v', NULL, "log more"},
+	{0},
+};
+
+const struct command command_serve = {
+	.name = "serve",
+	.arguments = "",
+	.summary = "Be the server of a farm: storage, queue and services",
+	.details = "Runs until SIGTERM or SIGINT. Whatever was accepted is still there after a crash: start\n"
+		   "it again on the same --state. An ADDR is HOST:PORT, [::]:PORT or unix:/PATH; port 0 is\n"
+		   "any free one.",
+	.options = serve_options,
+	.run = run,
+};

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Care of a store on this machine: fsck, store. */
+#include "fs/store.h"
+
+#include "cli/commands.h"
+#include "cli/output.h"
+#include "cli/state.h"
+#include "proto/base/cleanup.h"
+
+#include <inttypes.h>
+#include <sys/stat.h>
+
+/* `croft serve` keeps its store in store/ of its state, agents in fs/cache/. */
+static char *find_store(const struct options *options, struct croft_error *err)
+{
+	static const char *const places[] = {"store", "fs/cache", "cache"};
+	CROFT_CLEANUP_FREE char *state = state_directory(options, "serve", err);
+	char *path = NULL;
+	struct stat st;
+	for (size_t i = 0; state && i < sizeof(places) / sizeof(places[0]); i++) {
+		if (asprintf(&path, "%s/%s", state, places[i]) < 0)
+			abort();
+		if (stat(path, &st) == 0)
+			return path;
+		free(path);
+	}
+	if (state)
+		croft_error_set(err, CROFT_NOT_FOUND,
+			"%s is no state directory of croft: it has neither store/ nor fs/cache/", state);
+	return NULL;
+}
+
+static struct croft_store *open_store(const struct options *options, bool writable,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE char *path = find_store(options, err);
+	struct croft_store_config config = {.path = path, .read_only = !writable, .durable = true};
+	return path ? croft_store_open(&config, err) : NULL;
+}
+
+static void show_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
+{
+	char done[SIZE_TEXT], total[SIZE_TEXT];
+	progress("checked %s of %s", format_size(done_bytes, done), format_size(total_bytes, total));
+}
+
+static int fsck_run(const struct options *options, struct croft_error *err)
+{
+	if (!options_arguments(options, 0, 0, err))
+		return MISUSED;
+	bool repair = options_given(options, "repair");
+	struct croft_store *store = open_store(options, repair, err);
+	if (!store)
+		return FAILED;
+	struct croft_fsck_report report = {0};
+	bool ok = croft_store_fsck(store, repair, show_progress, NULL, &report, err);
+	croft_store_close(store);
+	progress_clear();
+	if (!ok)
+		return FAILED;
+	uint64_t bad = report.bad_blobs + report.dangling_records;
+	char bytes[SIZE_TEXT];
+	if (options_given(options, "json"))
+		ok = json_print(json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "blobs_checked",
+					(json_int_t)report.blobs_checked, "bytes_checked",
+					(json_int_t)report.bytes_checked, "bad_blobs",
+					(json_int_t)report.bad_blobs, "dangling_records",
+					(json_int_t)report.dangling_records, "orphans",
+					(json_int_t)report.orphans, "repaired", (json_int_t)report.repaired),
+			err);
+	else
+		printf("%s: %" PRIu64 " blobs, %s read; %" PRIu64 " bad, %" PRIu64
+		       " records with something missing, %" PRIu64 " orphans, %" PRIu64 " repaired\n",
+			bad == 0 ? "clean" : "damaged", report.blobs_checked,
+			format_size(report.bytes_checked, bytes), report.bad_blobs,
+			report.dangling_records, report.orphans, report.repaired);
+	return !ok ? FAILED : bad > report.repaired;
+}
+
+static const struct option_spec fsck_options[] = {
+	{"state", 0, "DIR", "of `croft serve` or `croft agent` (else $XDG_STATE_HOME/croft/serve)"},
+	{"repair", 0, NULL, "set damaged blobs aside and forget what depends on them (server stopped)"},
+	{"json", 0, NULL, "as JSON"},
+	{0},
+};
+
+const struct command command_fsck = {
+	.name = "fsck",
+	.arguments = "",
+	.summary = "Read a whole store and check every digest and every record",
+	.details = "Exit status 0: all is right, 1: not. Without --repair nothing is written, and the\n"
+		   "server may go on running.",
+	.options = fsck_options,
+	.run = fsck_run,
+};
+
+static int store_run(const struct options *options, struct croft_error *err)
+{
+	if (!options_arguments(options, 1, 1, err))
+		return MISUSED;
+	if (strcmp(options->argv[0], "stat")) {
+		croft_error_set(err, CROFT_INVALID_ARGUMENT, "\"%s\" is not stat", options->argv[0]);
+		return MISUSED;
+	}
+	struct croft_store *store = open_store(options, false, err);
+	if (!store)
+		return FAILED;
+	struct croft_store_stat stat;
+	croft_store_stat(store, &stat);
+	croft_store_close(store);
+	const struct {
+		const char *name;
+		uint64_t value;
+	} values[] = {
+		{"blobs", stat.blobs},
+		{"bytes", stat.bytes},
+		{"disk_bytes", stat.disk_bytes},
+		{"budget_bytes", stat.budget_bytes},
+		{"records_action", stat.records_action},
+		{"records_asset", stat.records_asset},
+		{"quarantined", stat.quarantined},
+	};
+	json_t *json = json_object();
+	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
+		json_object_set_new(json, values[i].name, json_integer((json_int_t)values[i].value));
+		if (!options_given(options, "json"))
+			printf("%-16s %" PRIu64 "\n", values[i].name, values[i].value);
+	}
+	if (options_given(options, "json"))
+		return json_print(json, err) ? 0 : FAILED;
+	json_decref(json);
+	return 0;
+}
+
+static const struct option_spec store_options[] = {
+	{"state", 0, "DIR", "of `croft serve` or `croft agent` (else $XDG_STATE_HOME/croft/serve)"},
+	{"json", 0, NULL, "as JSON"},
+	{0},
+};
+
+const struct command command_store = {
+	.name = "store",
+	.arguments = "stat",
+	.summary = "Count what a store on this machine holds",
+	.options = store_options,
+	.run = store_run,
+};
