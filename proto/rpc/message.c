@@ -12,6 +12,7 @@ struct measure {
 	const struct croft_message_limits *limits;
 	size_t decoded_bytes;
 	const char *problem; /* of a malformed message */
+	bool too_deep;
 };
 
 struct wire {
@@ -76,8 +77,28 @@ static bool measure_delimited(struct measure *measure, const ProtobufCFieldDescr
 	}
 }
 
+/*
+ * A message in a field that is not repeated may come in several parts, which are merged: protobuf-c then
+ * copies the arrays of all the earlier parts once more for each. Charged for by all that the message
+ * around it took so far, or a small message of many parts would take quadratic memory and time.
+ */
+struct seen {
+	uint64_t fields; /* bit by index in the descriptor */
+	size_t decoded_before;
+};
+
+static void charge_merge(struct measure *measure, const ProtobufCMessageDescriptor *type,
+	const ProtobufCFieldDescriptor *field, struct seen *seen)
+{
+	size_t index = (size_t)(field - type->fields);
+	uint64_t bit = index < 64 ? UINT64_C(1) << index : 0;
+	if (bit == 0 || seen->fields & bit)
+		measure->decoded_bytes += measure->decoded_bytes - seen->decoded_before;
+	seen->fields |= bit;
+}
+
 static bool measure_field(struct measure *measure, const ProtobufCMessageDescriptor *type,
-	struct wire *wire, unsigned depth)
+	struct wire *wire, struct seen *seen, unsigned depth)
 {
 	uint64_t key, value;
 	struct wire part;
@@ -100,7 +121,12 @@ static bool measure_field(struct measure *measure, const ProtobufCMessageDescrip
 	case 2:
 		if (!read_varint(wire, &value) || !take(wire, value, &part))
 			return malformed(measure, "a length past its end");
-		return measure_delimited(measure, field, part, depth);
+		if (!measure_delimited(measure, field, part, depth))
+			return false;
+		if (field && field->type == PROTOBUF_C_TYPE_MESSAGE &&
+			field->label != PROTOBUF_C_LABEL_REPEATED)
+			charge_merge(measure, type, field, seen);
+		return true;
 	default:
 		return malformed(measure, "an unknown wire type");
 	}
@@ -109,11 +135,13 @@ static bool measure_field(struct measure *measure, const ProtobufCMessageDescrip
 static bool measure_message(struct measure *measure, const ProtobufCMessageDescriptor *type,
 	struct wire wire, unsigned depth)
 {
+	struct seen seen = {.decoded_before = measure->decoded_bytes};
 	measure->decoded_bytes += type->sizeof_message;
-	if (depth > measure->limits->depth)
-		return malformed(measure, "messages nested too deep");
+	measure->too_deep = depth > measure->limits->depth;
+	if (measure->too_deep)
+		return false;
 	while (wire.at < wire.end) {
-		if (!measure_field(measure, type, &wire, depth))
+		if (!measure_field(measure, type, &wire, &seen, depth))
 			return false;
 		if (measure->decoded_bytes > measure->limits->decoded_bytes)
 			return false;
@@ -125,15 +153,20 @@ static bool check(const ProtobufCMessageDescriptor *type, struct croft_slice byt
 	const struct croft_message_limits *limits, struct croft_error *err)
 {
 	struct measure measure = {.limits = limits};
-	struct wire wire = {bytes.data, (const uint8_t *)bytes.data + bytes.size};
 	if (bytes.size > limits->wire_bytes)
 		return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
 			"%s of %zu bytes is over the limit of %zu", type->name, bytes.size, limits->wire_bytes);
-	if (bytes.size == 0 || measure_message(&measure, type, wire, 1))
+	if (bytes.size == 0)
+		return true;
+	struct wire wire = {bytes.data, (const uint8_t *)bytes.data + bytes.size};
+	if (measure_message(&measure, type, wire, 1))
 		return true;
 	if (measure.problem)
 		return croft_error_set(
 			err, CROFT_INVALID_ARGUMENT, "malformed %s: %s", type->name, measure.problem);
+	if (measure.too_deep)
+		return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
+			"%s has messages nested more than %u deep", type->name, limits->depth);
 	return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
 		"%s would take more than %zu bytes of memory", type->name, limits->decoded_bytes);
 }
