@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Private to sandbox/: the processes of a sandbox and what they tell each other.
+ *
+ *	agent ── control socket ── supervisor ── clone ── init (pid 1 inside) ── fork ── command
+ *	   └── launcher socket ── launcher ── fork ──┘
+ *
+ * The launcher (launcher.c) is forked before the agent has threads. For each sandbox it forks a
+ * supervisor (supervisor.c), which builds the root in a mount namespace of its own, clones init
+ * (init.c) into fresh namespaces, and lives until everything inside is dead. When the agent dies, the
+ * control socket closes and the supervisor kills all.
+ */
+#ifndef CROFT_SANDBOX_INTERNAL_H
+#define CROFT_SANDBOX_INTERNAL_H
+
+#include "sandbox/sandbox.h"
+
+#include <linux/filter.h>
+#include <sys/resource.h>
+
+enum { IDS_PER_SLOT = 65536, MAX_ROOTS = 16 };
+
+/* A spec as the supervisor reads it from its memory file: this header, then the strings. Offsets count
+ * from the start of the file; 0 is NULL. Lists are arrays of offsets that end with 0. */
+struct wire_spec {
+	uint32_t slot;
+	uint32_t uid, gid;
+	uint32_t network, seccomp;
+	uint32_t root_writable, terminal;
+	uint32_t roots, input_root, input_target;
+	uint32_t writable, arguments, environment, working_directory, hostname;
+	uint32_t mount_sources, mount_targets, mount_writable;
+	uint64_t memory_bytes, cpu_millis, processes, file_bytes;
+};
+/* The spec in a sealed memory file; -1 on error. */
+int wire_spec_write(const struct croft_sandbox_spec *spec, unsigned slot, struct croft_error *err);
+const struct wire_spec *wire_spec_map(int fd);
+const char *wire_text(const struct wire_spec *spec, uint32_t offset);
+/* NULL-terminated, in malloc'ed memory that is never freed (the process ends soon). */
+const char **wire_list(const struct wire_spec *spec, uint32_t offset);
+
+/* Agent → supervisor, on the control socket (SOCK_SEQPACKET). */
+enum command_kind { COMMAND_GO, COMMAND_TERMINATE, COMMAND_KILL };
+struct command {
+	uint32_t kind;
+};
+
+/* Supervisor → agent. */
+enum report_kind { REPORT_STARTED, REPORT_ENDED, REPORT_FAILED };
+struct report {
+	uint32_t kind;
+	uint64_t pid_namespace;  /* started */
+	int32_t wait_status;     /* ended: of the command; -1: init was killed */
+	int32_t exec_errno;      /* ended: the command could not be executed */
+	uint64_t user_ns, system_ns, peak_memory_bytes;
+	uint32_t memory_measured, memory_exceeded, processes_exceeded;
+	char message[400]; /* failed: why the sandbox could not be made */
+};
+
+/* What the launcher sets up once, shared by its supervisors. */
+struct launcher_context {
+	const char *state;
+	unsigned slots;
+	uint32_t uid_base;
+	bool privileged; /* root in the initial user namespace */
+	int *user_namespaces; /* one per slot, for idmapped mounts; -1: cannot be made */
+	struct cgroups *cgroups;
+	struct sock_fprog seccomp[3];
+};
+
+/* slot's directory below the state directory: upper/, work/, input-upper/, input-work/, root/, lower0/… */
+void slot_path(const struct launcher_context *context, unsigned slot, const char *name, char *path,
+	size_t size);
+
+void launcher_main(struct launcher_context *context, int socket) __attribute__((noreturn));
+/* A user namespace that maps 0 to base and up, for mapping owners on mounts; -1: not to be had. */
+int launcher_user_namespace(uint32_t base);
+/* Runs one sandbox in a process of its own. */
+void supervisor_main(const struct launcher_context *context, const struct wire_spec *spec,
+	int control, int out, int errors) __attribute__((noreturn));
+
+/* root.c: the file system of a sandbox. */
+bool root_mount_layers(const struct launcher_context *context, const struct wire_spec *spec,
+	struct croft_error *err);
+/* Inside, as pid 1 and still seeing the host: makes slot/root the root, with /proc, /dev and the like. */
+bool root_enter(const struct launcher_context *context, const struct wire_spec *spec,
+	struct croft_error *err);
+
+/* init.c: pid 1 inside. status: where it tells how the command ended (struct init_status). */
+struct init_status {
+	int32_t wait_status;
+	int32_t exec_errno;
+	char failed[400]; /* not empty: the sandbox could not be made */
+};
+struct init_context {
+	const struct launcher_context *launcher;
+	const struct wire_spec *spec;
+	int go, status; /* waits for a byte on go before it begins, and another before it executes */
+	int out, errors;
+};
+int init_main(const struct init_context *context);
+
+/* seccomp.c: the compiled filter for one profile. */
+bool seccomp_compile(enum croft_seccomp profile, struct sock_fprog *program,
+	struct croft_error *err);
+
+/* cgroup.c */
+struct cgroups;
+/* Never fails: what cannot be had is said in limits (one line each, in the arena). */
+struct cgroups *cgroups_open(unsigned slots, struct croft_arena *arena, const char **limits);
+bool cgroups_begin(struct cgroups *cgroups, const struct wire_spec *spec, struct croft_error *err);
+bool cgroups_enter(struct cgroups *cgroups, unsigned slot, pid_t pid, struct croft_error *err);
+void cgroups_end(struct cgroups *cgroups, unsigned slot, struct report *report);
+void cgroups_close(struct cgroups *cgroups);
+
+#endif

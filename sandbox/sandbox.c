@@ -1,0 +1,581 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The agent's side: slots, starting through the launcher, output, limits of time, the result.
+ */
+#include "sandbox/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "sandbox/view.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+enum { DEFAULT_GRACE_MS = 2000, DISK_CHECK_MS = 1000, READ_BYTES = 64 * 1024 };
+static const uint32_t DEFAULT_UID_BASE = 1879048192; /* 0x70000000: beyond what distributions hand out */
+
+struct croft_launcher {
+	pid_t pid;
+	struct launcher_context context;
+	char *state;
+
+	pthread_mutex_t lock; /* guards: socket, busy */
+	pthread_cond_t freed;
+	int socket;
+	bool *busy;
+};
+
+struct croft_sandbox {
+	struct croft_launcher *launcher;
+	unsigned slot;
+	struct croft_sandbox_spec spec; /* of which only numbers and callbacks outlive prepare */
+	char *input_target;
+	char **roots;
+	char *input_root;
+	int spec_fd;
+	int terminal;
+	int streams[2]; /* reading ends; -1: at its end */
+	uint64_t streamed[2];
+
+	pthread_mutex_t lock; /* guards: control, kill_reason */
+	int control;
+	char kill_reason[200];
+	bool killed;
+	enum croft_end limit; /* CROFT_END_EXIT: none was hit */
+	uint64_t started_ns;
+	bool ended;
+};
+
+/* The launcher --------------------------------------------------------------------------------------- */
+
+static bool prepare_context(struct croft_launcher *launcher,
+	const struct croft_launcher_config *config, struct croft_arena *arena, const char **limits,
+	struct croft_error *err)
+{
+	struct launcher_context *context = &launcher->context;
+	context->state = launcher->state;
+	context->slots = config->slots;
+	context->uid_base = config->uid_base ? config->uid_base : DEFAULT_UID_BASE;
+	context->privileged = geteuid() == 0;
+	context->user_namespaces = croft_array(config->slots, sizeof(int));
+	for (unsigned slot = 0; slot < config->slots; slot++)
+		context->user_namespaces[slot] = context->privileged
+			? launcher_user_namespace(context->uid_base + slot * IDS_PER_SLOT)
+			: -1;
+	const char *said = "";
+	if (!context->privileged)
+		said = croft_arena_printf(arena,
+			"user ids (not started as root): jobs run under this user's id, which they share\n");
+	else if (context->user_namespaces[0] < 0)
+		said = croft_arena_printf(arena, "owners of inputs (no user namespace can be made)\n");
+	context->cgroups = cgroups_open(config->slots, arena, &said);
+	if (limits)
+		*limits = said;
+	for (int profile = 0; profile < 3; profile++)
+		if (!seccomp_compile((enum croft_seccomp)profile, &context->seccomp[profile], err))
+			return false;
+	return true;
+}
+
+static bool empty_state(const char *state, unsigned slots, struct croft_error *err)
+{
+	for (unsigned slot = 0; slot < slots; slot++) {
+		char path[4096];
+		snprintf(path, sizeof(path), "%s/%u", state, slot);
+		if (!croft_remove_tree(AT_FDCWD, path, err) || !croft_make_directories(path, err))
+			return false;
+	}
+	return true;
+}
+
+struct croft_launcher *croft_launcher_start(const struct croft_launcher_config *config,
+	struct croft_arena *arena, const char **limits, struct croft_error *err)
+{
+	struct croft_launcher *launcher = croft_zalloc(sizeof(*launcher));
+	launcher->state = realpath(config->state, NULL);
+	launcher->socket = -1;
+	launcher->busy = croft_array(config->slots, sizeof(bool));
+	pthread_mutex_init(&launcher->lock, NULL);
+	pthread_cond_init(&launcher->freed, NULL);
+	int sockets[2];
+	if (!launcher->state) {
+		croft_error_errno(err, errno, "the sandboxes' directory %s", config->state);
+	} else if (empty_state(launcher->state, config->slots, err) &&
+		prepare_context(launcher, config, arena, limits, err)) {
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0) {
+			croft_error_errno(err, errno, "making the launcher's socket");
+		} else if ((launcher->pid = fork()) < 0) {
+			croft_error_errno(err, errno, "forking the launcher");
+		} else {
+			if (launcher->pid == 0) {
+				close(sockets[0]);
+				launcher_main(&launcher->context, sockets[1]);
+			}
+			close(sockets[1]);
+			launcher->socket = sockets[0];
+			return launcher;
+		}
+	}
+	croft_launcher_stop(launcher);
+	return NULL;
+}
+
+void croft_launcher_stop(struct croft_launcher *launcher)
+{
+	if (!launcher)
+		return;
+	if (launcher->socket >= 0)
+		close(launcher->socket);
+	if (launcher->pid > 0)
+		waitpid(launcher->pid, NULL, 0);
+	for (unsigned slot = 0; launcher->context.user_namespaces && slot < launcher->context.slots; slot++)
+		if (launcher->context.user_namespaces[slot] >= 0)
+			close(launcher->context.user_namespaces[slot]);
+	for (int profile = 0; profile < 3; profile++)
+		free(launcher->context.seccomp[profile].filter);
+	free(launcher->context.user_namespaces);
+	free(launcher->busy);
+	free(launcher->state);
+	pthread_mutex_destroy(&launcher->lock);
+	pthread_cond_destroy(&launcher->freed);
+	free(launcher);
+}
+
+static unsigned take_slot(struct croft_launcher *launcher)
+{
+	CROFT_LOCKED(&launcher->lock);
+	for (;;) {
+		for (unsigned slot = 0; slot < launcher->context.slots; slot++) {
+			if (!launcher->busy[slot]) {
+				launcher->busy[slot] = true;
+				return slot;
+			}
+		}
+		pthread_cond_wait(&launcher->freed, &launcher->lock);
+	}
+}
+
+static void free_slot(struct croft_launcher *launcher, unsigned slot)
+{
+	CROFT_LOCKED(&launcher->lock);
+	launcher->busy[slot] = false;
+	pthread_cond_signal(&launcher->freed);
+}
+
+/* Preparing ------------------------------------------------------------------------------------------- */
+
+static bool check_spec(const struct croft_sandbox_spec *spec, struct croft_error *err)
+{
+	if (spec->root_count == 0 || spec->root_count > MAX_ROOTS)
+		return croft_error_set(
+			err, CROFT_INVALID_ARGUMENT, "a sandbox has 1 to %d root layers", MAX_ROOTS);
+	if (!spec->arguments || !spec->arguments[0])
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "a sandbox needs a command");
+	for (size_t i = 0; i < spec->root_count; i++)
+		if (strpbrk(spec->roots[i], ":,\\"))
+			return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+				"root layer '%s': its path has a ':', ',' or '\\'", spec->roots[i]);
+	return true;
+}
+
+struct croft_sandbox *croft_sandbox_prepare(struct croft_launcher *launcher,
+	const struct croft_sandbox_spec *spec, struct croft_error *err)
+{
+	if (!check_spec(spec, err))
+		return NULL;
+	struct croft_sandbox *sandbox = croft_zalloc(sizeof(*sandbox));
+	sandbox->launcher = launcher;
+	sandbox->spec = *spec;
+	sandbox->control = sandbox->terminal = sandbox->streams[0] = sandbox->streams[1] = -1;
+	pthread_mutex_init(&sandbox->lock, NULL);
+	sandbox->roots = croft_array(spec->root_count + 1, sizeof(char *));
+	for (size_t i = 0; i < spec->root_count; i++)
+		sandbox->roots[i] = croft_strdup(spec->roots[i]);
+	sandbox->input_root = spec->input_root ? croft_strdup(spec->input_root) : NULL;
+	sandbox->input_target = spec->input_target ? croft_strdup(spec->input_target) : NULL;
+	sandbox->slot = take_slot(launcher);
+	sandbox->spec_fd = wire_spec_write(spec, sandbox->slot, err);
+	if (sandbox->spec_fd >= 0)
+		return sandbox;
+	croft_sandbox_destroy(sandbox);
+	return NULL;
+}
+
+static bool make_streams(struct croft_sandbox *sandbox, int inner[2], struct croft_error *err)
+{
+	if (sandbox->spec.terminal) {
+		char name[128];
+		sandbox->terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+		if (sandbox->terminal < 0 || grantpt(sandbox->terminal) < 0 ||
+			unlockpt(sandbox->terminal) < 0 ||
+			ptsname_r(sandbox->terminal, name, sizeof(name)) != 0)
+			return croft_error_errno(err, errno, "making a terminal");
+		inner[0] = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+		inner[1] = inner[0] < 0 ? -1 : fcntl(inner[0], F_DUPFD_CLOEXEC, 0);
+		return inner[1] >= 0 || croft_error_errno(err, errno, "opening the terminal");
+	}
+	for (int i = 0; i < 2; i++) {
+		int pipe_fds[2];
+		if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+			return croft_error_errno(err, errno, "making a pipe");
+		sandbox->streams[i] = pipe_fds[0];
+		inner[i] = pipe_fds[1];
+		fcntl(pipe_fds[0], F_SETFL, O_NONBLOCK);
+	}
+	return true;
+}
+
+static bool send_request(struct croft_launcher *launcher, const int fds[4], struct croft_error *err)
+{
+	char byte = 's';
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(4 * sizeof(int))];
+	} control = {0};
+	struct iovec data = {&byte, 1};
+	struct msghdr message = {.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(4 * sizeof(int));
+	memcpy(CMSG_DATA(header), fds, 4 * sizeof(int));
+	CROFT_LOCKED(&launcher->lock);
+	if (sendmsg(launcher->socket, &message, MSG_NOSIGNAL) < 0)
+		return croft_error_errno(err, errno, "asking the launcher (is it gone?)");
+	return true;
+}
+
+bool croft_sandbox_start(struct croft_sandbox *sandbox, struct croft_error *err)
+{
+	int inner[2] = {-1, -1}, control[2];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0)
+		return croft_error_errno(err, errno, "making the control socket");
+	bool ok = make_streams(sandbox, inner, err);
+	if (ok) {
+		int fds[] = {sandbox->spec_fd, control[1], inner[0], inner[1]};
+		ok = send_request(sandbox->launcher, fds, err);
+	}
+	for (int i = 0; i < 2; i++)
+		if (inner[i] >= 0)
+			close(inner[i]);
+	close(control[1]);
+	pthread_mutex_lock(&sandbox->lock);
+	sandbox->control = control[0];
+	pthread_mutex_unlock(&sandbox->lock);
+	sandbox->started_ns = croft_now_ns();
+	return ok;
+}
+
+/* Running ----------------------------------------------------------------------------------------------- */
+
+static void command(struct croft_sandbox *sandbox, enum command_kind kind)
+{
+	struct command message = {kind};
+	CROFT_LOCKED(&sandbox->lock);
+	if (sandbox->control >= 0 &&
+		send(sandbox->control, &message, sizeof(message), MSG_NOSIGNAL) < 0)
+		return; /* it has ended by itself */
+}
+
+void croft_sandbox_kill(struct croft_sandbox *sandbox, const char *reason)
+{
+	pthread_mutex_lock(&sandbox->lock);
+	if (!sandbox->killed)
+		snprintf(sandbox->kill_reason, sizeof(sandbox->kill_reason), "%s", reason);
+	sandbox->killed = true;
+	pthread_mutex_unlock(&sandbox->lock);
+	command(sandbox, COMMAND_KILL);
+}
+
+static void read_stream(struct croft_sandbox *sandbox, int i)
+{
+	char buffer[READ_BYTES];
+	ssize_t got = read(sandbox->streams[i], buffer, sizeof(buffer));
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (got <= 0) {
+		close(sandbox->streams[i]);
+		sandbox->streams[i] = -1;
+		return;
+	}
+	uint64_t most = sandbox->spec.output_log_bytes;
+	size_t size = (size_t)got;
+	if (most && sandbox->streamed[i] + size > most) {
+		size = (size_t)(most - sandbox->streamed[i]);
+		if (sandbox->limit == CROFT_END_EXIT) {
+			sandbox->limit = CROFT_END_LOG;
+			command(sandbox, COMMAND_KILL);
+		}
+	}
+	sandbox->streamed[i] += size;
+	if (size && sandbox->spec.output)
+		sandbox->spec.output(sandbox->spec.user, i + 1, CROFT_SLICE(buffer, size));
+}
+
+/* When the job is to be looked at next; what is due is done. */
+struct clockwork {
+	uint64_t wall_ns, kill_ns, disk_ns; /* 0: none */
+};
+
+static int next_timeout(const struct clockwork *clock, uint64_t now_ns)
+{
+	uint64_t due = UINT64_MAX, times[] = {clock->wall_ns, clock->kill_ns, clock->disk_ns};
+	for (int i = 0; i < 3; i++)
+		if (times[i] && times[i] < due)
+			due = times[i];
+	if (due == UINT64_MAX)
+		return -1;
+	return due <= now_ns ? 0 : (int)((due - now_ns) / 1000000 + 1);
+}
+
+static void check_disk(struct croft_sandbox *sandbox)
+{
+	char path[4096];
+	uint64_t bytes = 0, inodes = 0;
+	slot_path(&sandbox->launcher->context, sandbox->slot, "upper", path, sizeof(path));
+	view_usage(path, &bytes, &inodes);
+	slot_path(&sandbox->launcher->context, sandbox->slot, "input-upper", path, sizeof(path));
+	view_usage(path, &bytes, &inodes);
+	bool over = (sandbox->spec.disk_bytes && bytes > sandbox->spec.disk_bytes) ||
+		(sandbox->spec.disk_inodes && inodes > sandbox->spec.disk_inodes);
+	if (over && sandbox->limit == CROFT_END_EXIT) {
+		sandbox->limit = CROFT_END_DISK;
+		command(sandbox, COMMAND_KILL);
+	}
+}
+
+static void tick(struct croft_sandbox *sandbox, struct clockwork *clock)
+{
+	uint64_t now_ns = croft_now_ns();
+	if (clock->wall_ns && now_ns >= clock->wall_ns) {
+		uint64_t more_ms = sandbox->spec.extend ? sandbox->spec.extend(sandbox->spec.user) : 0;
+		if (more_ms) {
+			clock->wall_ns = now_ns + more_ms * 1000000;
+		} else {
+			uint64_t grace_ms = sandbox->spec.grace_ms ? sandbox->spec.grace_ms : DEFAULT_GRACE_MS;
+			clock->wall_ns = 0;
+			clock->kill_ns = now_ns + grace_ms * 1000000;
+			sandbox->limit = CROFT_END_WALL_CLOCK;
+			command(sandbox, COMMAND_TERMINATE);
+		}
+	}
+	if (clock->kill_ns && now_ns >= clock->kill_ns) {
+		clock->kill_ns = 0;
+		command(sandbox, COMMAND_KILL);
+	}
+	if (clock->disk_ns && now_ns >= clock->disk_ns) {
+		clock->disk_ns = now_ns + DISK_CHECK_MS * 1000000ull;
+		check_disk(sandbox);
+	}
+}
+
+static void on_started(struct croft_sandbox *sandbox, const struct report *report,
+	struct clockwork *clock)
+{
+	sandbox->started_ns = croft_now_ns();
+	if (sandbox->spec.wall_ms)
+		clock->wall_ns = sandbox->started_ns + sandbox->spec.wall_ms * 1000000;
+	if (sandbox->spec.disk_bytes || sandbox->spec.disk_inodes)
+		clock->disk_ns = sandbox->started_ns + DISK_CHECK_MS * 1000000ull;
+	if (sandbox->spec.started)
+		sandbox->spec.started(sandbox->spec.user, report->pid_namespace);
+	pthread_mutex_lock(&sandbox->lock);
+	bool killed = sandbox->killed;
+	pthread_mutex_unlock(&sandbox->lock);
+	command(sandbox, killed ? COMMAND_KILL : COMMAND_GO);
+}
+
+/* Until the supervisor has told the end and all output was read. */
+static bool pump(struct croft_sandbox *sandbox, struct report *end, struct croft_error *err)
+{
+	struct clockwork clock = {0};
+	bool told = false;
+	while (!told || sandbox->streams[0] >= 0 || sandbox->streams[1] >= 0) {
+		struct pollfd fds[] = {{sandbox->streams[0], POLLIN, 0}, {sandbox->streams[1], POLLIN, 0},
+			{told ? -1 : sandbox->control, POLLIN, 0}};
+		if (poll(fds, 3, told ? 0 : next_timeout(&clock, croft_now_ns())) < 0 && errno != EINTR)
+			return croft_error_errno(err, errno, "waiting for a sandbox");
+		if (!told)
+			tick(sandbox, &clock);
+		for (int i = 0; i < 2; i++)
+			if (fds[i].revents)
+				read_stream(sandbox, i);
+		if (told && !fds[0].revents && !fds[1].revents)
+			break; /* all inside are dead: whoever still holds a pipe is none of them */
+		if (!fds[2].revents)
+			continue;
+		ssize_t got = recv(sandbox->control, end, sizeof(*end), 0);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got != (ssize_t)sizeof(*end))
+			return croft_error_set(err, CROFT_INTERNAL,
+				"the sandbox's supervisor ended without a word: was it killed?");
+		if (end->kind == REPORT_STARTED)
+			on_started(sandbox, end, &clock);
+		else
+			told = true;
+	}
+	return true;
+}
+
+static void judge(struct croft_sandbox *sandbox, const struct report *end,
+	struct croft_sandbox_result *result)
+{
+	int status = end->wait_status;
+	bool died = status == -1 || WIFSIGNALED(status);
+	result->signal = status == -1 ? SIGKILL : WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+	result->exit_code = died ? 128 + result->signal : WEXITSTATUS(status);
+	result->end = died ? CROFT_END_SIGNAL : CROFT_END_EXIT;
+	pthread_mutex_lock(&sandbox->lock);
+	bool killed = sandbox->killed;
+	pthread_mutex_unlock(&sandbox->lock);
+	if (end->exec_errno) {
+		char reason[128];
+		result->end = CROFT_END_EXEC;
+		result->exit_code = end->exec_errno == ENOENT ? 127 : 126;
+		snprintf(result->message, sizeof(result->message), "the command cannot be executed: %s",
+			strerror_r(end->exec_errno, reason, sizeof(reason)));
+	} else if (sandbox->limit == CROFT_END_WALL_CLOCK) {
+		result->end = CROFT_END_WALL_CLOCK;
+		snprintf(result->message, sizeof(result->message),
+			"ended after its timeout of %.1f seconds", (double)sandbox->spec.wall_ms / 1000);
+	} else if (sandbox->limit == CROFT_END_LOG) {
+		result->end = CROFT_END_LOG;
+		snprintf(result->message, sizeof(result->message),
+			"ended because it printed more than %llu bytes",
+			(unsigned long long)sandbox->spec.output_log_bytes);
+	} else if (sandbox->limit == CROFT_END_DISK) {
+		result->end = CROFT_END_DISK;
+		snprintf(result->message, sizeof(result->message),
+			"ended because it wrote more than its share of disk");
+	} else if (killed) {
+		result->end = CROFT_END_KILLED;
+		snprintf(result->message, sizeof(result->message), "%s", sandbox->kill_reason);
+	} else if (end->memory_exceeded && result->exit_code != 0) {
+		result->end = CROFT_END_MEMORY;
+		snprintf(result->message, sizeof(result->message),
+			"ended because it needed more memory than its limit of %llu bytes",
+			(unsigned long long)sandbox->spec.memory_bytes);
+	} else if (died) {
+		snprintf(result->message, sizeof(result->message), "ended by signal %d (%s)", result->signal,
+			strsignal(result->signal));
+	}
+}
+
+bool croft_sandbox_wait(struct croft_sandbox *sandbox, struct croft_sandbox_result *result,
+	struct croft_error *err)
+{
+	struct report end = {0};
+	*result = (struct croft_sandbox_result){0};
+	if (!pump(sandbox, &end, err))
+		return false;
+	sandbox->ended = true;
+	if (end.kind == REPORT_FAILED)
+		return croft_error_set(err, CROFT_INTERNAL, "making the sandbox: %s", end.message);
+	result->wall_ns = croft_now_ns() - sandbox->started_ns;
+	result->user_ns = end.user_ns;
+	result->system_ns = end.system_ns;
+	result->peak_memory_bytes = end.peak_memory_bytes;
+	result->memory_measured = end.memory_measured;
+	judge(sandbox, &end, result);
+	return true;
+}
+
+int croft_sandbox_terminal(struct croft_sandbox *sandbox)
+{
+	return sandbox->terminal;
+}
+
+/* Afterwards -------------------------------------------------------------------------------------------- */
+
+bool croft_sandbox_capture(struct croft_sandbox *sandbox, const char *path,
+	bool (*entry)(void *user, const struct croft_capture_entry *entry, struct croft_error *err),
+	void *user, struct croft_error *err)
+{
+	char upper[4096];
+	const char *target = sandbox->input_target;
+	size_t size = target ? strlen(target) : 0;
+	bool in_input = sandbox->input_root && strncmp(path, target, size) == 0 &&
+		(path[size] == '/' || path[size] == '\0');
+	slot_path(&sandbox->launcher->context, sandbox->slot, in_input ? "input-upper" : "upper", upper,
+		sizeof(upper));
+	const char *input[] = {sandbox->input_root, NULL};
+	struct view view;
+	if (!view_open(&view, upper, in_input ? input : (const char *const *)sandbox->roots, err))
+		return false;
+	bool ok = view_capture(&view, in_input ? path + size : path, entry, user, err);
+	view_close(&view);
+	return ok;
+}
+
+struct removal {
+	struct croft_launcher *launcher;
+	unsigned slot;
+};
+
+static void *remove_thread(void *user)
+{
+	struct removal *removal = user;
+	char path[4096];
+	struct croft_error err = CROFT_ERROR_INIT;
+	snprintf(path, sizeof(path), "%s/%u", removal->launcher->state, removal->slot);
+	if (!croft_remove_tree(AT_FDCWD, path, &err))
+		fprintf(stderr, "croft: leaving %s behind: %s\n", path, err.message);
+	mkdir(path, 0755);
+	free_slot(removal->launcher, removal->slot);
+	free(removal);
+	return NULL;
+}
+
+void croft_sandbox_destroy(struct croft_sandbox *sandbox)
+{
+	if (!sandbox)
+		return;
+	if (sandbox->control >= 0) {
+		if (!sandbox->ended) {
+			/* The supervisor says goodbye by closing its end, after everything inside is dead. */
+			struct report last;
+			command(sandbox, COMMAND_KILL);
+			while (recv(sandbox->control, &last, sizeof(last), 0) > 0)
+				;
+		}
+		/* Its mounts go with it: until then the layers are busy. */
+		char byte;
+		while (recv(sandbox->control, &byte, 1, 0) > 0)
+			;
+		close(sandbox->control);
+	}
+	for (int i = 0; i < 2; i++)
+		if (sandbox->streams[i] >= 0)
+			close(sandbox->streams[i]);
+	if (sandbox->terminal >= 0)
+		close(sandbox->terminal);
+	if (sandbox->spec_fd >= 0)
+		close(sandbox->spec_fd);
+	struct removal *removal = croft_zalloc(sizeof(*removal));
+	removal->launcher = sandbox->launcher;
+	removal->slot = sandbox->slot;
+	remove_thread(removal);
+	for (size_t i = 0; sandbox->roots[i]; i++)
+		free(sandbox->roots[i]);
+	free(sandbox->roots);
+	free(sandbox->input_root);
+	free(sandbox->input_target);
+	pthread_mutex_destroy(&sandbox->lock);
+	free(sandbox);
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The filter of system calls: an allow-list (seccomp-profile.txt, embedded), and four calls that are
+ * judged by their arguments. Compiled once per launcher.
+ */
+#include "sandbox/internal.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/personality.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "seccomp-profile.h" /* generated: static const char seccomp_profile[] */
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080 /* Linux 5.6, include/uapi/linux/sched.h */
+#endif
+
+static const uint64_t NAMESPACE_FLAGS = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS |
+	CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
+
+static bool applies(const char *word, size_t size, enum croft_seccomp profile)
+{
+	if (size == 6 && memcmp(word, "strict", 6) == 0)
+		return true;
+	if (size == 7 && memcmp(word, "default", 7) == 0)
+		return profile != CROFT_SECCOMP_STRICT;
+	return profile == CROFT_SECCOMP_COMPAT;
+}
+
+static bool add_list(scmp_filter_ctx filter, enum croft_seccomp profile, struct croft_error *err)
+{
+	for (const char *line = seccomp_profile; *line;) {
+		size_t size = strcspn(line, "\n"), word = strcspn(line, " \n");
+		if (size > 0 && line[0] != '#' && word < size && applies(line, word, profile)) {
+			char name[64] = "";
+			size_t length = size - word - 1;
+			memcpy(name, line + word + 1, length < sizeof(name) ? length : sizeof(name) - 1);
+			int number = seccomp_syscall_resolve_name(name);
+			/* Calls that this libseccomp does not know yet stay ENOSYS. */
+			if (number >= 0) {
+				int code = seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0);
+				if (code < 0)
+					return croft_error_errno(err, -code, "allowing %s", name);
+			}
+		}
+		line += size;
+		line += *line == '\n';
+	}
+	return true;
+}
+
+static int allow(scmp_filter_ctx filter, const char *name, struct scmp_arg_cmp argument)
+{
+	return seccomp_rule_add_array(
+		filter, SCMP_ACT_ALLOW, seccomp_syscall_resolve_name(name), 1, &argument);
+}
+
+/* Families that builds use. Others (AF_ALG, AF_VSOCK, AF_PACKET, …) reach kernel code that no build
+ * needs, and through it the page cache that all jobs share. */
+static int add_sockets(scmp_filter_ctx filter)
+{
+	static const int families[] = {AF_UNIX, AF_INET, AF_INET6};
+	int code = 0;
+	for (size_t i = 0; i < sizeof(families) / sizeof(families[0]) && code == 0; i++)
+		code = allow(filter, "socket", SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i]));
+	struct scmp_arg_cmp netlink[] = {SCMP_A0(SCMP_CMP_EQ, AF_NETLINK),
+		SCMP_A2(SCMP_CMP_EQ, 0 /* NETLINK_ROUTE */)};
+	if (code == 0)
+		code = seccomp_rule_add_array(
+			filter, SCMP_ACT_ALLOW, seccomp_syscall_resolve_name("socket"), 2, netlink);
+	if (code == 0)
+		code = allow(filter, "socketpair", SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+	return code;
+}
+
+/* Every ioctl but TIOCSTI (0x5412) and TIOCLINUX (0x541c), which type into the terminal of whoever
+ * started the job. The kernel looks at the low 32 bits only, so the high ones must be 0 for the
+ * comparison to mean what it says; libseccomp compares all 64. */
+static int add_ioctl(scmp_filter_ctx filter)
+{
+	int number = seccomp_syscall_resolve_name("ioctl");
+	struct scmp_arg_cmp below = SCMP_A1(SCMP_CMP_LT, TIOCSTI);
+	int code = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, number, 1, &below);
+	for (unsigned request = TIOCSTI + 1; request < TIOCLINUX && code == 0; request++)
+		code = allow(filter, "ioctl", SCMP_A1(SCMP_CMP_EQ, request));
+	/* Above TIOCLINUX: the numbers that share its bits down to one of its zeros and have a one there.
+	 * Bits past 31 are zeros of the mask's value too, so a request dressed up with high bits, which the
+	 * kernel would cut off, matches nothing. */
+	for (unsigned bit = 0; bit < 32 && code == 0; bit++)
+		if (!(TIOCLINUX >> bit & 1))
+			code = allow(filter, "ioctl",
+				SCMP_A1(SCMP_CMP_MASKED_EQ, ~0ull << bit, (uint64_t)(TIOCLINUX >> bit | 1) << bit));
+	return code;
+}
+
+static int add_personality(scmp_filter_ctx filter)
+{
+	static const unsigned long values[] = {
+		PER_LINUX, PER_LINUX32, ADDR_NO_RANDOMIZE, UNAME26, 0xffffffff /* only asks */};
+	int code = 0;
+	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]) && code == 0; i++)
+		code = allow(filter, "personality", SCMP_A0(SCMP_CMP_EQ, values[i]));
+	return code;
+}
+
+static int add_judged(scmp_filter_ctx filter)
+{
+	/* clone3's flags lie in memory that a filter cannot read: libc falls back to clone. */
+	int code = allow(filter, "clone", SCMP_A0(SCMP_CMP_MASKED_EQ, NAMESPACE_FLAGS, 0));
+	if (code == 0)
+		code = add_sockets(filter);
+	if (code == 0)
+		code = add_personality(filter);
+	return code;
+}
+
+static bool export_program(scmp_filter_ctx filter, struct sock_fprog *program,
+	struct croft_error *err)
+{
+	struct stat st;
+	int fd = memfd_create("croft-seccomp", MFD_CLOEXEC);
+	if (fd < 0 || seccomp_export_bpf(filter, fd) < 0 || fstat(fd, &st) < 0)
+		return croft_error_errno(err, errno, "compiling the seccomp filter");
+	program->len = (unsigned short)((size_t)st.st_size / sizeof(struct sock_filter));
+	program->filter = croft_alloc((size_t)st.st_size);
+	bool ok = pread(fd, program->filter, (size_t)st.st_size, 0) == st.st_size;
+	close(fd);
+	return ok || croft_error_set(err, CROFT_INTERNAL, "the seccomp filter cannot be read back");
+}
+
+bool seccomp_compile(enum croft_seccomp profile, struct sock_fprog *program,
+	struct croft_error *err)
+{
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
+	if (!filter)
+		return croft_error_set(err, CROFT_INTERNAL, "libseccomp makes no filter");
+	/* The native architecture only: another one's calls have numbers that the list does not judge. */
+	int code = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
+	if (code == 0)
+		code = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
+	if (code == 0)
+		code = add_judged(filter);
+	if (code == 0)
+		code = add_ioctl(filter);
+	bool ok = code == 0 ? add_list(filter, profile, err) && export_program(filter, program, err)
+						: croft_error_errno(err, -code, "building the seccomp filter");
+	seccomp_release(filter);
+	return ok;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Private to sandbox/: an overlay seen from the host, by its layers, after it was unmounted. What lies
+ * in the upper layer is what the job changed.
+ */
+#ifndef CROFT_SANDBOX_VIEW_H
+#define CROFT_SANDBOX_VIEW_H
+
+#include "sandbox/internal.h"
+
+#include <sys/stat.h>
+
+/* A directory of the merged view: its descriptor in each layer that has it, -1 in those that do not. */
+struct view_directory {
+	int upper;
+	int lowers[MAX_ROOTS];
+};
+
+struct view {
+	struct view_directory root;
+	size_t lower_count;
+};
+
+bool view_open(struct view *view, const char *upper, const char *const *lowers,
+	struct croft_error *err);
+void view_close(struct view *view);
+/* As croft_sandbox_capture says. */
+bool view_capture(struct view *view, const char *path,
+	bool (*entry)(void *user, const struct croft_capture_entry *entry, struct croft_error *err),
+	void *user, struct croft_error *err);
+/* Adds what lies below a directory of the host; what vanishes meanwhile is passed over. */
+void view_usage(const char *path, uint64_t *bytes, uint64_t *inodes);
+
+/* Steps of the walk, used by capture.c. */
+bool view_look(const struct view *view, const struct view_directory *directory, const char *name,
+	struct stat *st, int *dirfd, bool *in_upper);
+void view_descend(const struct view *view, const struct view_directory *directory,
+	const char *name, struct view_directory *child);
+void view_leave(const struct view *view, struct view_directory *directory);
+
+#endif

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Real sandboxes over a root of nothing but busybox. */
+#include "proto/base/io.h"
+#include "sandbox/sandbox.h"
+#include "tests/unit/test.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char folder[64], root[128], state[128];
+static struct croft_launcher *launcher;
+static struct croft_arena *arena;
+static char printed[1 << 16];
+static size_t printed_size;
+
+static void run_host(const char *format, ...)
+{
+	char command[1024];
+	va_list args;
+	va_start(args, format);
+	vsnprintf(command, sizeof(command), format, args);
+	va_end(args);
+	assert_int_equal(system(command), 0);
+}
+
+static int set_up(void **unused)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	strcpy(folder, "/tmp/croft-test-XXXXXX");
+	assert_non_null(mkdtemp(folder));
+	chmod(folder, 0755);
+	snprintf(root, sizeof(root), "%s/root", folder);
+	snprintf(state, sizeof(state), "%s/state", folder);
+	run_host("mkdir -p %s/bin %s/etc %s && cp /bin/busybox %s/bin/ && ln -s busybox %s/bin/sh && "
+			 "echo secret >%s/etc/input",
+		root, root, state, root, root, root);
+	arena = croft_arena_create();
+	launcher = croft_launcher_start(
+		&(struct croft_launcher_config){.state = state, .slots = 2}, arena, NULL, &err);
+	assert_ok(launcher != NULL, err);
+	return 0;
+}
+
+static int tear_down(void **unused)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	croft_launcher_stop(launcher);
+	croft_arena_destroy(arena);
+	assert_ok(croft_remove_tree(AT_FDCWD, folder, &err), err);
+	return 0;
+}
+
+static void keep_output(void *user, int stream, struct croft_slice data)
+{
+	if (printed_size + data.size < sizeof(printed))
+		memcpy(printed + printed_size, data.data, data.size);
+	printed_size += data.size;
+}
+
+static uint64_t started_namespace;
+
+static void keep_namespace(void *user, uint64_t pid_namespace)
+{
+	started_namespace = pid_namespace;
+}
+
+static const char *const environment[] = {"PATH=/bin", NULL};
+
+static struct croft_sandbox_spec spec_of(const char *const *arguments)
+{
+	static const char *roots[1];
+	roots[0] = root;
+	return (struct croft_sandbox_spec){
+		.roots = roots,
+		.root_count = 1,
+		.root_writable = true,
+		.arguments = arguments,
+		.environment = environment,
+		.working_directory = "/",
+		.started = keep_namespace,
+		.output = keep_output,
+	};
+}
+
+static struct croft_sandbox *run_spec(const struct croft_sandbox_spec *spec,
+	struct croft_sandbox_result *result)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	printed_size = 0;
+	memset(printed, 0, sizeof(printed));
+	struct croft_sandbox *sandbox = croft_sandbox_prepare(launcher, spec, &err);
+	assert_ok(sandbox != NULL, err);
+	assert_ok(croft_sandbox_start(sandbox, &err), err);
+	assert_ok(croft_sandbox_wait(sandbox, result, &err), err);
+	return sandbox;
+}
+
+static struct croft_sandbox_result shell(const char *script)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c", script, NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	return result;
+}
+
+static void a_command_runs_and_its_output_comes(void **unused)
+{
+	struct croft_sandbox_result result = shell("echo out; echo err >&2; exit 7");
+	assert_int_equal(result.end, CROFT_END_EXIT);
+	assert_int_equal(result.exit_code, 7);
+	assert_non_null(strstr(printed, "out\n"));
+	assert_non_null(strstr(printed, "err\n"));
+	assert_true(started_namespace > 0);
+}
+
+static void it_sees_nothing_of_the_host(void **unused)
+{
+	struct croft_sandbox_result result =
+		shell("set -- /proc/[0-9]*; echo processes $#; "
+			  "for f in /root /home /usr /sys/kernel /dev/sda /dev/fuse /dev/kmsg; do "
+			  "[ -e $f ] && echo SEES $f; done; "
+			  "busybox cat /proc/mounts | busybox grep -c /tmp/croft-test; busybox id -u; busybox hostname");
+	assert_int_equal(result.exit_code, 0);
+	assert_null(strstr(printed, "SEES"));
+	assert_non_null(strstr(printed, "\n0\n"));
+	assert_non_null(strstr(printed, "\ncroft\n"));
+}
+
+static void a_read_only_root_can_be_written_only_where_declared(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c",
+		"echo x >/out/made && echo y >/etc/input || echo denied", NULL};
+	const char *const writable[] = {"/out"};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.root_writable = false;
+	spec.writable_directories = writable;
+	spec.writable_count = 1;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_non_null(strstr(printed, "denied"));
+	run_host("grep -qx secret %s/etc/input", root);
+}
+
+static void inputs_belong_to_the_jobs_root_and_stay_as_they_are(void **unused)
+{
+	struct croft_sandbox_result result =
+		shell("busybox stat -c %u /etc/input; echo new >/etc/input; echo more >/etc/other; "
+			  "busybox cat /etc/input");
+	assert_int_equal(result.exit_code, 0);
+	assert_string_equal(printed, "0\nnew\n");
+	run_host("grep -qx secret %s/etc/input && test ! -e %s/etc/other", root, root);
+}
+
+static void a_timeout_ends_all_of_it(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c",
+		"trap '' TERM; (trap '' TERM; busybox sleep 1000) & echo up; while :; do busybox sleep 1; done",
+		NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.wall_ms = 300;
+	spec.grace_ms = 200;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_equal(result.end, CROFT_END_WALL_CLOCK);
+	assert_non_null(strstr(result.message, "timeout"));
+}
+
+static void a_memory_bomb_is_told_as_such(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c",
+		"x=x; while :; do x=$x$x; done", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.memory_bytes = 64 << 20;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	if (!result.memory_measured) {
+		print_message("[  SKIPPED ] no cgroup can be made here\n");
+		skip();
+	}
+	assert_int_equal(result.end, CROFT_END_MEMORY);
+}
+
+static void a_daemon_left_behind_dies_and_holds_nothing_up(void **unused)
+{
+	struct croft_sandbox_result result = shell("busybox setsid busybox sleep 1000 & echo left");
+	assert_int_equal(result.end, CROFT_END_EXIT);
+	assert_int_equal(result.exit_code, 0);
+	assert_true(result.wall_ns < 20ull * 1000000000);
+}
+
+static void a_missing_command_is_127(void **unused)
+{
+	const char *const arguments[] = {"no-such-command", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_equal(result.end, CROFT_END_EXEC);
+	assert_int_equal(result.exit_code, 127);
+}
+
+static char captured[4096];
+
+static bool keep_entry(void *user, const struct croft_capture_entry *entry, struct croft_error *err)
+{
+	size_t used = strlen(captured);
+	snprintf(captured + used, sizeof(captured) - used, "%.*s%s%s%s%.*s\n", (int)entry->path.size,
+		(const char *)entry->path.data, S_ISDIR(entry->mode) ? "/" : "",
+		entry->changed ? "*" : "", entry->target.size ? "->" : "", (int)entry->target.size,
+		entry->target.size ? (const char *)entry->target.data : "");
+	return true;
+}
+
+static void outputs_are_captured_with_what_was_there(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c",
+		"cd /bin; busybox rm sh; echo n >new; busybox ln -s new link; busybox mkdir -p d/e; echo x >d/e/f",
+		NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	struct croft_sandbox_result result;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_sandbox *sandbox = run_spec(&spec, &result);
+	assert_int_equal(result.exit_code, 0);
+	captured[0] = '\0';
+	assert_ok(croft_sandbox_capture(sandbox, "/bin", keep_entry, NULL, &err), err);
+	assert_string_equal(captured, "/*\nbusybox\nd/*\nd/e/*\nd/e/f*\nlink*->new\nnew*\n");
+	captured[0] = '\0';
+	assert_ok(croft_sandbox_capture(sandbox, "/etc", keep_entry, NULL, &err), err);
+	assert_string_equal(captured, "/\n");
+	assert_false(croft_sandbox_capture(sandbox, "/none", keep_entry, NULL, &err));
+	assert_int_equal(err.code, CROFT_NOT_FOUND);
+	croft_sandbox_destroy(sandbox);
+}
+
+static void a_fifo_is_no_output(void **unused)
+{
+	const char *const arguments[] = {"busybox", "mkfifo", "/out", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	struct croft_sandbox_result result;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_sandbox *sandbox = run_spec(&spec, &result);
+	assert_int_equal(result.exit_code, 0);
+	assert_false(croft_sandbox_capture(sandbox, "/out", keep_entry, NULL, &err));
+	assert_int_equal(err.code, CROFT_FAILED_PRECONDITION);
+	croft_sandbox_destroy(sandbox);
+}
+
+static void an_input_root_can_stand_over_an_image(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c",
+		"busybox pwd; busybox cat src; echo made >out/result", NULL};
+	const char *const writable[] = {"/croft/root", "/croft/root/out"};
+	char input[160];
+	snprintf(input, sizeof(input), "%s/input", folder);
+	run_host("mkdir -p %s && echo source >%s/src", input, input);
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.input_root = input;
+	spec.input_target = "/croft/root";
+	spec.working_directory = "/croft/root";
+	spec.writable_directories = writable;
+	spec.writable_count = 2;
+	struct croft_sandbox_result result;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_sandbox *sandbox = run_spec(&spec, &result);
+	assert_string_equal(printed, "/croft/root\nsource\n");
+	captured[0] = '\0';
+	assert_ok(croft_sandbox_capture(sandbox, "/croft/root/out", keep_entry, NULL, &err), err);
+	assert_string_equal(captured, "/*\nresult*\n");
+	croft_sandbox_destroy(sandbox);
+}
+
+static void many_sandboxes_leave_nothing_behind(void **unused)
+{
+	for (int i = 0; i < 30; i++)
+		assert_int_equal(shell("exit 3").exit_code, 3);
+	run_host("! grep -q %s /proc/mounts", folder);
+	run_host("test -z \"$(find %s -mindepth 2)\"", state);
+}
+
+int main(void)
+{
+	if (geteuid() != 0) {
+		fprintf(stderr, "skipped: root is needed\n");
+		return 77;
+	}
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_command_runs_and_its_output_comes),
+		cmocka_unit_test(it_sees_nothing_of_the_host),
+		cmocka_unit_test(a_read_only_root_can_be_written_only_where_declared),
+		cmocka_unit_test(inputs_belong_to_the_jobs_root_and_stay_as_they_are),
+		cmocka_unit_test(a_timeout_ends_all_of_it),
+		cmocka_unit_test(a_memory_bomb_is_told_as_such),
+		cmocka_unit_test(a_daemon_left_behind_dies_and_holds_nothing_up),
+		cmocka_unit_test(a_missing_command_is_127),
+		cmocka_unit_test(outputs_are_captured_with_what_was_there),
+		cmocka_unit_test(a_fifo_is_no_output),
+		cmocka_unit_test(an_input_root_can_stand_over_an_image),
+		cmocka_unit_test(many_sandboxes_leave_nothing_behind),
+	};
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
