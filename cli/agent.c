@@ -3,6 +3,7 @@
 
 #include "cli/commands.h"
 #include "cli/connect.h"
+#include "cli/process.h"
 #include "cli/state.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/log.h"
@@ -34,7 +35,7 @@ static int run(const struct options *options, struct croft_error *err)
 		return MISUSED;
 	}
 	CROFT_CLEANUP_FREE char *state = state_directory(options, "agent", err);
-	if (!state)
+	if (!state || !follow_parent(options_value(options, "parent"), err))
 		return FAILED;
 	croft_log_setup("agent", options_given(options, "verbose") ? CROFT_LOG_DEBUG : CROFT_LOG_INFO);
 	bool wants_tls = tls.certificate_file || tls.key_file || tls.authority_file;
@@ -62,6 +63,7 @@ static const struct option_spec agent_options[] = {
 	{"plane", 0, "ADDR", "serve the cache to other agents there"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
 	{"verbose", 'v', NULL, "log more"},
+	{"parent", 0, "PID", NULL},
 	{0},
 };
 

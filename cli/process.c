@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -50,4 +52,14 @@ pid_t spawn_self(const struct spawn *spawn, struct croft_error *err)
 		return child;
 	croft_error_errno(err, failure, "starting %s %s", spawn->arguments[0], spawn->arguments[1]);
 	return -1;
+}
+
+bool follow_parent(const char *parent, struct croft_error *err)
+{
+	if (!parent || !*parent)
+		return true;
+	if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0)
+		return croft_error_errno(err, errno, "asking to end with process %s", parent);
+	return getppid() == atoi(parent) ||
+		croft_error_set(err, CROFT_CANCELLED, "process %s, which this was part of, is gone", parent);
 }

@@ -18,4 +18,8 @@ struct spawn {
 /* The pid, or -1. Signals are unblocked in it and at their defaults. */
 pid_t spawn_self(const struct spawn *spawn, struct croft_error *err);
 
+/* Ends this process by SIGTERM when the process `parent` (which started it) is gone; "" or NULL: not.
+ * False: it is gone already. */
+bool follow_parent(const char *parent, struct croft_error *err);
+
 #endif

@@ -2,6 +2,7 @@
 #include "sched/serve.h"
 
 #include "cli/commands.h"
+#include "cli/process.h"
 #include "cli/state.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -10,15 +11,26 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+/* "PORT PLANE-PORT" for whoever waits: a file by option, or a descriptor of `croft farm`. */
+struct announcement {
+	const char *file;
+	int fd; /* -1: none */
+};
+
 static void say_ready(void *user, int port, int plane_port)
 {
+	struct announcement *announcement = user;
 	croft_log(CROFT_LOG_INFO, "serving on port %d, blobs on port %d", port, plane_port);
-	const char *path = user;
 	char text[64];
 	struct croft_error err = CROFT_ERROR_INIT;
-	int size = snprintf(text, sizeof(text), "%d %d\n", port, plane_port);
-	if (path && !croft_write_file(AT_FDCWD, path, text, (size_t)size, 0644, &err))
+	size_t size = (size_t)snprintf(text, sizeof(text), "%d %d\n", port, plane_port);
+	if (announcement->file && !croft_write_file(AT_FDCWD, announcement->file, text, size, 0644, &err))
 		croft_log(CROFT_LOG_ERROR, "%s", err.message);
+	if (announcement->fd < 0)
+		return;
+	if (!croft_write_all(announcement->fd, text, size, "the ports", &err))
+		croft_log(CROFT_LOG_ERROR, "%s", err.message);
+	close(announcement->fd);
 }
 
 static int run(const struct options *options, struct croft_error *err)
@@ -28,8 +40,9 @@ static int run(const struct options *options, struct croft_error *err)
 		.key_file = options_value(options, "tls-key"),
 		.authority_file = options_value(options, "tls-client-ca"),
 	};
-	uint64_t budget = 0;
+	uint64_t budget = 0, ready_fd = UINT32_MAX; /* no descriptor */
 	if (!options_arguments(options, 0, 0, err) ||
+		!options_number(options, "ready-fd", 3, INT32_MAX, &ready_fd, err) ||
 		!options_size(options, "budget", &budget, err))
 		return MISUSED;
 	if (!tls.certificate_file != !tls.key_file || (tls.authority_file && !tls.certificate_file)) {
@@ -38,9 +51,10 @@ static int run(const struct options *options, struct croft_error *err)
 		return MISUSED;
 	}
 	CROFT_CLEANUP_FREE char *state = state_directory(options, "serve", err);
-	if (!state)
+	if (!state || !follow_parent(options_value(options, "parent"), err))
 		return FAILED;
 	croft_log_setup("serve", options_given(options, "verbose") ? CROFT_LOG_DEBUG : CROFT_LOG_INFO);
+	struct announcement announcement = {options_value(options, "ports-file"), (int)ready_fd};
 	struct croft_serve_config config = {
 		.state = state,
 		.address = options_value(options, "listen"),
@@ -49,7 +63,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.policy = options_value(options, "policy"),
 		.budget_bytes = budget,
 		.ready = say_ready,
-		.user = (void *)options_value(options, "ports-file"),
+		.user = &announcement,
 	};
 	return croft_serve_run(&config, err) ? 0 : FAILED;
 }
@@ -65,6 +79,8 @@ static const struct option_spec serve_options[] = {
 	{"tls-client-ca", 0, "FILE", "PEM authorities: only clients with their certificates are served"},
 	{"ports-file", 0, "FILE", "write both port numbers there once they are open"},
 	{"verbose", 'v', NULL, "log more"},
+	{"parent", 0, "PID", NULL},
+	{"ready-fd", 0, "FD", NULL},
 	{0},
 };
 
