@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "cli/connect.h"
 
-#include <stdlib.h>
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
 
 static const char *environment(const char *name, const char *otherwise)
 {
@@ -15,7 +20,45 @@ const char *server_of(const struct options *options)
 	return given ? given : environment("CROFT_SERVER", "grpc://127.0.0.1:8980");
 }
 
-bool client_open(struct client *client, const struct options *options, struct croft_error *err)
+/* A server that refuses the call for reasons of its own is there; what it refuses will be told by the
+ * call that matters. */
+static bool is_there(struct client *client, struct croft_error *err)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	Reapi__GetCapabilitiesRequest request = REAPI__GET_CAPABILITIES_REQUEST__INIT;
+	request.instance_name = (char *)client->instance;
+	struct croft_call_options options = {.timeout_ms = 10000};
+	struct croft_error failure = CROFT_ERROR_INIT;
+	if (croft_unary(client->channel, &options,
+		    "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities", &request.base,
+		    &reapi__server_capabilities__descriptor, arena, &failure) ||
+		(failure.code != CROFT_UNAVAILABLE && failure.code != CROFT_DEADLINE_EXCEEDED))
+		return true;
+	failure.code = CROFT_UNAVAILABLE;
+	if (err)
+		*err = failure;
+	return croft_error_wrap(err, "%s", client->server);
+}
+
+static bool wait_for_server(struct client *client, uint64_t patience_ms, struct croft_error *err)
+{
+	uint64_t end_ns = croft_now_ns() + patience_ms * 1000000u;
+	struct croft_error failure = CROFT_ERROR_INIT;
+	for (bool told = false; !is_there(client, &failure); told = true) {
+		if (croft_now_ns() >= end_ns) {
+			*err = failure;
+			return false;
+		}
+		if (!told)
+			fprintf(stderr, "croft: waiting up to %" PRIu64 " s for the server: %s\n",
+				patience_ms / 1000, failure.message);
+		nanosleep(&(struct timespec){0, 200 * 1000000}, NULL);
+	}
+	return true;
+}
+
+bool client_open_patiently(struct client *client, const struct options *options,
+	uint64_t patience_ms, struct croft_error *err)
 {
 	const char *instance = options_value(options, "instance");
 	*client = (struct client){
@@ -32,7 +75,15 @@ bool client_open(struct client *client, const struct options *options, struct cr
 	if (!client->channel)
 		return false;
 	client->remote = croft_remote_create(client->channel, client->instance);
-	return true;
+	if (wait_for_server(client, patience_ms, err))
+		return true;
+	client_close(client);
+	return false;
+}
+
+bool client_open(struct client *client, const struct options *options, struct croft_error *err)
+{
+	return client_open_patiently(client, options, 0, err);
 }
 
 void client_close(struct client *client)

@@ -13,8 +13,12 @@ struct client {
 	struct croft_remote *remote;
 };
 
-/* Does not wait for the connection: the first call finds out. */
+/* Asks the server once whether it is there, so that a wrong address is told at once: the calls that
+ * follow are patient with a server that restarts. */
 bool client_open(struct client *client, const struct options *options, struct croft_error *err);
+/* The same, but a server that is away has so long to come (told on standard error). */
+bool client_open_patiently(struct client *client, const struct options *options,
+	uint64_t patience_ms, struct croft_error *err);
 void client_close(struct client *client);
 
 /* The server's URL by option, environment and default. */

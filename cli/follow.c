@@ -27,6 +27,10 @@ struct follower {
 	const Reapi__ExecuteResponse *response;
 	struct croft_error failure; /* of the operation, when it ended without a response */
 
+	bool cancelling;           /* canceller runs, or did */
+	pthread_t canceller;
+	atomic_bool cancel_sent;   /* and understood */
+
 	pthread_mutex_t lock;      /* guards: operation, stream */
 	char *operation;           /* its name, once it is known */
 	struct croft_stream *stream;
@@ -34,7 +38,11 @@ struct follower {
 
 /* Cancelling ---------------------------------------------------------------------------------- */
 
+enum { CANCEL_MS = 5000 };
+
 static atomic_int signalled;
+static pthread_mutex_t current_lock = PTHREAD_MUTEX_INITIALIZER; /* guards: current */
+static struct follower *current; /* what a signal cancels; NULL: it ends the process */
 
 int follow_cancelled(void)
 {
@@ -55,30 +63,65 @@ static void cancel_operation(struct follower *follower)
 	if (!name)
 		return;
 	request.name = name;
+	struct croft_call_options options = {.timeout_ms = CANCEL_MS};
 	struct croft_error err = CROFT_ERROR_INIT;
-	if (!croft_unary(follower->request->client->channel, NULL,
+	if (croft_unary(follower->request->client->channel, &options,
 		    "/google.longrunning.Operations/CancelOperation", &request.base,
 		    &google__protobuf__empty__descriptor, arena, &err))
+		atomic_store(&follower->cancel_sent, true);
+	else
 		warn("cancelling %s: %s", name, err.message);
 }
 
+static void *cancel_once(void *user)
+{
+	cancel_operation(user);
+	return NULL;
+}
+
+/* The call to cancel has a thread of its own, so that the next signal is heard at once. */
 static void *wait_for_signals(void *user)
 {
-	struct follower *follower = user;
-	sigset_t set;
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGUSR1); /* the end of this thread */
-	for (int number; sigwait(&set, &number) == 0 && number != SIGUSR1;) {
-		if (atomic_load(&signalled))
+	const sigset_t *set = user;
+	for (int number; sigwait(set, &number) == 0;) {
+		pthread_mutex_lock(&current_lock);
+		if (!current || atomic_load(&signalled)) {
+			progress_clear();
 			_exit(128 + number);
+		}
 		atomic_store(&signalled, number);
 		progress_clear();
 		fputs("croft run: cancelling the job; once more leaves at once\n", stderr);
-		cancel_operation(follower);
+		current->cancelling =
+			pthread_create(&current->canceller, NULL, cancel_once, current) == 0;
+		pthread_mutex_unlock(&current_lock);
 	}
 	return NULL;
+}
+
+void follow_catch_signals(void)
+{
+	static sigset_t set;
+	pthread_t thread;
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	if (pthread_create(&thread, NULL, wait_for_signals, &set) == 0)
+		pthread_detach(thread);
+	else
+		pthread_sigmask(SIG_UNBLOCK, &set, NULL); /* they end the process, then */
+}
+
+static void set_current(struct follower *follower)
+{
+	pthread_mutex_lock(&current_lock);
+	struct follower *before = current;
+	current = follower;
+	pthread_mutex_unlock(&current_lock);
+	if (before && before->cancelling)
+		pthread_join(before->canceller, NULL);
 }
 
 /* What the server says ------------------------------------------------------------------------ */
@@ -144,14 +187,14 @@ static bool take_operation(struct follower *follower, const Longrunning__Operati
 	struct croft_arena *arena, struct croft_error *err)
 {
 	pthread_mutex_lock(&follower->lock);
-	bool first = !follower->operation;
-	if (first)
+	if (!follower->operation)
 		follower->operation = croft_strdup(operation->name);
 	pthread_mutex_unlock(&follower->lock);
-	if (first && follow_cancelled())
-		cancel_operation(follower);
 	if (operation->done)
 		return take_end(follower, operation, err);
+	/* The signal came before there was a name, or the server was away just then. */
+	if (follow_cancelled() && !atomic_load(&follower->cancel_sent))
+		cancel_operation(follower);
 	return take_metadata(follower, operation->metadata, arena, err);
 }
 
@@ -316,8 +359,7 @@ bool follow(const struct follow_request *request, struct croft_arena *arena,
 		.failure = CROFT_ERROR_INIT,
 		.lock = PTHREAD_MUTEX_INITIALIZER,
 	};
-	pthread_t signals;
-	bool watching = pthread_create(&signals, NULL, wait_for_signals, &follower) == 0;
+	set_current(&follower);
 	bool ok = follow_to_end(&follower, err);
 	if (ok && !follower.response) {
 		if (err)
@@ -331,10 +373,7 @@ bool follow(const struct follow_request *request, struct croft_arena *arena,
 			*err = rest;
 		ok = false;
 	}
-	if (watching) {
-		pthread_kill(signals, SIGUSR1);
-		pthread_join(signals, NULL);
-	}
+	set_current(NULL);
 	result->operation = croft_arena_strdup(arena, follower.operation ? follower.operation : "");
 	result->response = follower.response;
 	free(follower.operation);

@@ -24,8 +24,11 @@ struct follow_result {
 	const Reapi__ExecuteResponse *response;
 };
 
-/* SIGINT and SIGTERM must be blocked in every thread: the first cancels the operation, the second
- * ends the process. True when the operation has ended, however that was. */
+/* From now on SIGINT, SIGTERM and SIGHUP cancel the operation that is followed; a second one, or one
+ * when nothing is followed, ends the process. Threads inherit this: call it before there are any. */
+void follow_catch_signals(void);
+
+/* True when the operation has ended and there is a response, whatever it says. */
 bool follow(const struct follow_request *request, struct croft_arena *arena,
 	struct follow_result *result, struct croft_error *err);
 

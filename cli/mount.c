@@ -34,9 +34,17 @@ struct mounting {
 static bool ask_farm(struct mounting *mounting, struct croft_error *err)
 {
 	struct client client;
+	struct ref ref;
+	const char *plane = options_value(mounting->options, "plane");
+	if (!ref_parse(mounting->options->argv[0], &ref, err))
+		return false;
+	if (plane && ref.by_digest && !ref.has_path) { /* nothing to ask */
+		mounting->plane = plane;
+		mounting->root = ref.digest;
+		return true;
+	}
 	if (!client_open(&client, mounting->options, err))
 		return false;
-	const char *plane = options_value(mounting->options, "plane");
 	bool ok = ref_directory(&client, mounting->options->argv[0], &mounting->root, err);
 	if (ok && !plane) {
 		const Farm__FarmStatus *status = farm_status(&client, mounting->arena, err);

@@ -9,8 +9,7 @@
 #include "proto/base/io.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* docker's and env's number for "the tool itself failed". */
@@ -25,18 +24,6 @@ struct run {
 	struct result result;
 };
 
-/* Threads inherit the mask, so this comes before there are any. */
-static void block_signals(void)
-{
-	sigset_t set;
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGUSR1);
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-}
-
-/* Until the job is there a signal simply ends the command. */
 static bool read_options(struct run *run, struct croft_error *err)
 {
 	uint64_t patience = 60, timeout = 0;
@@ -125,8 +112,8 @@ static bool deliver(struct run *run, struct croft_error *err)
 
 static int run_job(struct run *run, struct croft_error *err)
 {
-	block_signals();
-	if (!client_open(&run->client, run->options, err))
+	follow_catch_signals();
+	if (!client_open_patiently(&run->client, run->options, run->request.patience_ms, err))
 		return FAILED;
 	bool ok = execute(run, err) && deliver(run, err);
 	client_close(&run->client);

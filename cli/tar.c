@@ -131,6 +131,8 @@ bool unload_to_tar(struct croft_remote *remote, const struct croft_digest *root,
 	if (!tar.archive || !tar.entry)
 		abort();
 	archive_write_set_format_pax_restricted(tar.archive);
+	/* No padding behind the end: compressed streams must not have any. */
+	archive_write_set_bytes_in_last_block(tar.archive, 1);
 	bool ok = true;
 	if (filter && archive_write_add_filter_by_name(tar.archive, filter) != ARCHIVE_OK)
 		ok = croft_error_set(err, CROFT_INVALID_ARGUMENT, "there is no compression \"%s\"", filter);
