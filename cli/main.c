@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 
+#include <locale.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -89,6 +90,8 @@ static int run_command(const struct command *command, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	/* Names are bytes; to libarchive they are UTF-8 where they can be, whatever the user's locale. */
+	setlocale(LC_CTYPE, "C.UTF-8");
 	if (argc < 2) {
 		help_overview(stderr);
 		return 2;
