@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Reading blobs, with every byte checked against the checksums it was stored with. */
+#include "fs/store/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+
+#define XXH_INLINE_ALL
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+struct croft_store_blob {
+	struct croft_store *store;
+	struct croft_digest digest;
+	struct store_entry entry;
+	struct store_segment *segment; /* small; with a reference */
+	unsigned char *record;         /* small: header and bytes, checked */
+	int fd;                        /* large */
+	struct croft_slice sums;       /* large */
+	unsigned char *checked;        /* large: a bit per block; atomic */
+};
+
+static bool bad(struct croft_store *store, const struct croft_digest *digest,
+	const struct store_entry *entry, const char *why, struct croft_error *err)
+{
+	char text[CROFT_DIGEST_TEXT];
+	croft_digest_format(digest, '/', text);
+	store_quarantine(store, digest, entry, why);
+	return croft_error_set(err, CROFT_DATA_LOSS, "stored blob %s is damaged (%s)", text, why);
+}
+
+bool store_record_read(struct croft_store *store, const struct store_segment *segment,
+	const struct croft_digest *digest, const struct store_entry *entry, void *buffer,
+	struct croft_error *err)
+{
+	struct croft_error why = CROFT_ERROR_INIT;
+	if (!croft_pread_all(segment->fd, buffer, STORE_HEADER + entry->size, entry->offset,
+			"a segment of the store", &why))
+		return bad(store, digest, entry, why.message, err);
+	struct store_record record;
+	memcpy(&record, buffer, STORE_HEADER);
+	if (record.kind != STORE_RECORD_BLOB || record.size != entry->size ||
+		record.payload_size != entry->size ||
+		memcmp(record.hash, digest->hash, CROFT_HASH_SIZE) != 0 ||
+		!store_record_check(&record, segment->number, (char *)buffer + STORE_HEADER))
+		return bad(store, digest, entry, "its checksum does not match", err);
+	return true;
+}
+
+static size_t block_count(const struct croft_store_blob *blob)
+{
+	return (size_t)((blob->entry.size + STORE_BLOCK - 1) / STORE_BLOCK);
+}
+
+static size_t block_size(const struct croft_store_blob *blob, size_t block)
+{
+	uint64_t left = blob->entry.size - (uint64_t)block * STORE_BLOCK;
+	return left < STORE_BLOCK ? (size_t)left : STORE_BLOCK;
+}
+
+static bool block_checked(const struct croft_store_blob *blob, size_t block)
+{
+	return __atomic_load_n(&blob->checked[block / 8], __ATOMIC_ACQUIRE) >> (block % 8) & 1;
+}
+
+/* The whole block into the buffer. */
+static bool read_block(struct croft_store_blob *blob, size_t block, unsigned char *buffer,
+	struct croft_error *err)
+{
+	size_t size = block_size(blob, block);
+	struct croft_error why = CROFT_ERROR_INIT;
+	if (!croft_pread_all(blob->fd, buffer, size, (uint64_t)block * STORE_BLOCK,
+			"a large blob", &why))
+		return bad(blob->store, &blob->digest, &blob->entry, why.message, err);
+	if (block_checked(blob, block))
+		return true;
+	uint64_t sum;
+	memcpy(&sum, (const char *)blob->sums.data + 8 * block, 8);
+	if (sum != XXH3_64bits(buffer, size))
+		return bad(blob->store, &blob->digest, &blob->entry, "a checksum does not match", err);
+	__atomic_fetch_or(
+		&blob->checked[block / 8], (unsigned char)(1 << (block % 8)), __ATOMIC_RELEASE);
+	return true;
+}
+
+static bool check_whole(struct croft_store_blob *blob, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE unsigned char *buffer = croft_alloc(STORE_BLOCK);
+	for (size_t i = 0; i < block_count(blob); i++)
+		if (!read_block(blob, i, buffer, err))
+			return false;
+	/* So that it is done once only. */
+	struct croft_store *store = blob->store;
+	if (store->config.read_only)
+		return true;
+	CROFT_LOCKED(&store->lock);
+	blob->entry.offset = store->epoch;
+	if (!store_pending_find(&store->pending, blob->digest.hash))
+		store_pending_set(&store->pending, blob->digest.hash, STORE_PRESENT, &blob->entry,
+			CROFT_SLICE(NULL, 0))->rewrite = true;
+	return true;
+}
+
+/* Pinned by the caller. */
+static bool open_large(struct croft_store_blob *blob, struct croft_error *err)
+{
+	struct croft_store *store = blob->store;
+	char path[80];
+	store_large_path(blob->digest.hash, path);
+	blob->fd = openat(store->large_fd, path, O_RDONLY | O_CLOEXEC);
+	if (blob->fd < 0 && errno != ENOENT)
+		return croft_error_errno(err, errno, "%s: opening large/%s", store->path, path);
+	if (blob->fd < 0) /* beside a running server it may just have been evicted */
+		return store->config.read_only
+				   ? store_not_found(&blob->digest, err)
+				   : bad(store, &blob->digest, &blob->entry, "its file is missing", err);
+	struct stat st;
+	if (fstat(blob->fd, &st) < 0)
+		return croft_error_errno(err, errno, "%s: large/%s", store->path, path);
+	if ((uint64_t)st.st_size != blob->entry.size)
+		return bad(store, &blob->digest, &blob->entry, "its file has another size", err);
+	if (!store_find_sums(store, blob->digest.hash, &blob->sums, err))
+		return false;
+	if (blob->sums.size != 8 * block_count(blob))
+		return bad(store, &blob->digest, &blob->entry, "its checksums are missing", err);
+	blob->checked = croft_zalloc(block_count(blob) / 8 + 1);
+	return blob->entry.offset == STORE_SYNCED || blob->entry.offset == store->epoch ||
+		   check_whole(blob, err);
+}
+
+struct croft_store_blob *croft_store_open_blob(struct croft_store *store,
+	const struct croft_digest *digest, struct croft_error *err)
+{
+	struct croft_store_blob *blob = croft_zalloc(sizeof(*blob));
+	blob->store = store;
+	blob->digest = *digest;
+	blob->fd = -1;
+	if (croft_digest_is_empty(digest))
+		return blob;
+	int found = store_find(store, digest, STORE_PIN, &blob->entry, &blob->segment, err);
+	bool ok = found > 0;
+	if (found == 0)
+		store_not_found(digest, err);
+	if (ok && blob->segment) {
+		blob->record = croft_alloc(STORE_HEADER + blob->entry.size);
+		ok = store_record_read(store, blob->segment, digest, &blob->entry, blob->record, err);
+	} else if (ok) {
+		ok = open_large(blob, err);
+	}
+	if (ok)
+		return blob;
+	if (found <= 0) { /* nothing was pinned */
+		free(blob);
+		return NULL;
+	}
+	croft_store_blob_close(blob);
+	return NULL;
+}
+
+static bool read_large(struct croft_store_blob *blob, unsigned char *buffer, size_t size,
+	uint64_t offset, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE unsigned char *aside = NULL;
+	while (size > 0) {
+		size_t block = (size_t)(offset / STORE_BLOCK), skip = (size_t)(offset % STORE_BLOCK);
+		size_t part = block_size(blob, block) - skip;
+		if (part > size)
+			part = size;
+		if (block_checked(blob, block)) {
+			/* Runs of checked blocks need no stop at their borders. */
+			while (part < size && block_checked(blob, ++block))
+				part += block_size(blob, block);
+			part = part < size ? part : size;
+			struct croft_error why = CROFT_ERROR_INIT;
+			if (!croft_pread_all(blob->fd, buffer, part, offset, "a large blob", &why))
+				return bad(blob->store, &blob->digest, &blob->entry, why.message, err);
+		} else if (part == block_size(blob, block)) {
+			if (!read_block(blob, block, buffer, err))
+				return false;
+		} else {
+			if (!aside)
+				aside = croft_alloc(STORE_BLOCK);
+			if (!read_block(blob, block, aside, err))
+				return false;
+			memcpy(buffer, aside + skip, part);
+		}
+		buffer += part;
+		offset += part;
+		size -= part;
+	}
+	return true;
+}
+
+ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_t size,
+	uint64_t offset, struct croft_error *err)
+{
+	if (offset >= blob->entry.size)
+		return 0;
+	if (size > blob->entry.size - offset)
+		size = (size_t)(blob->entry.size - offset);
+	if (blob->record) {
+		memcpy(buffer, blob->record + STORE_HEADER + offset, size);
+		return (ssize_t)size;
+	}
+	return read_large(blob, buffer, size, offset, err) ? (ssize_t)size : -1;
+}
+
+int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset)
+{
+	*offset = blob->segment ? blob->entry.offset + STORE_HEADER : 0;
+	return blob->segment ? blob->segment->fd : blob->fd;
+}
+
+void croft_store_blob_close(struct croft_store_blob *blob)
+{
+	if (!blob)
+		return;
+	if (!croft_digest_is_empty(&blob->digest)) {
+		struct croft_store *store = blob->store;
+		if (blob->fd >= 0)
+			close(blob->fd);
+		CROFT_LOCKED(&store->lock);
+		if (blob->segment)
+			store_segment_unref(store, blob->segment);
+		if (!store->config.read_only)
+			store_unpin(store, store_key(blob->digest.hash));
+	}
+	free((void *)blob->sums.data);
+	free(blob->checked);
+	free(blob->record);
+	free(blob);
+}
+
+static bool get_large(struct croft_store *store, const struct croft_digest *digest,
+	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err)
+{
+	struct croft_store_blob *blob = croft_store_open_blob(store, digest, err);
+	if (!blob)
+		return false;
+	unsigned char *bytes = croft_arena_alloc(arena, (size_t)digest->size_bytes);
+	bool ok = croft_store_blob_read(blob, bytes, (size_t)digest->size_bytes, 0, err) >= 0;
+	croft_store_blob_close(blob);
+	*data = CROFT_SLICE(bytes, (size_t)digest->size_bytes);
+	return ok;
+}
+
+bool croft_store_get(struct croft_store *store, const struct croft_digest *digest,
+	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err)
+{
+	if (croft_digest_is_empty(digest)) {
+		*data = CROFT_SLICE("", 0);
+		return true;
+	}
+	struct store_entry entry;
+	struct store_segment *segment;
+	int found = store_find(store, digest, STORE_TOUCH, &entry, &segment, err);
+	if (found <= 0)
+		return found == 0 && store_not_found(digest, err);
+	if (!segment)
+		return get_large(store, digest, arena, data, err);
+	unsigned char *buffer = croft_arena_alloc(arena, STORE_HEADER + (size_t)entry.size);
+	bool ok = store_record_read(store, segment, digest, &entry, buffer, err);
+	pthread_mutex_lock(&store->lock);
+	store_segment_unref(store, segment);
+	pthread_mutex_unlock(&store->lock);
+	*data = CROFT_SLICE(buffer + STORE_HEADER, (size_t)entry.size);
+	return ok;
+}

@@ -1,0 +1,574 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Closures: a root and all that it reaches. A directory that was found complete is remembered as a
+ * node: the keys of its files and its subdirectories' nodes. As long as its lease lasts, or somebody
+ * holds it, nothing below it can have gone, so that it need not be looked at again.
+ *
+ * A walk pins every blob that it finds, so that at its end all are there at the same time; then the
+ * pins are turned into leases, or stay as a hold, or (something was missing) are taken back.
+ */
+#include "fs/store/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/rpc/message.h"
+
+#include <stdlib.h>
+
+enum { DEPTH_LIMIT = 1024 };
+
+struct node {
+	struct node *next; /* in its bucket */
+	struct croft_digest digest;
+	enum croft_ref_kind kind;
+	uint64_t until_ms;
+	uint64_t damage; /* the store's count when it was found complete */
+	unsigned holds;  /* while there are some, it has a pin on each key and a hold on each sub */
+	unsigned refs;   /* of the table, of parents and of those who hold it */
+	uint64_t *keys;
+	size_t key_count;
+	struct node **subs;
+	size_t sub_count;
+};
+
+struct store_closures {
+	struct node **buckets;
+	size_t room, count;
+};
+
+void store_closures_init(struct croft_store *store)
+{
+	store->closures = croft_zalloc(sizeof(*store->closures));
+	store->closures->room = 256;
+	store->closures->buckets = croft_array(store->closures->room, sizeof(struct node *));
+}
+
+static void unref(struct node *node)
+{
+	if (--node->refs > 0)
+		return;
+	for (size_t i = 0; i < node->sub_count; i++)
+		unref(node->subs[i]);
+	free(node->subs);
+	free(node->keys);
+	free(node);
+}
+
+void store_closures_finish(struct croft_store *store)
+{
+	for (size_t i = 0; i < store->closures->room; i++)
+		for (struct node *next, *node = store->closures->buckets[i]; node; node = next) {
+			next = node->next;
+			unref(node);
+		}
+	free(store->closures->buckets);
+	free(store->closures);
+}
+
+static struct node **place_of(const struct store_closures *closures, enum croft_ref_kind kind,
+	const struct croft_digest *digest)
+{
+	struct node **at = &closures->buckets[store_key(digest->hash) & (closures->room - 1)];
+	while (*at && ((*at)->kind != kind || !croft_digest_equal(&(*at)->digest, digest)))
+		at = &(*at)->next;
+	return at;
+}
+
+static void grow(struct store_closures *closures)
+{
+	struct node **old = closures->buckets;
+	size_t old_room = closures->room;
+	closures->room *= 2;
+	closures->buckets = croft_array(closures->room, sizeof(struct node *));
+	for (size_t i = 0; i < old_room; i++)
+		for (struct node *next, *node = old[i]; node; node = next) {
+			next = node->next;
+			struct node **bucket =
+				&closures->buckets[store_key(node->digest.hash) & (closures->room - 1)];
+			node->next = *bucket;
+			*bucket = node;
+		}
+	free(old);
+}
+
+/* Below: `lock` held ---------------------------------------------------------------------------- */
+
+static bool is_complete(const struct croft_store *store, const struct node *node, uint64_t now_ms)
+{
+	return node->damage == store->damage && (node->holds > 0 || node->until_ms > now_ms);
+}
+
+static void hold_node(struct croft_store *store, struct node *node)
+{
+	node->refs++;
+	if (node->holds++ > 0)
+		return;
+	for (size_t i = 0; i < node->key_count; i++)
+		store_pin(store, node->keys[i]);
+	for (size_t i = 0; i < node->sub_count; i++)
+		hold_node(store, node->subs[i]);
+}
+
+static void release_node(struct croft_store *store, struct node *node)
+{
+	if (--node->holds == 0) {
+		for (size_t i = 0; i < node->key_count; i++)
+			store_unpin(store, node->keys[i]);
+		for (size_t i = 0; i < node->sub_count; i++)
+			release_node(store, node->subs[i]);
+	}
+	unref(node);
+}
+
+static void lease_node(struct croft_store *store, struct node *node, uint64_t until_ms)
+{
+	if (node->until_ms >= until_ms)
+		return;
+	node->until_ms = until_ms;
+	for (size_t i = 0; i < node->key_count; i++)
+		store_lease(store, node->keys[i], until_ms);
+	for (size_t i = 0; i < node->sub_count; i++)
+		lease_node(store, node->subs[i], until_ms);
+}
+
+void store_closures_sweep(struct croft_store *store, uint64_t now_ms)
+{
+	struct store_closures *closures = store->closures;
+	for (size_t i = 0; i < closures->room; i++)
+		for (struct node **at = &closures->buckets[i]; *at;) {
+			struct node *node = *at;
+			if (is_complete(store, node, now_ms)) {
+				at = &node->next;
+				continue;
+			}
+			*at = node->next;
+			closures->count--;
+			unref(node);
+		}
+}
+
+/* Enters a node that was just found complete and is held once by its maker; one that someone else
+ * entered meanwhile is taken instead. */
+static struct node *enter(struct croft_store *store, struct node *node)
+{
+	struct store_closures *closures = store->closures;
+	struct node **place = place_of(closures, node->kind, &node->digest), *other = *place;
+	if (other && is_complete(store, other, store_now_ms(store))) {
+		hold_node(store, other);
+		release_node(store, node);
+		return other;
+	}
+	if (other) { /* outlived; who still holds it keeps it */
+		*place = other->next;
+		closures->count--;
+		unref(other);
+	}
+	if (closures->count >= closures->room)
+		grow(closures);
+	struct node **bucket =
+		&closures->buckets[store_key(node->digest.hash) & (closures->room - 1)];
+	node->next = *bucket;
+	*bucket = node;
+	node->refs++;
+	closures->count++;
+	return node;
+}
+
+/* The walk, `lock` not held --------------------------------------------------------------------- */
+
+struct digests {
+	struct croft_digest *items;
+	size_t count, room;
+};
+
+static void append(struct digests *list, const struct croft_digest *digest)
+{
+	if (list->count == list->room) {
+		list->room = list->room ? 2 * list->room : 64;
+		list->items = croft_realloc(list->items, list->room, sizeof(*list->items));
+	}
+	list->items[list->count++] = *digest;
+}
+
+/* A set of digests: a list, and an open-addressed table of places in it. */
+struct digest_set {
+	struct digests list;
+	uint32_t *slots; /* index + 1 */
+	size_t room;
+};
+
+/* False when it was there. */
+static bool set_add(struct digest_set *set, const struct croft_digest *digest);
+
+static void set_grow(struct digest_set *set)
+{
+	struct digests list = set->list;
+	set->room = set->room ? 2 * set->room : 256;
+	free(set->slots);
+	set->slots = croft_array(set->room, sizeof(*set->slots));
+	set->list.count = 0;
+	for (size_t i = 0; i < list.count; i++)
+		set_add(set, &list.items[i]);
+}
+
+static uint32_t *set_slot(const struct digest_set *set, const struct croft_digest *digest)
+{
+	size_t at = (size_t)(store_key(digest->hash) * 0x9e3779b97f4a7c15 >> 32);
+	for (;; at++) {
+		uint32_t *slot = &set->slots[at & (set->room - 1)];
+		if (!*slot || croft_digest_equal(&set->list.items[*slot - 1], digest))
+			return slot;
+	}
+}
+
+static bool set_add(struct digest_set *set, const struct croft_digest *digest)
+{
+	if (set->list.count * 2 >= set->room)
+		set_grow(set);
+	uint32_t *slot = set_slot(set, digest);
+	if (*slot)
+		return false;
+	append(&set->list, digest);
+	*slot = (uint32_t)set->list.count;
+	return true;
+}
+
+static bool set_has(const struct digest_set *set, const struct croft_digest *digest)
+{
+	return set->room && *set_slot(set, digest);
+}
+
+static void set_finish(struct digest_set *set)
+{
+	free(set->list.items);
+	free(set->slots);
+}
+
+struct nodes {
+	struct node **items;
+	size_t count, room;
+};
+
+static void append_node(struct nodes *nodes, struct node *node)
+{
+	if (nodes->count == nodes->room) {
+		nodes->room = nodes->room ? 2 * nodes->room : 8;
+		nodes->items = croft_realloc(nodes->items, nodes->room, sizeof(*nodes->items));
+	}
+	nodes->items[nodes->count++] = node;
+}
+
+struct walk {
+	struct croft_store *store;
+	struct digest_set missing;
+	struct digest_set broken; /* directories that something is missing below of */
+	struct nodes fresh;       /* made by this walk, held until its end so that it meets them again */
+	struct nodes roots;       /* held */
+	uint64_t *keys;           /* of refs that are plain blobs; pinned */
+	size_t key_count;
+	bool failed;
+	struct croft_error err;
+};
+
+static void release_nodes(struct croft_store *store, struct nodes *nodes)
+{
+	CROFT_LOCKED(&store->lock);
+	for (size_t i = 0; i < nodes->count; i++)
+		release_node(store, nodes->items[i]);
+	free(nodes->items);
+	*nodes = (struct nodes){0};
+}
+
+static void unpin_all(struct croft_store *store, const uint64_t *keys, size_t count)
+{
+	CROFT_LOCKED(&store->lock);
+	for (size_t i = 0; i < count; i++)
+		store_unpin(store, keys[i]);
+}
+
+/* Pins what is there, their keys behind keys[*count]; notes what is missing. */
+static bool pin_blobs(struct walk *walk, const struct digests *digests, uint64_t *keys,
+	size_t *count)
+{
+	CROFT_CLEANUP_FREE bool *found = croft_array(digests->count + 1, sizeof(*found));
+	if (!store_find_many(walk->store, digests->items, digests->count, STORE_PIN, 0, found,
+			&walk->err)) {
+		walk->failed = true;
+		return false;
+	}
+	bool all = true;
+	for (size_t i = 0; i < digests->count; i++) {
+		if (found[i])
+			keys[(*count)++] = store_key(digests->items[i].hash);
+		else
+			set_add(&walk->missing, &digests->items[i]);
+		all &= found[i];
+	}
+	return all;
+}
+
+/* Takes the digests out of a Directory; `subs` NULL: files only. */
+static bool list_directory(struct walk *walk, const Reapi__Directory *directory,
+	struct digests *files, struct digests *subs)
+{
+	struct croft_digest digest;
+	for (size_t i = 0; i < directory->n_files; i++) {
+		if (!croft_digest_from_message(directory->files[i]->digest, directory->files[i]->name,
+				&digest, &walk->err))
+			return false;
+		if (!croft_digest_is_empty(&digest))
+			append(files, &digest);
+	}
+	for (size_t i = 0; subs && i < directory->n_directories; i++) {
+		if (!croft_digest_from_message(directory->directories[i]->digest,
+				directory->directories[i]->name, &digest, &walk->err))
+			return false;
+		if (!croft_digest_is_empty(&digest))
+			append(subs, &digest);
+	}
+	return true;
+}
+
+static bool list_message(struct walk *walk, enum croft_ref_kind kind, struct croft_slice bytes,
+	struct croft_arena *arena, struct digests *files, struct digests *subs)
+{
+	if (kind == CROFT_REF_DIRECTORY) {
+		const Reapi__Directory *directory =
+			croft_message_decode(&reapi__directory__descriptor, bytes, arena, NULL, &walk->err);
+		return directory && list_directory(walk, directory, files, subs);
+	}
+	const Reapi__Tree *tree =
+		croft_message_decode(&reapi__tree__descriptor, bytes, arena, NULL, &walk->err);
+	if (!tree || (tree->root && !list_directory(walk, tree->root, files, NULL)))
+		return false;
+	for (size_t i = 0; i < tree->n_children; i++)
+		if (!list_directory(walk, tree->children[i], files, NULL))
+			return false;
+	return true;
+}
+
+static struct node *known_node(struct walk *walk, enum croft_ref_kind kind,
+	const struct croft_digest *digest)
+{
+	struct croft_store *store = walk->store;
+	CROFT_LOCKED(&store->lock);
+	struct node *node = *place_of(store->closures, kind, digest);
+	if (!node || !is_complete(store, node, store_now_ms(store)))
+		return NULL;
+	hold_node(store, node);
+	return node;
+}
+
+static struct node *reach(struct walk *walk, enum croft_ref_kind kind,
+	const struct croft_digest *digest, unsigned depth);
+
+/* The children of one message; the node takes over the pins and holds. */
+static struct node *make_node(struct walk *walk, enum croft_ref_kind kind,
+	const struct croft_digest *digest, const struct digests *files, const struct digests *subs,
+	unsigned depth)
+{
+	struct node *node = croft_zalloc(sizeof(*node));
+	node->digest = *digest;
+	node->kind = kind;
+	node->holds = node->refs = 1;
+	node->keys = croft_array(files->count + 1, sizeof(*node->keys));
+	node->keys[node->key_count++] = store_key(digest->hash); /* pinned by the caller */
+	node->subs = croft_array(subs->count + 1, sizeof(*node->subs));
+	pthread_mutex_lock(&walk->store->lock);
+	node->damage = walk->store->damage;
+	pthread_mutex_unlock(&walk->store->lock);
+	bool complete = pin_blobs(walk, files, node->keys, &node->key_count);
+	for (size_t i = 0; !walk->failed && i < subs->count; i++) {
+		struct node *sub = reach(walk, CROFT_REF_DIRECTORY, &subs->items[i], depth + 1);
+		complete &= sub != NULL;
+		if (!sub)
+			continue;
+		CROFT_LOCKED(&walk->store->lock);
+		sub->refs++; /* for the place in subs; its hold is taken over as it is */
+		node->subs[node->sub_count++] = sub;
+	}
+	CROFT_LOCKED(&walk->store->lock);
+	if (!complete || walk->failed) {
+		release_node(walk->store, node);
+		return NULL;
+	}
+	return enter(walk->store, node);
+}
+
+static struct node *read_node(struct walk *walk, enum croft_ref_kind kind,
+	const struct croft_digest *digest, unsigned depth)
+{
+	struct croft_store *store = walk->store;
+	uint64_t key;
+	size_t pinned = 0;
+	struct digests self = {(struct croft_digest *)digest, 1, 1}, files = {0}, subs = {0};
+	if (!pin_blobs(walk, &self, &key, &pinned))
+		return NULL;
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_slice bytes;
+	struct node *node = NULL;
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!croft_store_get(store, digest, arena, &bytes, &err)) {
+		/* Found bad just now: it is missing. */
+		if (err.code == CROFT_DATA_LOSS || err.code == CROFT_NOT_FOUND) {
+			set_add(&walk->missing, digest);
+		} else {
+			walk->failed = true;
+			walk->err = err;
+		}
+	} else if (!list_message(walk, kind, bytes, arena, &files, &subs)) {
+		char text[CROFT_DIGEST_TEXT];
+		croft_digest_format(digest, '/', text);
+		croft_error_wrap(&walk->err, "%s %s", kind == CROFT_REF_TREE ? "tree" : "directory", text);
+		walk->failed = true;
+	} else {
+		pinned = 0; /* the node's from here on */
+		node = make_node(walk, kind, digest, &files, &subs, depth);
+	}
+	unpin_all(store, &key, pinned);
+	free(files.items);
+	free(subs.items);
+	return node;
+}
+
+/* A complete node with a hold, or NULL: something is missing, or the walk failed. */
+static struct node *reach(struct walk *walk, enum croft_ref_kind kind,
+	const struct croft_digest *digest, unsigned depth)
+{
+	if (depth > DEPTH_LIMIT) {
+		walk->failed = true;
+		croft_error_set(&walk->err, CROFT_INVALID_ARGUMENT,
+			"directories are nested more than %d deep", DEPTH_LIMIT);
+		return NULL;
+	}
+	if (set_has(&walk->broken, digest))
+		return NULL;
+	struct node *node = known_node(walk, kind, digest);
+	if (node)
+		return node;
+	node = read_node(walk, kind, digest, depth);
+	if (!node) {
+		set_add(&walk->broken, digest);
+		return NULL;
+	}
+	CROFT_LOCKED(&walk->store->lock);
+	hold_node(walk->store, node);
+	append_node(&walk->fresh, node);
+	return node;
+}
+
+/* All is pinned when it returns true; otherwise `missing` or `failed` says why. */
+static bool walk_refs(struct walk *walk, const struct croft_ref *refs, size_t count)
+{
+	walk->keys = croft_array(count + 1, sizeof(*walk->keys));
+	struct digests blobs = {0};
+	for (size_t i = 0; i < count && !walk->failed; i++) {
+		if (croft_digest_is_empty(&refs[i].digest))
+			continue;
+		if (refs[i].kind == CROFT_REF_BLOB) {
+			append(&blobs, &refs[i].digest);
+			continue;
+		}
+		struct node *node = reach(walk, refs[i].kind, &refs[i].digest, 0);
+		if (node)
+			append_node(&walk->roots, node);
+	}
+	if (!walk->failed)
+		pin_blobs(walk, &blobs, walk->keys, &walk->key_count);
+	free(blobs.items);
+	release_nodes(walk->store, &walk->fresh);
+	return !walk->failed && walk->missing.list.count == 0;
+}
+
+static void walk_finish(struct walk *walk)
+{
+	release_nodes(walk->store, &walk->roots);
+	unpin_all(walk->store, walk->keys, walk->key_count);
+	free(walk->keys);
+	set_finish(&walk->missing);
+	set_finish(&walk->broken);
+}
+
+bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref *refs,
+	size_t count, uint64_t lease_ms, struct croft_arena *arena,
+	struct croft_digest **missing, size_t *missing_count, struct croft_error *err)
+{
+	struct walk walk = {.store = store};
+	if (!lease_ms)
+		lease_ms = store->config.lease_ms;
+	*missing = NULL;
+	*missing_count = 0;
+	if (walk_refs(&walk, refs, count)) {
+		CROFT_LOCKED(&store->lock);
+		uint64_t until_ms = store_now_ms(store) + lease_ms;
+		for (size_t i = 0; i < walk.roots.count; i++) {
+			/* Rather longer than asked: so the next to ask finds it long enough. */
+			if (walk.roots.items[i]->until_ms < until_ms)
+				lease_node(store, walk.roots.items[i], until_ms + lease_ms / 2);
+		}
+		for (size_t i = 0; i < walk.key_count; i++)
+			store_lease(store, walk.keys[i], until_ms);
+	} else if (!walk.failed) {
+		*missing_count = walk.missing.list.count;
+		*missing = croft_arena_copy(
+			arena, walk.missing.list.items, *missing_count * sizeof(**missing));
+	}
+	if (walk.failed && err)
+		*err = walk.err;
+	bool ok = !walk.failed;
+	walk_finish(&walk);
+	return ok;
+}
+
+struct croft_hold {
+	struct croft_store *store;
+	struct nodes nodes;
+	uint64_t *keys;
+	size_t key_count;
+};
+
+struct croft_hold *croft_store_hold(struct croft_store *store, const struct croft_ref *refs,
+	size_t count, struct croft_error *err)
+{
+	struct walk walk = {.store = store};
+	struct croft_hold *hold = NULL;
+	if (walk_refs(&walk, refs, count)) {
+		hold = croft_zalloc(sizeof(*hold));
+		*hold = (struct croft_hold){store, walk.roots, walk.keys, walk.key_count};
+		walk.roots = (struct nodes){0};
+		walk.keys = NULL;
+		walk.key_count = 0;
+	} else if (!walk.failed) {
+		char text[CROFT_DIGEST_TEXT];
+		croft_digest_format(&walk.missing.list.items[0], '/', text);
+		croft_error_set(err, CROFT_FAILED_PRECONDITION, "%zu blobs are missing, the first is %s",
+			walk.missing.list.count, text);
+	} else if (err) {
+		*err = walk.err;
+	}
+	walk_finish(&walk);
+	return hold;
+}
+
+void croft_store_release(struct croft_hold *hold)
+{
+	if (!hold)
+		return;
+	release_nodes(hold->store, &hold->nodes);
+	unpin_all(hold->store, hold->keys, hold->key_count);
+	pthread_mutex_lock(&hold->store->lock);
+	hold->store->keeper.barren_ns = 0;
+	pthread_mutex_unlock(&hold->store->lock);
+	free(hold->keys);
+	free(hold);
+}
+
+bool croft_store_find_missing(struct croft_store *store, const struct croft_digest *digests,
+	size_t count, bool *missing, struct croft_error *err)
+{
+	if (!store_find_many(store, digests, count, STORE_LEASE,
+			store_now_ms(store) + store->config.lease_ms, missing, err))
+		return false;
+	for (size_t i = 0; i < count; i++)
+		missing[i] = !missing[i] && !croft_digest_is_empty(&digests[i]);
+	return true;
+}

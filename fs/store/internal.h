@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the files of fs/store share. README.md has the format on disk and what is promised.
+ *
+ * A blob's way in: its bytes are appended to the log (log.c; small blobs' bytes, large blobs' names),
+ * synced, put into the pending table, acknowledged. The keeper (keeper.c), the one thread that
+ * changes the index, later moves pending entries into LMDB and writes down the log position up to
+ * which that was done: from there the log is replayed after a crash.
+ *
+ * Locks: `lock` guards everything in memory and is never held over a system call that can wait for
+ * the disk. LMDB's writer lock is taken with `lock` not held.
+ */
+#ifndef CROFT_FS_STORE_INTERNAL_H
+#define CROFT_FS_STORE_INTERNAL_H
+
+#include "fs/store.h"
+
+#include <lmdb.h>
+#include <pthread.h>
+
+enum {
+	STORE_SMALL_LIMIT = 64 * 1024, /* blobs up to this live in segments */
+	STORE_BLOCK = 256 * 1024,      /* of a large blob: one checksum each */
+	STORE_HEADER = 64,             /* bytes of a record before its payload */
+	STORE_INDEX_COST = 192,        /* bytes of index that a blob is reckoned to take */
+	STORE_PAGE = 4096,             /* what files are rounded up to when disk bytes are counted */
+};
+
+/* Index ------------------------------------------------------------------------------------- */
+
+/* Where a blob is: the value of the `blobs` table, as it stands on disk (little endian). */
+struct store_entry {
+	uint64_t size;
+	uint64_t used_ms;  /* its place in the `age` table */
+	uint64_t lease_ms; /* given when it was stored; later ones are in the lease log */
+	uint32_t segment;  /* 0: a file of its own */
+	uint32_t offset;   /* of its record in the segment; of a file: the epoch it was written in */
+};
+/* The epoch of files that were synced before they were published. */
+#define STORE_SYNCED UINT32_MAX
+
+_Static_assert(sizeof(struct store_entry) == 32, "this is the format on disk");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values are stored little endian");
+
+/* Sums over all blobs in the index; kept in the `meta` table. */
+struct store_totals {
+	uint64_t blobs, bytes, large_files, large_disk_bytes;
+	uint64_t quarantined, evicted_blobs, evicted_bytes;
+};
+
+/* The log up to here is in the index. */
+struct store_position {
+	uint32_t segment, offset;
+};
+
+enum { STORE_RECORD_TABLES = 4 };
+
+struct store_index {
+	MDB_env *env;
+	MDB_dbi blobs, age, sums, segments, doomed, meta, records[STORE_RECORD_TABLES];
+	pthread_mutex_t readers_lock; /* guards: idle, idle_count */
+	MDB_txn *idle[64];            /* reset read transactions for use again */
+	unsigned idle_count;
+};
+
+bool store_mdb_error(struct croft_error *err, int code, const char *what);
+bool store_index_open(struct store_index *index, int dirfd, const char *path, bool read_only,
+	struct croft_error *err);
+void store_index_close(struct store_index *index);
+uint64_t store_index_disk_bytes(const struct store_index *index);
+
+MDB_txn *store_read_begin(struct store_index *index, struct croft_error *err);
+void store_read_end(struct store_index *index, MDB_txn *txn);
+/* 1 found, 0 not there, -1 error */
+int store_index_get(struct store_index *index, MDB_txn *txn, const uint8_t *hash,
+	struct store_entry *entry, struct croft_error *err);
+/* Any table; the value lives as long as the transaction does. */
+int store_table_get(MDB_txn *txn, MDB_dbi table, const void *key, size_t key_size,
+	struct croft_slice *value, struct croft_error *err);
+bool store_table_put(MDB_txn *txn, MDB_dbi table, const void *key, size_t key_size,
+	const void *value, size_t value_size, struct croft_error *err);
+/* One that is not there is fine. */
+bool store_table_delete(MDB_txn *txn, MDB_dbi table, const void *key, size_t key_size,
+	struct croft_error *err);
+
+/* Blobs in the index. Both keep `age` in step and hand out what stood there before (segment 0 and
+ * size 0: nothing). */
+bool store_index_put(struct store_index *index, MDB_txn *txn, const uint8_t *hash,
+	const struct store_entry *entry, struct croft_slice sums, struct store_entry *old,
+	struct croft_error *err);
+bool store_index_remove(struct store_index *index, MDB_txn *txn, const uint8_t *hash,
+	struct store_entry *old, struct croft_error *err);
+
+/* Hashes ------------------------------------------------------------------------------------ */
+
+/* The part of a hash that memory is keyed with. Two blobs of the same key share a lease, which does
+ * no harm. */
+static inline uint64_t store_key(const uint8_t *hash)
+{
+	uint64_t key;
+	memcpy(&key, hash, sizeof(key));
+	return key ? key : 1;
+}
+
+/* Activity: what happened to blobs lately (activity.c) ----------------------------------------- */
+
+struct store_active {
+	uint64_t key; /* 0: a free slot */
+	uint64_t used_ms, lease_ms;
+	uint32_t pins;
+	uint32_t unsaved; /* used_ms is newer than the index */
+};
+
+struct store_activity {
+	struct store_active *slots; /* open addressing; a power of two of them */
+	size_t count, room;
+	uint64_t seed;
+};
+
+void store_activity_init(struct store_activity *activity, uint64_t seed);
+void store_activity_finish(struct store_activity *activity);
+struct store_active *store_activity_find(const struct store_activity *activity, uint64_t key);
+/* Makes it when it is not there. Valid until the next call. */
+struct store_active *store_activity_get(struct store_activity *activity, uint64_t key);
+/* Forgets the saved ones that are neither pinned nor leased past `now_ms`. */
+void store_activity_sweep(struct store_activity *activity, uint64_t now_ms);
+
+/* Pending: what the index does not say yet (pending.c) ------------------------------------------ */
+
+enum store_pending_state {
+	STORE_WRITING, /* being appended to the log: the index still decides */
+	STORE_PRESENT, /* entry says where */
+	STORE_GONE,    /* not there any more; nobody may store it anew until that is done */
+};
+
+struct store_pending {
+	struct store_pending *next;
+	uint8_t hash[CROFT_HASH_SIZE];
+	enum store_pending_state state;
+	bool evicted;    /* GONE: by eviction, counted as such */
+	bool rewrite;    /* PRESENT: the totals have it already */
+	uint64_t serial; /* changes with every change */
+	struct store_entry entry;
+	struct croft_slice sums; /* of a large blob; owned */
+};
+
+struct store_pending_table {
+	struct store_pending **buckets;
+	size_t count, room, settled; /* settled: those not WRITING */
+	uint64_t seed, serial;
+};
+
+void store_pending_init(struct store_pending_table *table, uint64_t seed);
+void store_pending_finish(struct store_pending_table *table);
+struct store_pending *store_pending_find(const struct store_pending_table *table,
+	const uint8_t *hash);
+/* Adds or changes. Takes over `sums`. */
+struct store_pending *store_pending_set(struct store_pending_table *table, const uint8_t *hash,
+	enum store_pending_state state, const struct store_entry *entry, struct croft_slice sums);
+void store_pending_remove(struct store_pending_table *table, const uint8_t *hash);
+
+/* Segments (segment.c) ------------------------------------------------------------------------- */
+
+struct store_segment {
+	uint32_t number;
+	int fd;
+	uint32_t size; /* where the next record goes; the file may be longer by zeros */
+	uint32_t live; /* bytes of records that the index points at */
+	unsigned refs; /* readers; the list's own is not counted */
+	bool removed;  /* out of the list: closed with the last reader */
+	bool stuck;    /* could not be emptied: not tried again */
+};
+
+struct store_segments {
+	struct store_segment **items; /* by number */
+	size_t count, room;
+};
+
+/* As it stands in the file, little endian. */
+struct store_record {
+	uint32_t magic, kind;
+	uint8_t hash[CROFT_HASH_SIZE];
+	uint64_t size;         /* of the blob */
+	uint32_t payload_size; /* that follow */
+	uint32_t segment;      /* this one's number: no other segment's bytes are taken for a record */
+	uint64_t checksum;     /* XXH3 of the payload, seeded with the XXH3 of what is above */
+};
+_Static_assert(sizeof(struct store_record) == STORE_HEADER, "this is the format on disk");
+
+enum { STORE_RECORD_BLOB = 1, STORE_RECORD_LARGE = 2 };
+
+static inline uint64_t store_record_bytes(uint64_t payload_size)
+{
+	return STORE_HEADER + ((payload_size + 7) & ~(uint64_t)7);
+}
+static inline uint64_t store_entry_disk_bytes(const struct store_entry *entry)
+{
+	return entry->segment ? store_record_bytes(entry->size)
+						  : (entry->size + STORE_PAGE - 1) & ~(uint64_t)(STORE_PAGE - 1);
+}
+static inline bool store_is_small(uint64_t size)
+{
+	return size <= STORE_SMALL_LIMIT;
+}
+
+void store_record_fill(struct store_record *record, uint32_t kind,
+	const struct croft_digest *digest, uint32_t segment, struct croft_slice payload);
+/* Header and payload belong together and to this segment. */
+bool store_record_check(const struct store_record *record, uint32_t segment, const void *payload);
+
+/* The file's name below segments/. */
+void store_segment_name(uint32_t number, char name[16]);
+struct store_segment *store_segment_find(const struct store_segments *segments, uint32_t number);
+struct store_segment *store_segment_add(struct store_segments *segments, uint32_t number, int fd);
+/* `lock` held; may close a file. */
+void store_segment_unref(struct croft_store *store, struct store_segment *segment);
+/* Out of the list and unlinked; its bytes count until the last reader is gone. `lock` held. */
+void store_segment_remove(struct croft_store *store, struct store_segment *segment);
+
+/* The store ------------------------------------------------------------------------------------- */
+
+struct croft_store {
+	struct croft_store_config config;
+	char *path;
+	int root_fd, segments_fd, large_fd, temporary_fd, quarantine_fd, lock_fd;
+	uint32_t segment_limit; /* bytes of a segment */
+	uint32_t epoch;         /* grows with every start after which unsynced files may be wrong */
+	uint64_t clock_ms, opened_ns; /* wall clock at opening; it only goes forward from there */
+	struct store_index index;
+
+	pthread_mutex_t lock; /* guards: all below, but for what is said to be the keeper's */
+	pthread_cond_t changed; /* budget, pending, log: something may go on */
+	struct store_activity activity;
+	struct store_pending_table pending;
+	struct store_segments segments;
+	/* Changes whenever something stops being where it was: an answer from the index that was read
+	 * before is to be asked for again. */
+	uint64_t generation;
+
+	struct {
+		struct store_append *head, **tail;
+		bool writing;
+		struct store_segment *open; /* the last of segments; NULL before the first record */
+		uint32_t last;              /* the highest segment number ever used */
+		uint32_t zeroed;            /* the open segment is filled with zeros up to here */
+		bool renamed[256];          /* directories of large/ to be synced before a checkpoint */
+	} log;
+
+	uint64_t next_temporary;
+	struct store_totals totals; /* of index and pending */
+	uint64_t segment_bytes;     /* of all open segment files */
+	uint64_t reserved_bytes, reserved_inodes;
+	uint64_t index_bytes, quarantine_bytes, quarantine_files;
+	uint64_t budget_bytes, budget_inodes;
+
+	struct store_closures *closures; /* see closure.c */
+	uint64_t damage; /* counts what was found bad: what was known to be complete may not be */
+
+	struct {
+		pthread_t thread;
+		pthread_cond_t wake;
+		bool running, stop;
+		uint64_t asked, done; /* checkpoints wanted and made */
+		bool collect;         /* somebody waits for an eviction down to… */
+		uint64_t collect_bytes;
+		uint64_t want_bytes, want_inodes; /* that writers wait for */
+		uint64_t barren_ns; /* when the last round began that could not free enough; 0: none */
+		struct croft_error failure;       /* of the last checkpoint; OK when it went well */
+		uint64_t first_ns;                /* since when something is pending; keeper's */
+		uint64_t swept_ms;                /* keeper's */
+		struct store_position position;   /* keeper's: as in the index */
+		uint8_t (*unlinked)[CROFT_HASH_SIZE]; /* keeper's: doomed files that are gone */
+		size_t unlinked_count;
+	} keeper;
+};
+
+uint64_t store_now_ms(const struct croft_store *store);
+bool store_not_found(const struct croft_digest *digest, struct croft_error *err);
+
+/* Disk bytes that count against the budget. `lock` held. */
+uint64_t store_used_bytes(const struct croft_store *store);
+uint64_t store_used_inodes(const struct croft_store *store);
+/* Room for a blob, for which others may have to go; RESOURCE_EXHAUSTED. `lock` not held. */
+bool store_reserve(struct croft_store *store, uint64_t bytes, uint64_t inodes,
+	struct croft_error *err);
+void store_unreserve(struct croft_store *store, uint64_t bytes, uint64_t inodes);
+
+/* Finding (find.c) ------------------------------------------------------------------------------ */
+
+/* What is done to a blob in the same step as finding it, so that nothing comes between. */
+enum store_grip { STORE_LOOK, STORE_TOUCH, STORE_LEASE, STORE_PIN };
+
+/* found[i] tells; a digest of the right hash and a wrong size is not found. until_ms: of leases. */
+bool store_find_many(struct croft_store *store, const struct croft_digest *digests, size_t count,
+	enum store_grip grip, uint64_t until_ms, bool *found, struct croft_error *err);
+/* One, and where: its segment with a reference (NULL: large). 1, 0, -1. */
+int store_find(struct croft_store *store, const struct croft_digest *digest, enum store_grip grip,
+	struct store_entry *entry, struct store_segment **segment, struct croft_error *err);
+/* Checksums of a large blob, malloc'ed; empty when it is gone by now. */
+bool store_find_sums(struct croft_store *store, const uint8_t *hash, struct croft_slice *sums,
+	struct croft_error *err);
+
+/* `lock` held. */
+void store_pin(struct croft_store *store, uint64_t key);
+void store_unpin(struct croft_store *store, uint64_t key);
+void store_lease(struct croft_store *store, uint64_t key, uint64_t until_ms);
+bool store_is_protected(const struct croft_store *store, uint64_t key, uint64_t now_ms);
+
+/* The log (log.c) ------------------------------------------------------------------------------- */
+
+struct store_append {
+	struct store_append *next;
+	uint32_t kind; /* STORE_RECORD_… */
+	bool move;     /* a record that is there already, from another segment */
+	struct croft_digest digest;
+	struct croft_slice payload;
+	struct store_entry entry; /* used_ms and lease_ms from the caller; the rest is filled in */
+	uint64_t reserved_bytes, reserved_inodes; /* given back or turned into what is used */
+	bool done, ok;
+	struct croft_error err;
+	struct store_record record; /* the log's own */
+};
+/* Appends and, in a durable store, syncs; each item says how it fared. Several callers share one
+ * sync. False if any failed. */
+bool store_log_append(struct croft_store *store, struct store_append *items, size_t count);
+/* Payload of a STORE_RECORD_LARGE: the temporary file's name, then the checksums. */
+struct store_large_note {
+	uint64_t temporary;
+	uint64_t sums[];
+};
+void store_large_path(const uint8_t *hash, char path[80]);
+void store_temporary_name(uint64_t number, char name[32]);
+/* Opens all segments; everything behind the position comes back into the pending table. */
+bool store_replay(struct croft_store *store, struct store_position position,
+	struct croft_error *err);
+
+/* The keeper (keeper.c) -------------------------------------------------------------------------- */
+
+bool store_keeper_start(struct croft_store *store, struct croft_error *err);
+void store_keeper_stop(struct croft_store *store);
+/* Waits until all that is pending now is in the index. */
+bool store_flush(struct croft_store *store, struct croft_error *err);
+/* Names of the `meta` table that the keeper writes with every checkpoint. */
+#define STORE_META_POSITION "position"
+#define STORE_META_TOTALS "totals"
+#define STORE_META_CLOCK "clock"
+/* The keeper's own step. */
+bool store_checkpoint(struct croft_store *store, struct croft_error *err);
+/* Frees until the store is down to these; false when there was nothing to free. The keeper's. */
+bool store_evict(struct croft_store *store, uint64_t target_bytes, uint64_t target_inodes);
+/* Last uses that the index does not know yet; all of them, or those it pays to write. The
+ * keeper's. */
+bool store_save_uses(struct croft_store *store, bool all, struct croft_error *err);
+
+/* A stored blob is bad: counted missing from now on, its bytes moved to quarantine/. */
+void store_quarantine(struct croft_store *store, const struct croft_digest *digest,
+	const struct store_entry *entry, const char *why);
+
+/* Bytes (blob.c): pread of a whole small record, checked; `buffer` has room for it with its header. */
+bool store_record_read(struct croft_store *store, const struct store_segment *segment,
+	const struct croft_digest *digest, const struct store_entry *entry, void *buffer,
+	struct croft_error *err);
+
+/* Closures (closure.c) --------------------------------------------------------------------------- */
+void store_closures_init(struct croft_store *store);
+void store_closures_finish(struct croft_store *store);
+/* `lock` held. */
+void store_closures_sweep(struct croft_store *store, uint64_t now_ms);
+
+#endif

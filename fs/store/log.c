@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Group commit. Whoever finds nobody writing takes what is queued, writes and syncs it with one
+ * call each, publishes it and wakes the others. A blob that somebody else is writing, or that is
+ * just being removed, stays queued until that is over.
+ *
+ * Overwriting zeros that are on disk already syncs ten times as fast as growing a file, since no
+ * metadata changes: small batches therefore leave a stretch of zeros behind them.
+ */
+#include "fs/store/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum {
+	BATCH_BYTES = 4 << 20,
+	BATCH_ITEMS = 4096,
+	ZEROS = 1 << 20,              /* written ahead by a durable store's small batches */
+	ZEROS_BATCH_LIMIT = 256 << 10, /* batches above do not: writing twice would cost more */
+	PENDING_LIMIT = 256 << 10,    /* entries; more wait for the keeper */
+	CHECKPOINT_ENTRIES = 16 << 10, /* at which the keeper does not wait for its second to end */
+};
+
+struct batch {
+	struct store_append *items[BATCH_ITEMS];
+	size_t count;
+	uint64_t bytes;
+	bool notes;
+};
+
+void store_large_path(const uint8_t *hash, char path[80])
+{
+	char text[CROFT_HASH_TEXT];
+	croft_hash_format(hash, text);
+	snprintf(path, 80, "%.2s/%s", text, text + 2);
+}
+
+void store_temporary_name(uint64_t number, char name[32])
+{
+	snprintf(name, 32, "%llx", (unsigned long long)number);
+}
+
+/* `lock` held. The item's memory may be gone as soon as the lock is given up. */
+static void finish(struct croft_store *store, struct store_append *item, const struct croft_error *err)
+{
+	store->reserved_bytes -= item->reserved_bytes;
+	store->reserved_inodes -= item->reserved_inodes;
+	item->ok = !err;
+	if (err)
+		item->err = *err;
+	item->done = true;
+}
+
+/* Moves what can be written now from the queue to the batch. `lock` held. */
+static void gather(struct croft_store *store, struct batch *batch)
+{
+	uint64_t limit = store->segment_limit < BATCH_BYTES ? store->segment_limit : BATCH_BYTES;
+	struct store_append **at = &store->log.head;
+	while (*at && batch->count < BATCH_ITEMS) {
+		struct store_append *item = *at;
+		const struct store_pending *pending =
+			store_pending_find(&store->pending, item->digest.hash);
+		if (pending && pending->state != STORE_PRESENT && !item->move) {
+			at = &item->next;
+			continue;
+		}
+		uint64_t bytes = store_record_bytes(item->payload.size);
+		if (!pending && batch->count > 0 && batch->bytes + bytes > limit)
+			break;
+		*at = item->next;
+		if (pending) { /* stored meanwhile, or nothing to move any more */
+			finish(store, item, NULL);
+			continue;
+		}
+		store_pending_set(&store->pending, item->digest.hash, STORE_WRITING,
+			&(struct store_entry){0}, CROFT_SLICE(NULL, 0));
+		batch->items[batch->count++] = item;
+		batch->bytes += bytes;
+		batch->notes |= item->kind == STORE_RECORD_LARGE;
+	}
+	store->log.tail = &store->log.head;
+	while (*store->log.tail)
+		store->log.tail = &(*store->log.tail)->next;
+}
+
+static bool open_segment(struct croft_store *store, struct croft_error *err)
+{
+	struct store_segment *last = store->log.open;
+	if (last && store->log.zeroed > last->size && ftruncate(last->fd, last->size) < 0)
+		return croft_error_errno(err, errno, "%s: cutting a full segment", store->path);
+	uint32_t number = store->log.last + 1;
+	char name[16];
+	store_segment_name(number, name);
+	int fd = openat(store->segments_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return croft_error_errno(err, errno, "%s: creating segment %s", store->path, name);
+	if (store->config.durable && fsync(store->segments_fd) < 0) {
+		croft_error_errno(err, errno, "%s: syncing segments/", store->path);
+		unlinkat(store->segments_fd, name, 0);
+		close(fd);
+		return false;
+	}
+	pthread_mutex_lock(&store->lock);
+	store->log.open = store_segment_add(&store->segments, number, fd);
+	store->log.last = number;
+	store->log.zeroed = 0;
+	pthread_mutex_unlock(&store->lock);
+	return true;
+}
+
+/* The batch as bytes; offsets go into the items' entries. */
+static unsigned char *lay_out(struct batch *batch, const struct store_segment *segment, size_t zeros)
+{
+	unsigned char *buffer = croft_alloc(batch->bytes + zeros), *at = buffer;
+	for (size_t i = 0; i < batch->count; i++) {
+		struct store_append *item = batch->items[i];
+		size_t bytes = store_record_bytes(item->payload.size);
+		store_record_fill(&item->record, item->kind, &item->digest, segment->number, item->payload);
+		item->entry.offset = segment->size + (uint32_t)(at - buffer);
+		memcpy(at, &item->record, STORE_HEADER);
+		if (item->payload.size)
+			memcpy(at + STORE_HEADER, item->payload.data, item->payload.size);
+		size_t used = STORE_HEADER + item->payload.size;
+		memset(at + used, 0, bytes - used);
+		at += bytes;
+	}
+	memset(at, 0, zeros);
+	return buffer;
+}
+
+static bool write_at_end(struct croft_store *store, struct batch *batch, size_t zeros,
+	struct croft_error *err)
+{
+	struct store_segment *segment = store->log.open;
+	CROFT_CLEANUP_FREE unsigned char *buffer = lay_out(batch, segment, zeros);
+	if (!croft_pwrite_all(segment->fd, buffer, batch->bytes + zeros, segment->size,
+			"a segment of the store", err) ||
+		(store->config.durable && fdatasync(segment->fd) < 0 &&
+			!croft_error_errno(err, errno, "syncing a segment of the store"))) {
+		/* What did reach the disk would be taken for stored at a replay: harmless, it is whole. */
+		if (ftruncate(segment->fd, segment->size) < 0)
+			return false;
+		store->log.zeroed = segment->size;
+		return false;
+	}
+	uint32_t end = segment->size + (uint32_t)(batch->bytes + zeros);
+	if (end > store->log.zeroed)
+		store->log.zeroed = end;
+	return true;
+}
+
+static bool write_batch(struct croft_store *store, struct batch *batch, struct croft_error *err)
+{
+	if ((!store->log.open || (store->log.open->size > 0 &&
+								 store->log.open->size + batch->bytes > store->segment_limit)) &&
+		!open_segment(store, err))
+		return false;
+	/* The temporary files' names must be on disk before the log tells of them. */
+	if (batch->notes && store->config.durable && fsync(store->temporary_fd) < 0)
+		return croft_error_errno(err, errno, "%s: syncing tmp/", store->path);
+	const struct store_segment *segment = store->log.open;
+	bool zeros = store->config.durable && batch->bytes <= ZEROS_BATCH_LIMIT &&
+				 segment->size + batch->bytes > store->log.zeroed &&
+				 segment->size + batch->bytes + ZEROS <= store->segment_limit &&
+				 store->segment_limit >= 8 * ZEROS;
+	if (zeros && write_at_end(store, batch, ZEROS, NULL))
+		return true;
+	return write_at_end(store, batch, 0, err);
+}
+
+/* Gives a large blob its place. It is named in the log, so a crash before this is mended by replay. */
+static bool place_large(struct croft_store *store, struct store_append *item)
+{
+	const struct store_large_note *note = item->payload.data;
+	char from[32], to[80];
+	store_temporary_name(note->temporary, from);
+	store_large_path(item->digest.hash, to);
+	return renameat(store->temporary_fd, from, store->large_fd, to) == 0 ||
+		   croft_error_errno(&item->err, errno, "%s: naming large/%s", store->path, to);
+}
+
+/* `lock` held. */
+static void publish(struct croft_store *store, struct store_append *item)
+{
+	struct croft_slice sums = {NULL, 0};
+	bool large = item->kind == STORE_RECORD_LARGE;
+	item->entry.size = item->digest.size_bytes;
+	if (large) {
+		sums.size = item->payload.size - sizeof(struct store_large_note);
+		void *copy = croft_alloc(sums.size);
+		memcpy(copy, (const char *)item->payload.data + sizeof(struct store_large_note), sums.size);
+		sums.data = copy;
+		item->entry.offset = store->config.durable ? STORE_SYNCED : store->epoch;
+		store->log.renamed[item->digest.hash[0]] = true;
+	}
+	item->entry.segment = large ? 0 : store->log.open->number;
+	struct store_pending *pending = store_pending_set(
+		&store->pending, item->digest.hash, STORE_PRESENT, &item->entry, sums);
+	pending->rewrite = item->move;
+	if (item->move) {
+		store->generation++;
+		return;
+	}
+	store->totals.blobs++;
+	store->totals.bytes += item->entry.size;
+	store->totals.large_files += large;
+	store->totals.large_disk_bytes += large ? store_entry_disk_bytes(&item->entry) : 0;
+}
+
+/* Writes one batch. `lock` held before and after, not meanwhile. */
+static void lead(struct croft_store *store)
+{
+	struct batch *batch = croft_alloc(sizeof(*batch));
+	batch->count = 0;
+	batch->bytes = 0;
+	batch->notes = false;
+	gather(store, batch);
+	if (batch->count == 0) {
+		free(batch);
+		pthread_cond_broadcast(&store->changed);
+		return;
+	}
+	store->log.writing = true;
+	pthread_mutex_unlock(&store->lock);
+
+	struct croft_error err = CROFT_ERROR_INIT;
+	bool ok = write_batch(store, batch, &err);
+	for (size_t i = 0; ok && i < batch->count; i++)
+		batch->items[i]->ok =
+			batch->items[i]->kind != STORE_RECORD_LARGE || place_large(store, batch->items[i]);
+
+	pthread_mutex_lock(&store->lock);
+	bool idle = store->pending.settled == 0;
+	if (ok) {
+		for (size_t i = 0; i < batch->count; i++) {
+			struct store_append *item = batch->items[i];
+			if (item->ok) {
+				publish(store, item);
+				finish(store, item, NULL);
+			} else {
+				store_pending_remove(&store->pending, item->digest.hash);
+				finish(store, item, &item->err);
+			}
+		}
+		store->log.open->size += (uint32_t)batch->bytes;
+		store->segment_bytes += batch->bytes;
+	} else {
+		for (size_t i = 0; i < batch->count; i++) {
+			store_pending_remove(&store->pending, batch->items[i]->digest.hash);
+			finish(store, batch->items[i], &err);
+		}
+	}
+	store->log.writing = false;
+	if (idle || store->pending.settled >= CHECKPOINT_ENTRIES)
+		pthread_cond_signal(&store->keeper.wake);
+	pthread_cond_broadcast(&store->changed);
+	free(batch);
+}
+
+/* `lock` held. */
+static bool all_done(const struct store_append *items, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!items[i].done)
+			return false;
+	return true;
+}
+
+/* `lock` held. */
+static bool can_lead(const struct croft_store *store)
+{
+	if (store->log.writing)
+		return false;
+	for (const struct store_append *item = store->log.head; item; item = item->next) {
+		const struct store_pending *pending =
+			store_pending_find(&store->pending, item->digest.hash);
+		if (!pending || pending->state == STORE_PRESENT || item->move)
+			return true;
+	}
+	return false;
+}
+
+bool store_log_append(struct croft_store *store, struct store_append *items, size_t count)
+{
+	CROFT_LOCKED(&store->lock);
+	while (store->pending.settled > PENDING_LIMIT && !store->keeper.failure.code && !items[0].move)
+		pthread_cond_wait(&store->changed, &store->lock);
+	for (size_t i = 0; i < count; i++) {
+		items[i].next = NULL;
+		items[i].done = items[i].ok = false;
+		items[i].err = CROFT_ERROR_INIT;
+		*store->log.tail = &items[i];
+		store->log.tail = &items[i].next;
+	}
+	while (!all_done(items, count)) {
+		if (can_lead(store))
+			lead(store);
+		else
+			pthread_cond_wait(&store->changed, &store->lock);
+	}
+	bool ok = true;
+	for (size_t i = 0; i < count; i++)
+		ok &= items[i].ok;
+	return ok;
+}

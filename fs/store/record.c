@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Records. LMDB's keys are short, so a record's key is the SHA-256 of what the caller calls key, and
+ * the value is: struct head, the refs, the caller's key, the caller's value.
+ */
+#include "fs/store/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+
+#include <stdlib.h>
+
+enum { RECORD_MOST = 64 << 20 };
+
+struct head {
+	int64_t expires_unix_ns; /* 0: never */
+	uint64_t stored_ms;
+	uint32_t ref_count, key_size;
+};
+struct stored_ref {
+	uint32_t kind, reserved;
+	uint64_t size;
+	uint8_t hash[CROFT_HASH_SIZE];
+};
+_Static_assert(sizeof(struct head) == 24 && sizeof(struct stored_ref) == 48,
+	"this is the format on disk");
+
+static void *lay_out(struct croft_store *store, struct croft_slice key, struct croft_slice value,
+	const struct croft_ref *refs, size_t count, int64_t expires_unix_ns, size_t *size)
+{
+	struct head head = {expires_unix_ns, store_now_ms(store), (uint32_t)count, (uint32_t)key.size};
+	*size = sizeof(head) + count * sizeof(struct stored_ref) + key.size + value.size;
+	unsigned char *bytes = croft_alloc(*size), *at = bytes;
+	memcpy(at, &head, sizeof(head));
+	at += sizeof(head);
+	for (size_t i = 0; i < count; i++, at += sizeof(struct stored_ref)) {
+		struct stored_ref ref = {.kind = refs[i].kind, .size = refs[i].digest.size_bytes};
+		memcpy(ref.hash, refs[i].digest.hash, CROFT_HASH_SIZE);
+		memcpy(at, &ref, sizeof(ref));
+	}
+	if (key.size)
+		memcpy(at, key.data, key.size);
+	if (value.size)
+		memcpy(at + key.size, value.data, value.size);
+	return bytes;
+}
+
+/* The parts of a stored record; refs and value in the arena. False: it is damaged. */
+static bool take_apart(struct croft_slice stored, struct croft_slice key,
+	struct croft_arena *arena, struct head *head, struct croft_ref **refs, struct croft_slice *value)
+{
+	if (stored.size < sizeof(*head))
+		return false;
+	const unsigned char *at = stored.data;
+	memcpy(head, at, sizeof(*head));
+	at += sizeof(*head);
+	uint64_t fixed =
+		sizeof(*head) + (uint64_t)head->ref_count * sizeof(struct stored_ref) + head->key_size;
+	if (stored.size < fixed)
+		return false;
+	*refs = croft_arena_array(arena, head->ref_count + 1, sizeof(**refs));
+	for (uint32_t i = 0; i < head->ref_count; i++, at += sizeof(struct stored_ref)) {
+		struct stored_ref ref;
+		memcpy(&ref, at, sizeof(ref));
+		(*refs)[i].kind = ref.kind;
+		(*refs)[i].digest.size_bytes = ref.size;
+		memcpy((*refs)[i].digest.hash, ref.hash, CROFT_HASH_SIZE);
+	}
+	if (!croft_slice_equal(key, CROFT_SLICE(at, head->key_size)))
+		return false;
+	at += head->key_size;
+	*value = CROFT_SLICE(croft_arena_copy(arena, at, stored.size - fixed), stored.size - fixed);
+	return true;
+}
+
+static bool check_table(const struct croft_store *store, enum croft_record_table table, bool write,
+	struct croft_error *err)
+{
+	if ((unsigned)table >= STORE_RECORD_TABLES)
+		return croft_error_set(err, CROFT_INTERNAL, "there is no record table %d", (int)table);
+	return !write || !store->config.read_only ||
+		   croft_error_set(
+			   err, CROFT_FAILED_PRECONDITION, "%s was opened read-only", store->path);
+}
+
+static bool write_record(struct croft_store *store, enum croft_record_table table,
+	const uint8_t *hash, const void *bytes, size_t size, struct croft_error *err)
+{
+	MDB_txn *txn;
+	int code = mdb_txn_begin(store->index.env, NULL, 0, &txn);
+	if (code)
+		return store_mdb_error(err, code, "writing a record");
+	MDB_dbi dbi = store->index.records[table];
+	if (bytes ? !store_table_put(txn, dbi, hash, CROFT_HASH_SIZE, bytes, size, err)
+			  : !store_table_delete(txn, dbi, hash, CROFT_HASH_SIZE, err)) {
+		mdb_txn_abort(txn);
+		return false;
+	}
+	code = mdb_txn_commit(txn);
+	return code == 0 || store_mdb_error(err, code, "committing a record");
+}
+
+bool croft_store_record_put(struct croft_store *store, enum croft_record_table table,
+	struct croft_slice key, struct croft_slice value, const struct croft_ref *refs, size_t count,
+	int64_t expires_unix_ns, struct croft_error *err)
+{
+	if (!check_table(store, table, true, err))
+		return false;
+	if (key.size > RECORD_MOST || value.size > RECORD_MOST ||
+		count > RECORD_MOST / sizeof(struct stored_ref))
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "a record of more than %d bytes",
+			(int)RECORD_MOST);
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_digest *missing;
+	size_t missing_count;
+	if (!croft_store_lease_closure(store, refs, count, 0, arena, &missing, &missing_count, err))
+		return false;
+	if (missing_count) {
+		char text[CROFT_DIGEST_TEXT];
+		croft_digest_format(&missing[0], '/', text);
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"the record names %zu blobs that are not in the store, the first is %s", missing_count,
+			text);
+	}
+	size_t size;
+	CROFT_CLEANUP_FREE void *bytes =
+		lay_out(store, key, value, refs, count, expires_unix_ns, &size);
+	if (!store_reserve(store, 2 * size, 0, err))
+		return false;
+	struct croft_digest name = croft_digest_of(key.data, key.size);
+	bool ok = write_record(store, table, name.hash, bytes, size, err);
+	store_unreserve(store, 2 * size, 0);
+	return ok;
+}
+
+bool croft_store_record_get(struct croft_store *store, enum croft_record_table table,
+	struct croft_slice key, struct croft_arena *arena, struct croft_slice *value,
+	struct croft_error *err)
+{
+	if (!check_table(store, table, false, err))
+		return false;
+	struct croft_digest name = croft_digest_of(key.data, key.size);
+	MDB_txn *txn = store_read_begin(&store->index, err);
+	if (!txn)
+		return false;
+	struct head head;
+	struct croft_ref *refs;
+	struct croft_slice stored;
+	int found = store_table_get(
+		txn, store->index.records[table], name.hash, CROFT_HASH_SIZE, &stored, err);
+	bool whole = found == 1 && take_apart(stored, key, arena, &head, &refs, value);
+	store_read_end(&store->index, txn);
+	if (found < 0)
+		return false;
+	if (!whole || (head.expires_unix_ns && head.expires_unix_ns <= croft_unix_ns()))
+		return croft_error_set(err, CROFT_NOT_FOUND, "there is no such record");
+	struct croft_digest *missing;
+	size_t missing_count;
+	if (!croft_store_lease_closure(
+			store, refs, head.ref_count, 0, arena, &missing, &missing_count, err))
+		return false;
+	return missing_count == 0 ||
+		   croft_error_set(err, CROFT_NOT_FOUND,
+			   "%zu blobs that the record names are not in the store any more", missing_count);
+}
+
+bool croft_store_record_delete(struct croft_store *store, enum croft_record_table table,
+	struct croft_slice key, struct croft_error *err)
+{
+	if (!check_table(store, table, true, err))
+		return false;
+	struct croft_digest name = croft_digest_of(key.data, key.size);
+	return write_record(store, table, name.hash, NULL, 0, err);
+}

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * After a crash: the records behind the checkpoint's log position come back into the pending table.
+ * Only these are read. What is no whole record (a torn end, zeros written ahead) is skipped, and cut
+ * off when nothing follows it.
+ */
+#include "fs/store/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int by_number(const void *a, const void *b)
+{
+	uint32_t left = *(const uint32_t *)a, right = *(const uint32_t *)b;
+	return (left > right) - (left < right);
+}
+
+/* Numbers of the segment files, sorted, malloc'ed. */
+static bool list_segments(struct croft_store *store, uint32_t **numbers, size_t *count,
+	struct croft_error *err)
+{
+	int fd = openat(store->segments_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	if (!dir) {
+		croft_error_errno(err, errno, "%s: listing segments/", store->path);
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	size_t room = 16;
+	*count = 0;
+	*numbers = croft_array(room, sizeof(**numbers));
+	for (struct dirent *entry; (entry = readdir(dir));) {
+		char *end;
+		unsigned long number = strtoul(entry->d_name, &end, 16);
+		if (strlen(entry->d_name) != 8 || *end || number == 0)
+			continue;
+		if (*count == room)
+			*numbers = croft_realloc(*numbers, room *= 2, sizeof(**numbers));
+		(*numbers)[(*count)++] = (uint32_t)number;
+	}
+	closedir(dir);
+	qsort(*numbers, *count, sizeof(**numbers), by_number);
+	return true;
+}
+
+/* Live bytes as the index has them; -1: it does not know the segment. */
+static int64_t saved_live(struct croft_store *store, uint32_t number, struct croft_error *err)
+{
+	MDB_txn *txn = store_read_begin(&store->index, err);
+	if (!txn)
+		return -2;
+	struct croft_slice value;
+	int found = store_table_get(txn, store->index.segments, &number, 4, &value, err);
+	uint32_t live = 0;
+	if (found == 1 && value.size == 4)
+		memcpy(&live, value.data, 4);
+	store_read_end(&store->index, txn);
+	return found < 0 ? -2 : found ? (int64_t)live : -1;
+}
+
+static void put_back(struct croft_store *store, const struct store_record *record,
+	struct store_entry entry, struct croft_slice sums)
+{
+	const struct store_pending *known = store_pending_find(&store->pending, record->hash);
+	int large = !entry.segment;
+	if (!known) { /* stored twice counts once */
+		store->totals.blobs++;
+		store->totals.bytes += record->size;
+		store->totals.large_files += (uint64_t)large;
+		store->totals.large_disk_bytes += large ? store_entry_disk_bytes(&entry) : 0;
+	}
+	entry.used_ms = store_now_ms(store);
+	entry.lease_ms = store->config.durable ? entry.used_ms + store->config.lease_ms : 0;
+	store_pending_set(&store->pending, record->hash, STORE_PRESENT, &entry, sums);
+}
+
+static void bring_back_blob(struct croft_store *store, const struct store_record *record,
+	uint32_t segment, uint32_t offset)
+{
+	put_back(store, record,
+		(struct store_entry){.size = record->size, .segment = segment, .offset = offset},
+		CROFT_SLICE(NULL, 0));
+}
+
+/* The file is where it belongs or still under its temporary name; otherwise it never got to the
+ * disk (and nobody was told that it did). */
+static void bring_back_large(struct croft_store *store, const struct store_record *record,
+	const unsigned char *payload)
+{
+	struct store_large_note note;
+	memcpy(&note, payload, sizeof(note));
+	char from[32], to[80];
+	store_temporary_name(note.temporary, from);
+	store_large_path(record->hash, to);
+	struct stat st;
+	if (fstatat(store->temporary_fd, from, &st, 0) == 0 && (uint64_t)st.st_size == record->size)
+		renameat(store->temporary_fd, from, store->large_fd, to);
+	if (fstatat(store->large_fd, to, &st, 0) < 0 || (uint64_t)st.st_size != record->size)
+		return;
+	size_t sums = record->payload_size - sizeof(note);
+	void *copy = croft_alloc(sums);
+	memcpy(copy, payload + sizeof(note), sums);
+	store->log.renamed[record->hash[0]] = true;
+	put_back(store, record,
+		(struct store_entry){.size = record->size,
+			.offset = store->config.durable ? STORE_SYNCED : store->epoch},
+		CROFT_SLICE(copy, sums));
+}
+
+static bool is_record(const unsigned char *at, size_t left, uint32_t segment,
+	struct store_record *record)
+{
+	if (left < STORE_HEADER)
+		return false;
+	memcpy(record, at, STORE_HEADER);
+	return record->segment == segment && record->payload_size <= left - STORE_HEADER &&
+		   store_record_check(record, segment, at + STORE_HEADER) &&
+		   (record->kind == STORE_RECORD_BLOB ? record->payload_size == record->size
+											  : record->payload_size > 8);
+}
+
+/* Returns the end of the last whole record. */
+static uint32_t replay_bytes(struct croft_store *store, const unsigned char *bytes, size_t size,
+	uint32_t segment, uint32_t from)
+{
+	uint32_t end = from;
+	for (size_t at = from; at + STORE_HEADER <= size;) {
+		struct store_record record;
+		if (!is_record(bytes + at, size - at, segment, &record)) {
+			at += 8;
+			continue;
+		}
+		if (record.kind == STORE_RECORD_BLOB)
+			bring_back_blob(store, &record, segment, (uint32_t)at);
+		else
+			bring_back_large(store, &record, bytes + at + STORE_HEADER);
+		at += store_record_bytes(record.payload_size);
+		end = (uint32_t)at;
+	}
+	return end;
+}
+
+static bool replay_segment(struct croft_store *store, struct store_segment *segment, uint32_t from,
+	struct croft_error *err)
+{
+	struct stat st;
+	if (fstat(segment->fd, &st) < 0)
+		return croft_error_errno(err, errno, "%s: segment %08x", store->path, segment->number);
+	size_t size = (size_t)st.st_size;
+	uint32_t end = from;
+	if (size > from) {
+		void *bytes = mmap(NULL, size, PROT_READ, MAP_SHARED, segment->fd, 0);
+		if (bytes == MAP_FAILED)
+			return croft_error_errno(
+				err, errno, "%s: mapping segment %08x", store->path, segment->number);
+		end = replay_bytes(store, bytes, size, segment->number, from);
+		munmap(bytes, size);
+	}
+	if (size > end && ftruncate(segment->fd, end) < 0)
+		return croft_error_errno(
+			err, errno, "%s: cutting segment %08x", store->path, segment->number);
+	segment->size = end;
+	return true;
+}
+
+static bool open_segment(struct croft_store *store, uint32_t number,
+	struct store_position position, struct croft_error *err)
+{
+	char name[16];
+	store_segment_name(number, name);
+	int64_t live = saved_live(store, number, err);
+	if (live < -1)
+		return false;
+	if (live == -1 && number < position.segment) { /* its last blob went, then came the crash */
+		unlinkat(store->segments_fd, name, 0);
+		return true;
+	}
+	int fd = openat(store->segments_fd, name, O_RDWR | O_CLOEXEC);
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0) {
+		croft_error_errno(err, errno, "%s: opening segment %s", store->path, name);
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	struct store_segment *segment = store_segment_add(&store->segments, number, fd);
+	segment->live = live > 0 ? (uint32_t)live : 0;
+	segment->size = (uint32_t)st.st_size;
+	if (number >= position.segment &&
+		!replay_segment(store, segment, number == position.segment ? position.offset : 0, err))
+		return false;
+	store->segment_bytes += segment->size;
+	return true;
+}
+
+bool store_replay(struct croft_store *store, struct store_position position,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE uint32_t *numbers = NULL;
+	size_t count;
+	if (!list_segments(store, &numbers, &count, err))
+		return false;
+	store->log.last = position.segment;
+	for (size_t i = 0; i < count; i++) {
+		if (numbers[i] > store->log.last)
+			store->log.last = numbers[i];
+		if (!open_segment(store, numbers[i], position, err))
+			return false;
+	}
+	if (store->segments.count) {
+		struct store_segment *last = store->segments.items[store->segments.count - 1];
+		if (last->number == store->log.last && last->number >= position.segment) {
+			store->log.open = last;
+			store->log.zeroed = last->size;
+		}
+	}
+	return true;
+}

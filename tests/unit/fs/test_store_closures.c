@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tests/unit/fs/store_place.h"
+
+#include <unistd.h>
+
+static const struct croft_store_config durable = {.durable = true};
+
+static size_t lease(struct place *place, enum croft_ref_kind kind, struct croft_digest digest,
+	struct croft_digest **missing)
+{
+	size_t count;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_ref ref = {kind, digest};
+	assert_ok(croft_store_lease_closure(
+				  place->store, &ref, 1, 0, place->arena, missing, &count, &err), err);
+	return count;
+}
+
+/* root: f0, f1, d0 (f0, f2), d1 = d0 */
+static struct croft_digest make_tree(struct place *place, struct croft_digest files[3])
+{
+	struct croft_digest sub_files[2] = {files[0], files[2]};
+	struct croft_digest sub = place_directory(place, sub_files, 2, NULL, 0);
+	return place_directory(place, files, 2, (struct croft_digest[]){sub, sub}, 2);
+}
+
+static void a_complete_closure_is_leased(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest files[3], *missing;
+	for (unsigned i = 0; i < 3; i++)
+		files[i] = place_put_seed(place, i, 100);
+	struct croft_digest root = make_tree(place, files);
+	assert_int_equal(place_stat(place).leased_blobs, 0);
+	assert_int_equal(lease(place, CROFT_REF_DIRECTORY, root, &missing), 0);
+	assert_int_equal(place_stat(place).leased_blobs, 5);
+	assert_int_equal(lease(place, CROFT_REF_DIRECTORY, root, &missing), 0);
+	place_destroy(place);
+}
+
+static void an_incomplete_closure_lists_what_is_missing_and_leases_nothing(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest files[3], *missing;
+	for (unsigned i = 0; i < 2; i++)
+		files[i] = place_put_seed(place, i, 100);
+	struct croft_slice last = place_bytes(place, 2, 100);
+	files[2] = croft_digest_of(last.data, last.size);
+	struct croft_digest root = make_tree(place, files);
+	assert_int_equal(lease(place, CROFT_REF_DIRECTORY, root, &missing), 1);
+	assert_true(croft_digest_equal(&missing[0], &files[2]));
+	assert_int_equal(place_stat(place).leased_blobs, 0);
+	place_put(place, last);
+	assert_int_equal(lease(place, CROFT_REF_DIRECTORY, root, &missing), 0);
+	place_destroy(place);
+}
+
+static void a_missing_root_and_blob_are_listed(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest nowhere = croft_digest_of("nowhere", 7), *missing;
+	assert_int_equal(lease(place, CROFT_REF_DIRECTORY, nowhere, &missing), 1);
+	assert_int_equal(lease(place, CROFT_REF_BLOB, nowhere, &missing), 1);
+	assert_int_equal(lease(place, CROFT_REF_TREE, nowhere, &missing), 1);
+	assert_int_equal(lease(place, CROFT_REF_DIRECTORY, croft_digest_empty, &missing), 0);
+	place_destroy(place);
+}
+
+static void a_malformed_directory_is_invalid(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest bad = place_put(place, croft_slice_str("\xff\xff\xff")), *missing;
+	struct croft_ref ref = {CROFT_REF_DIRECTORY, bad};
+	size_t count;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_false(croft_store_lease_closure(
+		place->store, &ref, 1, 0, place->arena, &missing, &count, &err));
+	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+	assert_int_equal(place_stat(place).leased_blobs, 0);
+	place_destroy(place);
+}
+
+static void a_tree_message_reaches_the_files_of_all_its_directories(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_slice file = place_bytes(place, 1, 50);
+	struct croft_digest digest = croft_digest_of(file.data, file.size), *missing;
+	Reapi__FileNode node = REAPI__FILE_NODE__INIT;
+	node.name = "a";
+	node.digest = croft_digest_to_message(&digest, place->arena);
+	Reapi__Directory child = REAPI__DIRECTORY__INIT, root = REAPI__DIRECTORY__INIT;
+	child.n_files = 1;
+	child.files = (Reapi__FileNode *[]){&node};
+	Reapi__Tree tree = REAPI__TREE__INIT;
+	tree.root = &root;
+	tree.n_children = 1;
+	tree.children = (Reapi__Directory *[]){&child};
+	struct croft_digest stored =
+		place_put(place, croft_message_encode(&tree.base, place->arena));
+	assert_int_equal(lease(place, CROFT_REF_TREE, stored, &missing), 1);
+	assert_true(croft_digest_equal(&missing[0], &digest));
+	place_put(place, file);
+	assert_int_equal(lease(place, CROFT_REF_TREE, stored, &missing), 0);
+	place_destroy(place);
+}
+
+static void find_missing_tells_and_leases(void **state)
+{
+	struct place *place = place_create(durable);
+	enum { COUNT = 700 };
+	static struct croft_digest digests[COUNT];
+	static bool missing[COUNT];
+	for (unsigned i = 0; i < COUNT; i++) {
+		struct croft_slice bytes = place_bytes(place, i, 64);
+		digests[i] = croft_digest_of(bytes.data, bytes.size);
+		if (i % 100 == 0)
+			place_put(place, bytes);
+	}
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_find_missing(place->store, digests, COUNT, missing, &err), err);
+	for (unsigned i = 0; i < COUNT; i++)
+		assert_int_equal(missing[i], i % 100 != 0);
+	assert_int_equal(place_stat(place).leased_blobs, COUNT / 100);
+	place_destroy(place);
+}
+
+static void a_hold_lasts_until_its_release(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.durable = true, .lease_ms = 1});
+	struct croft_digest files[3];
+	for (unsigned i = 0; i < 3; i++)
+		files[i] = place_put_seed(place, i, 100);
+	struct croft_ref refs[] = {{CROFT_REF_DIRECTORY, make_tree(place, files)},
+		{CROFT_REF_BLOB, files[0]}};
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_hold *first, *second;
+	assert_ok((first = croft_store_hold(place->store, refs, 2, &err)) != NULL, err);
+	assert_ok((second = croft_store_hold(place->store, refs, 1, &err)) != NULL, err);
+	usleep(5000);
+	assert_int_equal(place_stat(place).leased_blobs, 5);
+	croft_store_release(first);
+	assert_int_equal(place_stat(place).leased_blobs, 5);
+	croft_store_release(second);
+	assert_int_equal(place_stat(place).leased_blobs, 0);
+	refs[1].digest = croft_digest_of("nowhere", 7);
+	assert_null(croft_store_hold(place->store, refs, 2, &err));
+	assert_int_equal(err.code, CROFT_FAILED_PRECONDITION);
+	assert_int_equal(place_stat(place).leased_blobs, 0);
+	place_destroy(place);
+}
+
+/* Records */
+
+static bool get(struct place *place, const char *key, struct croft_slice *value)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (croft_store_record_get(place->store, CROFT_RECORD_ACTION, croft_slice_str(key),
+			place->arena, value, &err))
+		return true;
+	if (err.code != CROFT_NOT_FOUND)
+		fail_msg("%s: %s", croft_code_name(err.code), err.message);
+	return false;
+}
+
+static void a_record_is_got_with_its_closure_leased(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.durable = true});
+	struct croft_digest files[3];
+	for (unsigned i = 0; i < 3; i++)
+		files[i] = place_put_seed(place, i, 100);
+	struct croft_ref ref = {CROFT_REF_DIRECTORY, make_tree(place, files)};
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_slice value;
+	assert_false(get(place, "key", &value));
+	assert_ok(croft_store_record_put(place->store, CROFT_RECORD_ACTION, croft_slice_str("key"),
+				  croft_slice_str("value"), &ref, 1, 0, &err), err);
+	place_reopen(place);
+	assert_true(get(place, "key", &value));
+	assert_true(croft_slice_equal(value, croft_slice_str("value")));
+	assert_int_equal(place_stat(place).leased_blobs, 5);
+	assert_int_equal(place_stat(place).records_action, 1);
+	assert_false(croft_store_record_get(place->store, CROFT_RECORD_FAILURE, croft_slice_str("key"),
+		place->arena, &value, &err));
+	assert_int_equal(err.code, CROFT_NOT_FOUND);
+	assert_ok(croft_store_record_delete(
+				  place->store, CROFT_RECORD_ACTION, croft_slice_str("key"), &err), err);
+	assert_false(get(place, "key", &value));
+	place_destroy(place);
+}
+
+static void a_record_of_missing_blobs_is_refused(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_ref ref = {CROFT_REF_BLOB, croft_digest_of("nowhere", 7)};
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_false(croft_store_record_put(place->store, CROFT_RECORD_ASSET, croft_slice_str("key"),
+		croft_slice_str("value"), &ref, 1, 0, &err));
+	assert_int_equal(err.code, CROFT_FAILED_PRECONDITION);
+	place_destroy(place);
+}
+
+static void a_record_is_replaced_and_expires(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_slice value;
+	for (int i = 0; i < 2; i++)
+		assert_ok(croft_store_record_put(place->store, CROFT_RECORD_ACTION, croft_slice_str("key"),
+					  croft_slice_str(i ? "new" : "old"), NULL, 0, 0, &err), err);
+	assert_true(get(place, "key", &value));
+	assert_true(croft_slice_equal(value, croft_slice_str("new")));
+	assert_ok(croft_store_record_put(place->store, CROFT_RECORD_ACTION, croft_slice_str("key"),
+				  croft_slice_str("new"), NULL, 0, croft_unix_ns() - 1, &err), err);
+	assert_false(get(place, "key", &value));
+	place_destroy(place);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_complete_closure_is_leased),
+		cmocka_unit_test(an_incomplete_closure_lists_what_is_missing_and_leases_nothing),
+		cmocka_unit_test(a_missing_root_and_blob_are_listed),
+		cmocka_unit_test(a_malformed_directory_is_invalid),
+		cmocka_unit_test(a_tree_message_reaches_the_files_of_all_its_directories),
+		cmocka_unit_test(find_missing_tells_and_leases),
+		cmocka_unit_test(a_hold_lasts_until_its_release),
+		cmocka_unit_test(a_record_is_got_with_its_closure_leased),
+		cmocka_unit_test(a_record_of_missing_blobs_is_refused),
+		cmocka_unit_test(a_record_is_replaced_and_expires),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

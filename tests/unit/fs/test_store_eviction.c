@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tests/unit/fs/store_place.h"
+
+#include <unistd.h>
+
+enum { MIB = 1 << 20 };
+
+static const struct croft_store_config tiny = {.budget_bytes = 8 * MIB, .durable = false,
+	.lease_ms = 60000};
+
+static void the_least_recently_used_goes_first(void **state)
+{
+	struct place *place = place_create(tiny);
+	struct croft_digest blobs[6];
+	for (unsigned i = 0; i < 6; i++) {
+		blobs[i] = place_put_seed(place, i, MIB);
+		usleep(2000);
+	}
+	assert_true(place_has(place, &blobs[0]));
+	usleep(2000);
+	place_put_seed(place, 7, MIB);
+	place_put_seed(place, 8, MIB);
+	assert_true(place_has(place, &blobs[0]));
+	assert_false(place_has(place, &blobs[1]));
+	assert_true(place_has(place, &blobs[5]));
+	assert_true(place_stat(place).evicted_blobs > 0);
+	place_destroy(place);
+}
+
+static void leased_blobs_stay_and_a_full_store_says_so(void **state)
+{
+	struct place *place = place_create(tiny);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_digest blobs[16];
+	unsigned stored = 0;
+	for (; stored < 16; stored++) {
+		struct croft_slice bytes = place_bytes(place, stored, MIB);
+		blobs[stored] = croft_digest_of(bytes.data, bytes.size);
+		if (!croft_store_put(place->store, &blobs[stored], bytes, &err))
+			break;
+		bool missing;
+		assert_true(
+			croft_store_find_missing(place->store, &blobs[stored], 1, &missing, NULL));
+		assert_false(missing);
+	}
+	assert_int_equal(err.code, CROFT_RESOURCE_EXHAUSTED);
+	assert_in_range(stored, 5, 8);
+	for (unsigned i = 0; i < stored; i++)
+		assert_true(place_has(place, &blobs[i]));
+	place_destroy(place);
+}
+
+static void an_open_blob_is_not_evicted(void **state)
+{
+	struct place *place = place_create(tiny);
+	struct croft_digest first = place_put_seed(place, 0, MIB);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_blob *blob;
+	assert_ok((blob = croft_store_open_blob(place->store, &first, &err)) != NULL, err);
+	for (unsigned i = 1; i < 20; i++)
+		place_put_seed(place, i, MIB);
+	char byte;
+	assert_int_equal(croft_store_blob_read(blob, &byte, 1, MIB - 1, &err), 1);
+	croft_store_blob_close(blob);
+	assert_true(place_has(place, &first));
+	place_destroy(place);
+}
+
+/* Ten times the budget in small blobs, some of which are kept in use: segments must be emptied. */
+static void the_budget_holds_with_small_blobs(void **state)
+{
+	struct place *place = place_create(tiny);
+	enum { COUNT = 10 * 8 * MIB / 4096, KEPT = 64 };
+	struct croft_digest kept[KEPT];
+	for (unsigned i = 0; i < COUNT; i++) {
+		struct croft_digest digest = place_put_seed(place, i, 4096);
+		if (i < KEPT)
+			kept[i] = digest;
+		if (i % 200 == 0) {
+			croft_arena_reset(place->arena);
+			struct croft_store_stat stat = place_stat(place);
+			assert_in_range(stat.disk_bytes, 0, stat.budget_bytes);
+			for (unsigned k = 0; k < KEPT && k <= i; k++)
+				assert_true(place_has(place, &kept[k]));
+		}
+	}
+	struct croft_store_stat stat = place_stat(place);
+	assert_in_range(stat.bytes, 3 * MIB, 8 * MIB);
+	place_reopen(place);
+	for (unsigned k = 0; k < KEPT; k++)
+		assert_true(place_has(place, &kept[k]));
+	assert_int_equal(place_stat(place).blobs, stat.blobs);
+	place_destroy(place);
+}
+
+static void collect_frees_down_to_a_target(void **state)
+{
+	struct place *place = place_create(tiny);
+	for (unsigned i = 0; i < 5; i++)
+		place_put_seed(place, i, MIB);
+	uint64_t bytes, blobs;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_collect(place->store, 3 * MIB, &bytes, &blobs, &err), err);
+	assert_in_range(blobs, 2, 4);
+	assert_in_range(place_stat(place).disk_bytes, 0, 3 * MIB);
+	assert_in_range(bytes, 2 * MIB, 5 * MIB);
+	place_destroy(place);
+}
+
+static void a_record_whose_blob_was_evicted_is_not_found(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.budget_bytes = 8 * MIB,
+		.lease_ms = 1});
+	struct croft_ref ref = {CROFT_REF_BLOB, place_put_seed(place, 0, MIB)};
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_record_put(place->store, CROFT_RECORD_ACTION, croft_slice_str("key"),
+				  croft_slice_str("value"), &ref, 1, 0, &err), err);
+	usleep(5000);
+	assert_ok(croft_store_collect(place->store, 1, NULL, NULL, NULL) || true, err);
+	struct croft_slice value;
+	assert_false(croft_store_record_get(place->store, CROFT_RECORD_ACTION, croft_slice_str("key"),
+		place->arena, &value, &err));
+	assert_int_equal(err.code, CROFT_NOT_FOUND);
+	place_destroy(place);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_least_recently_used_goes_first),
+		cmocka_unit_test(leased_blobs_stay_and_a_full_store_says_so),
+		cmocka_unit_test(an_open_blob_is_not_evicted),
+		cmocka_unit_test(the_budget_holds_with_small_blobs),
+		cmocka_unit_test(collect_frees_down_to_a_target),
+		cmocka_unit_test(a_record_whose_blob_was_evicted_is_not_found),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
