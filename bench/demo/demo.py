@@ -11,11 +11,11 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, f"{HERE}/../../tests/lib"]
 from debian import Apt
 from farm import Farm
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENT = ["-e", "PATH=/usr/bin:/bin", "-e", "HOME=/tmp", "-e", "LC_ALL=C", "-e", "CC=gcc"]
 LIBRARIES = "LD_LIBRARY_PATH=/zlib/usr/lib:/png/usr/lib"
 
