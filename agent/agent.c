@@ -119,7 +119,8 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	struct croft_agent_config config = *asked;
-	struct croft_machine machine = {.root_image = config.root_image};
+	struct croft_machine machine = {
+		.root_image = config.root_image, .allow_network = config.allow_network};
 	if (config.slots == 0)
 		config.slots = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
 	if (!croft_make_directories(config.state, err))

@@ -21,6 +21,7 @@ struct croft_agent_config {
 	const char *root_image; /* digest or host directory for jobs whose input root is no "/"; or NULL */
 	const char *plane_address; /* serve the cache to peers; or NULL */
 	uint64_t cache_bytes;
+	bool allow_network; /* jobs that ask for network=on get this machine's network */
 	const struct croft_tls *tls; /* or NULL */
 };
 

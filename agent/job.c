@@ -196,6 +196,10 @@ static bool prepare(struct croft_job *job, struct croft_error *err)
 		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
 			"the job asks for a root image (croft-root=image), but this agent has none: start it "
 			"with --root-image");
+	if (job->options.network == CROFT_NETWORK_HOST && !job->machine->allow_network)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"the job asks for network=on, which this agent does not allow: start it with "
+			"--allow-network");
 	return croft_job_logs_open(job->machine->state, message->lease, &job->logs, err);
 }
 

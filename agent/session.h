@@ -21,6 +21,7 @@ struct croft_machine {
 	struct croft_daemon *daemon; /* attached at the first Welcome */
 	const char *state;           /* directory for logs of running jobs */
 	const char *agent_id;
+	bool allow_network;
 	const char *root_image; /* path of the tree for jobs whose input root is no "/"; or NULL */
 };
 

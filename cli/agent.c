@@ -49,6 +49,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.root_image = options_value(options, "root-image"),
 		.plane_address = options_value(options, "plane"),
 		.cache_bytes = cache,
+		.allow_network = options_given(options, "allow-network"),
 		.tls = wants_tls ? &tls : NULL,
 	};
 	return croft_agent_run(&config, err) ? 0 : FAILED;
@@ -61,6 +62,7 @@ static const struct option_spec agent_options[] = {
 	{"property", 'p', "KEY=VALUE", "platform property that jobs may ask for; may be given again"},
 	{"root-image", 0, "DIGEST|DIR", "the / of jobs whose inputs are not a whole root (Bazel)"},
 	{"plane", 0, "ADDR", "serve the cache to other agents there"},
+	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
 	{"verbose", 'v', NULL, "log more"},
 	{"parent", 0, "PID", NULL},

@@ -107,7 +107,7 @@ static bool mount_overlay(const struct launcher_context *context, unsigned slot,
 		(!context->privileged && fsconfig(fs, FSCONFIG_SET_FLAG, "userxattr", NULL, 0) < 0) ||
 		fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
 		return croft_error_errno(err, errno, "making the overlay over %s", joined);
-	CROFT_CLEANUP_FD int tree = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV);
+	CROFT_CLEANUP_FD int tree = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
 	if (tree < 0 || move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
 		return croft_error_errno(err, errno, "mounting the overlay on %s", target);
 	return true;
@@ -306,7 +306,7 @@ static bool seal(const char *root, const struct wire_spec *spec, struct croft_er
 		if (!bind(path, path, 0, err))
 			return false;
 	}
-	if (mount(NULL, root, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NODEV, NULL) < 0)
+	if (mount(NULL, root, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NODEV | MS_NOSUID, NULL) < 0)
 		return croft_error_errno(err, errno, "making the root read-only");
 	return true;
 }
