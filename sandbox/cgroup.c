@@ -210,7 +210,7 @@ void cgroups_end(struct cgroups *cgroups, unsigned slot, struct report *report)
 void cgroups_close(struct cgroups *cgroups)
 {
 	char path[4096];
-	for (int i = 0; i < V1_COUNT; i++) {
+	for (int i = 0; cgroups && i < V1_COUNT; i++) {
 		if (!cgroups->roots[i])
 			continue;
 		for (unsigned slot = 0; slot < cgroups->slots; slot++) {

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
 #include <net/if.h>
@@ -22,6 +21,18 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* By system call: libc's versions wait for all threads that it knows of, and init was cloned past libc,
+ * out of a process that may have had some. */
+static bool set_groups(uint32_t gid)
+{
+	return syscall(SYS_setresgid, gid, gid, gid) == 0;
+}
+
+static bool set_users(uint32_t uid)
+{
+	return syscall(SYS_setresuid, uid, uid, uid) == 0;
+}
 
 static void tell(const struct init_context *context, const struct init_status *status)
 {
@@ -94,7 +105,7 @@ static bool become_user(const struct init_context *context, struct croft_error *
 {
 	const struct wire_spec *spec = context->spec;
 	/* An ordinary user's namespace has one id and may not call setgroups. */
-	if (context->launcher->privileged && setgroups(0, NULL) < 0)
+	if (context->launcher->privileged && syscall(SYS_setgroups, 0, NULL) < 0)
 		return croft_error_errno(err, errno, "dropping supplementary groups");
 	/* Root keeps no power over exec either. */
 	if (prctl(PR_SET_SECUREBITS,
@@ -103,8 +114,7 @@ static bool become_user(const struct init_context *context, struct croft_error *
 				SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED,
 			0, 0, 0) < 0)
 		return croft_error_errno(err, errno, "locking the secure bits");
-	if (setresgid(spec->gid, spec->gid, spec->gid) < 0 ||
-		setresuid(spec->uid, spec->uid, spec->uid) < 0)
+	if (!set_groups(spec->gid) || !set_users(spec->uid))
 		return croft_error_errno(
 			err, errno, "becoming user %u, group %u", spec->uid, spec->gid);
 	return drop_capabilities(err);
@@ -225,7 +235,7 @@ static bool wait_go(int fd)
 
 static bool build(const struct init_context *context, struct croft_error *err)
 {
-	if (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0) {
+	if (!set_groups(0) || !set_users(0)) {
 		/* An ordinary user's namespace has only the id that the job will have. */
 		if (context->launcher->privileged)
 			return croft_error_errno(err, errno, "becoming root of the namespace");

@@ -140,6 +140,7 @@ void croft_launcher_stop(struct croft_launcher *launcher)
 		close(launcher->socket);
 	if (launcher->pid > 0)
 		waitpid(launcher->pid, NULL, 0);
+	cgroups_close(launcher->context.cgroups);
 	for (unsigned slot = 0; launcher->context.user_namespaces && slot < launcher->context.slots; slot++)
 		if (launcher->context.user_namespaces[slot] >= 0)
 			close(launcher->context.user_namespaces[slot]);
