@@ -3,16 +3,9 @@
 
 #include "proto/base/cleanup.h"
 
-#include "google/rpc/status.pb-c.h"
-
 #include <grpc/grpc_security.h>
 #include <grpc/support/alloc.h>
 #include <string.h>
-
-struct detail {
-	struct detail *next;
-	Google__Protobuf__Any any;
-};
 
 /* Life --------------------------------------------------------------------------------------- */
 
@@ -103,7 +96,7 @@ void croft_call_unref(struct croft_call *call)
 	free(call);
 }
 
-static bool start_batch(struct croft_call *call, const grpc_op *ops, size_t count,
+bool call_start_batch(struct croft_call *call, const grpc_op *ops, size_t count,
 	struct event *event)
 {
 	croft_call_ref(call);
@@ -147,26 +140,35 @@ static bool run_method(struct croft_call *call, struct croft_error *err)
 	return true;
 }
 
+/* Hundreds of thousands of calls may be parked: they keep nothing of their request. What parked.c needs
+ * has its own reference. */
+static void forget_request(struct croft_call *call)
+{
+	pthread_mutex_lock(&call->lock);
+	struct croft_arena *arena = call->arena;
+	call->arena = NULL;
+	call->request = NULL;
+	call->request_bytes = CROFT_SLICE(NULL, 0);
+	call->details = NULL;
+	pthread_mutex_unlock(&call->lock);
+	croft_arena_destroy(arena);
+}
+
 static void run_handler(struct croft_work *work)
 {
 	struct croft_call *call = (struct croft_call *)((char *)work - offsetof(struct croft_call, work));
 	struct croft_error err = CROFT_ERROR_INIT;
 	call->arena = croft_arena_create();
 	bool ok = run_method(call, &err);
-	if (ok && call->parked) {
-		/* Hundreds of thousands may be parked: they keep no request. parked.c has its own reference. */
-		pthread_mutex_lock(&call->lock);
-		struct croft_arena *arena = call->arena;
-		call->arena = NULL;
-		call->request = NULL;
-		call->details = NULL;
-		pthread_mutex_unlock(&call->lock);
-		croft_arena_destroy(arena);
+	if (!ok && err.code == CROFT_OK)
+		croft_error_set(&err, CROFT_UNKNOWN, "failed without saying why");
+	if (call->parked) {
+		if (!ok)
+			croft_call_finish(call, &err);
+		forget_request(call);
 		croft_call_unref(call);
 		return;
 	}
-	if (!ok && err.code == CROFT_OK)
-		croft_error_set(&err, CROFT_UNKNOWN, "failed without saying why");
 	call_send_status(call, ok ? NULL : &err);
 	server_call_ended(call->server);
 	croft_call_unref(call);
@@ -176,7 +178,7 @@ void call_begin(struct croft_call *call)
 {
 	grpc_op over = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER,
 		.data.recv_close_on_server.cancelled = &call->cancelled_by_peer};
-	if (!start_batch(call, &over, 1, &call->over.event))
+	if (!call_start_batch(call, &over, 1, &call->over.event))
 		abort();
 	call->work.run = run_handler;
 	if (call->method && call->method->immediate)
@@ -194,46 +196,6 @@ size_t call_initial_op(struct croft_call *call, grpc_op *op)
 	return 1;
 }
 
-/* google.rpc.Status with the details, for grpc-status-details-bin. */
-static void add_details_trailer(struct croft_call *call, const struct croft_error *err)
-{
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	GoogleRpc__Status status = GOOGLE_RPC__STATUS__INIT;
-	status.code = (int32_t)err->code;
-	status.message = (char *)err->message;
-	for (struct detail *detail = call->details; detail; detail = detail->next)
-		status.n_details++;
-	if (status.n_details == 0)
-		return;
-	status.details = croft_arena_array(arena, status.n_details, sizeof(void *));
-	size_t at = status.n_details;
-	for (struct detail *detail = call->details; detail; detail = detail->next)
-		status.details[--at] = &detail->any;
-	croft_call_set_trailer(
-		call, "grpc-status-details-bin", croft_message_encode(&status.base, arena));
-}
-
-void call_send_status(struct croft_call *call, const struct croft_error *err)
-{
-	grpc_op ops[3];
-	size_t count = call_initial_op(call, &ops[0]);
-	if (err)
-		add_details_trailer(call, err);
-	if (call->reply && !err)
-		ops[count++] = (grpc_op){
-			.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = call->reply};
-	grpc_slice message = grpc_slice_from_copied_string(err ? err->message : "");
-	ops[count++] = (grpc_op){.op = GRPC_OP_SEND_STATUS_FROM_SERVER,
-		.data.send_status_from_server = {
-			.trailing_metadata_count = call->trailer_count,
-			.trailing_metadata = call->trailers,
-			.status = err ? (grpc_status_code)err->code : GRPC_STATUS_OK,
-			.status_details = &message,
-		}};
-	start_batch(call, ops, count, &call->finished);
-	grpc_slice_unref(message);
-}
-
 /* For handlers -------------------------------------------------------------------------------- */
 
 const void *croft_call_request(struct croft_call *call)
@@ -248,10 +210,15 @@ struct croft_slice croft_call_request_bytes(struct croft_call *call)
 
 static bool wait_done(struct croft_call *call, struct operation *operation)
 {
-	CROFT_LOCKED(&call->lock);
+	struct croft_workers *workers = server_workers(call->server);
+	croft_workers_begin_wait(workers);
+	pthread_mutex_lock(&call->lock);
 	while (!operation->done)
 		pthread_cond_wait(&call->changed, &call->lock);
-	return operation->ok;
+	bool ok = operation->ok;
+	pthread_mutex_unlock(&call->lock);
+	croft_workers_end_wait(workers);
+	return ok;
 }
 
 static bool call_lost(struct croft_call *call, struct croft_error *err)
@@ -261,23 +228,28 @@ static bool call_lost(struct croft_call *call, struct croft_error *err)
 	return croft_error_set(err, CROFT_CANCELLED, "the client is gone");
 }
 
+/* The next message; NULL at the stream's end. */
+static bool receive(struct croft_call *call, grpc_byte_buffer **buffer)
+{
+	grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = buffer};
+	*buffer = NULL;
+	call->read.done = false;
+	return call_start_batch(call, &op, 1, &call->read.event) && wait_done(call, &call->read);
+}
+
 int croft_call_read(struct croft_call *call, struct croft_arena *arena, void **message,
 	struct croft_error *err)
 {
-	grpc_byte_buffer *buffer = NULL;
-	grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &buffer};
-	call->read.done = false;
-	if (!start_batch(call, &op, 1, &call->read.event) || !wait_done(call, &call->read)) {
+	grpc_byte_buffer *buffer;
+	/* A half-close and a lost client look alike: no message. Both end the reads first; that the client is
+	 * lost is told by the watch's event, which comes after. But it comes before the end of a read that was
+	 * begun after the first had ended, since the core takes up a call's operations one after the other. */
+	if (!receive(call, &buffer) || (!buffer && (!receive(call, &buffer) || croft_call_cancelled(call)))) {
 		call_lost(call, err);
 		return -1;
 	}
-	if (!buffer) {
-		/* A half-close and a lost client look alike here. */
-		if (!croft_call_cancelled(call))
-			return 0;
-		call_lost(call, err);
-		return -1;
-	}
+	if (!buffer)
+		return 0;
 	struct croft_slice bytes = croft_core_bytes(buffer, arena);
 	grpc_byte_buffer_destroy(buffer);
 	*message = croft_message_decode(
@@ -300,21 +272,9 @@ bool croft_call_write(struct croft_call *call, const ProtobufCMessage *message,
 	ops[count++] =
 		(grpc_op){.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = buffer};
 	call->write.done = false;
-	bool ok = start_batch(call, ops, count, &call->write.event) && wait_done(call, &call->write);
+	bool ok = call_start_batch(call, ops, count, &call->write.event) && wait_done(call, &call->write);
 	grpc_byte_buffer_destroy(buffer);
 	return ok || call_lost(call, err);
-}
-
-void croft_call_add_detail(struct croft_call *call, const ProtobufCMessage *message)
-{
-	struct detail *detail = croft_arena_zalloc(call->arena, sizeof(*detail));
-	google__protobuf__any__init(&detail->any);
-	struct croft_slice bytes = croft_message_encode(message, call->arena);
-	detail->any.type_url =
-		croft_arena_printf(call->arena, "type.googleapis.com/%s", message->descriptor->name);
-	detail->any.value = (ProtobufCBinaryData){bytes.size, (uint8_t *)bytes.data};
-	detail->next = call->details;
-	call->details = detail;
 }
 
 struct croft_arena *croft_call_arena(struct croft_call *call)
@@ -345,15 +305,6 @@ const char *croft_call_identity(struct croft_call *call)
 struct croft_slice croft_call_header(struct croft_call *call, const char *name)
 {
 	return croft_core_metadata(&call->metadata, name);
-}
-
-void croft_call_set_trailer(struct croft_call *call, const char *name, struct croft_slice value)
-{
-	call->trailers = croft_realloc(call->trailers, call->trailer_count + 1, sizeof(grpc_metadata));
-	grpc_metadata *trailer = &call->trailers[call->trailer_count++];
-	memset(trailer, 0, sizeof(*trailer));
-	trailer->key = grpc_slice_from_copied_string(name);
-	trailer->value = croft_core_copy(value);
 }
 
 uint64_t croft_call_time_left_ms(struct croft_call *call)

@@ -74,7 +74,8 @@ struct croft_call {
 
 	grpc_metadata *trailers;
 	size_t trailer_count;
-	struct detail *details;
+	struct detail *details; /* status.c */
+	size_t detail_bytes;
 
 	struct parked_state *parked;
 };
@@ -84,6 +85,9 @@ struct croft_call *call_create(struct croft_server *server, const struct croft_r
 	grpc_byte_buffer *payload);
 /* Starts the watch for the call's end, then the handler, on a worker or at once. */
 void call_begin(struct croft_call *call);
+/* With a reference that the event's completion gives back. */
+bool call_start_batch(struct croft_call *call, const grpc_op *ops, size_t count,
+	struct event *event);
 /* Sends the reply (if any), the trailers and the status; to be called once. For a parked call the lock
  * is held. */
 void call_send_status(struct croft_call *call, const struct croft_error *err /* NULL: OK */);

@@ -16,8 +16,9 @@
 struct croft_channel;
 struct croft_stream;
 
-/* target: "host:port", "grpc://host:port", "grpcs://host:port" or "unix:/path". Connects lazily and
- * again after failures, with backoff of at most 2 s. Keepalive finds a dead peer within 30 s. */
+/* target: "host:port", "grpc://host:port", "grpcs://host:port" or "unix:/path". TLS with grpcs://, or
+ * when `tls` is given and no scheme; without an authority file, the system's roots count. Connects
+ * lazily and again after failures, with backoff of at most 2 s. Keepalive finds a dead peer within 30 s. */
 struct croft_channel *croft_channel_create(const char *target, const struct croft_tls *tls,
 	struct croft_error *err);
 void croft_channel_destroy(struct croft_channel *channel);
@@ -26,7 +27,8 @@ const char *croft_channel_target(const struct croft_channel *channel);
 struct croft_call_options {
 	uint64_t timeout_ms; /* 0: 60 s for unary calls, none for streams */
 	bool wait_for_ready; /* wait for the server instead of failing with UNAVAILABLE */
-	/* RequestMetadata and the like; names in lower case, pairs are borrowed for the call's start. */
+	/* RequestMetadata and the like; names in lower case, pairs are borrowed for the call's start. Values
+	 * of names that end in "-bin" are any bytes, others printable ASCII. */
 	const struct croft_metadata {
 		const char *name;
 		struct croft_slice value;
@@ -43,10 +45,14 @@ void *croft_unary(struct croft_channel *channel, const struct croft_call_options
 	const ProtobufCMessageDescriptor *response, struct croft_arena *arena,
 	struct croft_error *err);
 
-/* Any of the streaming kinds. One thread may read while another writes. */
+/* Any of the streaming kinds. One thread may read while another writes. NULL: the options' metadata
+ * cannot be sent. */
 struct croft_stream *croft_stream_open(struct croft_channel *channel,
 	const struct croft_call_options *options, const char *path,
 	const ProtobufCMessageDescriptor *response, struct croft_error *err);
+/* Returns once the transport has taken the message. False: the call is over, err has its status. When
+ * the server ended it with OK before it had read everything (a blob that is there already), that is
+ * CANCELLED, and its answer can still be read. */
 bool croft_stream_write(struct croft_stream *stream, const ProtobufCMessage *message,
 	struct croft_error *err);
 bool croft_stream_close_write(struct croft_stream *stream, struct croft_error *err);

@@ -6,10 +6,9 @@
 #include "proto/rpc/call.h"
 
 #include "proto/base/cleanup.h"
-#include "proto/base/io.h"
+#include "proto/rpc/tls.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/alloc.h>
 #include <stdio.h>
@@ -18,7 +17,7 @@
 #include <unistd.h>
 
 /* Calls of one method that a queue is ready to take before the core has to wait for it. */
-enum { READY_CALLS = 4, DEFAULT_WORKERS = 256, MAX_QUEUE_THREADS = 4, MAX_PEM_BYTES = 1 << 20 };
+enum { READY_CALLS = 4, DEFAULT_WORKERS = 256, MAX_QUEUE_THREADS = 4 };
 
 struct registered {
 	struct registered *next;
@@ -159,39 +158,12 @@ static void *queue_thread(void *user)
 
 /* Starting ----------------------------------------------------------------------------------- */
 
-static grpc_server_credentials *tls_credentials(const struct croft_tls *tls,
-	struct croft_error *err)
-{
-	CROFT_CLEANUP_FREE char *roots = NULL;
-	CROFT_CLEANUP_FREE char *certificate = NULL;
-	CROFT_CLEANUP_FREE char *key = NULL;
-	size_t size;
-	if (!tls->certificate_file || !tls->key_file) {
-		croft_error_set(
-			err, CROFT_INVALID_ARGUMENT, "TLS needs both a certificate file and a key file");
-		return NULL;
-	}
-	if (!croft_read_file(AT_FDCWD, tls->certificate_file, MAX_PEM_BYTES, &certificate, &size, err) ||
-		!croft_read_file(AT_FDCWD, tls->key_file, MAX_PEM_BYTES, &key, &size, err))
-		return NULL;
-	if (tls->authority_file &&
-		!croft_read_file(AT_FDCWD, tls->authority_file, MAX_PEM_BYTES, &roots, &size, err))
-		return NULL;
-	grpc_ssl_pem_key_cert_pair pair = {key, certificate};
-	return grpc_ssl_server_credentials_create_ex(roots, &pair, 1,
-		roots ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
-			  : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE,
-		NULL);
-}
-
 static bool bind_port(struct croft_server *server, const struct croft_tls *tls,
 	struct croft_error *err)
 {
-	grpc_server_credentials *credentials =
-		tls ? tls_credentials(tls, err) : grpc_insecure_server_credentials_create();
+	grpc_server_credentials *credentials = croft_tls_server(tls, err);
 	if (!credentials)
-		return tls ? croft_error_wrap(err, "reading the TLS files")
-				   : croft_error_set(err, CROFT_INTERNAL, "no server credentials");
+		return false;
 	server->port = grpc_server_add_http2_port(server->core, server->address, credentials);
 	grpc_server_credentials_release(credentials);
 	if (server->port <= 0)

@@ -9,13 +9,15 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { IDLE_SECONDS = 10, STACK_BYTES = 512 * 1024 };
+enum { IDLE_SECONDS = 10, STACK_BYTES = 512 * 1024, MOST_WAITING = 4096 };
 
 struct croft_workers {
 	pthread_mutex_t lock; /* guards: everything below */
 	pthread_cond_t wanted, left;
 	struct croft_work *first, **last;
-	unsigned most, threads, idle;
+	size_t queued;
+	unsigned most;
+	unsigned threads, idle, waiting; /* the second and third are part of the first */
 	bool stopping;
 };
 
@@ -34,9 +36,19 @@ struct croft_workers *croft_workers_create(unsigned most)
 	return workers;
 }
 
+/* Without those that wait for a peer. The lock is held. */
+static unsigned counted_threads(const struct croft_workers *workers)
+{
+	unsigned waiting = workers->waiting < MOST_WAITING ? workers->waiting : MOST_WAITING;
+	return workers->threads > waiting ? workers->threads - waiting : 0;
+}
+
 /* The next work, or NULL when this thread is to leave. The lock is held. */
 static struct croft_work *next_work(struct croft_workers *workers)
 {
+	/* Others took the place of threads that waited and are back. */
+	if (counted_threads(workers) > workers->most)
+		return NULL;
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += IDLE_SECONDS;
@@ -51,6 +63,7 @@ static struct croft_work *next_work(struct croft_workers *workers)
 	workers->first = work->next;
 	if (!workers->first)
 		workers->last = &workers->first;
+	workers->queued--;
 	return work;
 }
 
@@ -69,8 +82,11 @@ static void *worker_thread(void *user)
 	return NULL;
 }
 
+/* If there is work for one and room. The lock is held. */
 static void add_thread(struct croft_workers *workers)
 {
+	if (workers->queued <= workers->idle || counted_threads(workers) >= workers->most)
+		return;
 	pthread_attr_t attributes;
 	pthread_attr_init(&attributes);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
@@ -89,13 +105,27 @@ static void add_thread(struct croft_workers *workers)
 void croft_workers_submit(struct croft_workers *workers, struct croft_work *work)
 {
 	pthread_mutex_lock(&workers->lock);
-	bool spare = workers->idle > 0 && !workers->first;
 	work->next = NULL;
 	*workers->last = work;
 	workers->last = &work->next;
-	if (!spare && workers->threads < workers->most)
-		add_thread(workers);
+	workers->queued++;
+	add_thread(workers);
 	pthread_cond_signal(&workers->wanted);
+	pthread_mutex_unlock(&workers->lock);
+}
+
+void croft_workers_begin_wait(struct croft_workers *workers)
+{
+	pthread_mutex_lock(&workers->lock);
+	workers->waiting++;
+	add_thread(workers);
+	pthread_mutex_unlock(&workers->lock);
+}
+
+void croft_workers_end_wait(struct croft_workers *workers)
+{
+	pthread_mutex_lock(&workers->lock);
+	workers->waiting--;
 	pthread_mutex_unlock(&workers->lock);
 }
 
