@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the files of fs/mount share: the mount and a request of the kernel's.
+ *
+ *	session.c    the FUSE device: mounting, INIT, threads, the end
+ *	operations.c what each request does
+ *	wait.c       requests that wait for a fetch
+ */
+#ifndef CROFT_FS_MOUNT_INTERNAL_H
+#define CROFT_FS_MOUNT_INTERNAL_H
+
+#include "fs/mount.h"
+#include "fs/mount/account.h"
+#include "fs/mount/blobs.h"
+#include "fs/mount/directory.h"
+#include "fs/mount/node.h"
+
+#include <stdatomic.h>
+
+#include <fuse_lowlevel.h>
+
+struct waiting;
+
+struct croft_mount {
+	struct croft_store *store;
+	struct croft_fetcher *fetcher; /* or NULL */
+	uint32_t uid, gid;
+	unsigned threads;
+
+	struct nodes *nodes;
+	struct directory_cache *directories;
+	struct blobs *blobs;
+	struct accounts *accounts;
+	struct waiting *waiting;
+
+	struct fuse_session *session;
+	char *mountpoint;
+	int wake_fd;            /* wakes croft_mount_run: something changed */
+	atomic_bool stopped;    /* croft_mount_stop was called */
+	uint64_t offered_flags; /* by the kernel's INIT */
+	bool answering_init;
+};
+
+/* One request of the kernel. It starts on the stack of the thread that read it. If it must wait for
+ * a blob it moves to the heap, and is run again from its start when the blob has come. */
+struct request {
+	struct croft_mount *mount;
+	fuse_req_t fuse; /* NULL when it was answered while it waited */
+	/* True: answered; false: it waits, and is out of the caller's hands. */
+	bool (*run)(struct request *request);
+	uint64_t node;
+	uint64_t offset;
+	size_t size;
+	char *name;          /* LOOKUP; on the heap when waiting */
+	bool plus;           /* READDIRPLUS */
+	bool children_tried; /* READDIRPLUS: the messages below were asked for once */
+
+	/* Of requests that wait (guarded by the lock of `waiting`). */
+	bool on_heap;
+	struct waiting *waiting;
+	bool for_directory; /* what it waits for */
+	bool optional;      /* the blobs not coming is no failure of the request */
+	unsigned waits;     /* times that it waited */
+	unsigned pending;   /* blobs that have not come yet */
+	uint64_t group;
+	pid_t pid;
+	struct croft_error failure; /* of the blob that it waited for last */
+	struct croft_digest failed;
+	struct request *previous, *next;
+};
+
+/* wait.c ------------------------------------------------------------------------------------ */
+
+struct waiting *waiting_create(struct croft_mount *mount);
+/* Runs requests that have what they waited for, until waiting_close. */
+void *waiting_serve(void *waiting);
+/* Answers those whose process was killed. Returns the milliseconds after which to look again;
+ * -1: none waits. */
+int waiting_look(struct waiting *waiting);
+/* Answers all with ENOTCONN and runs none any more. Fetches that are under way end into nothing. */
+void waiting_close(struct waiting *waiting);
+void waiting_release(struct waiting *waiting);
+
+/* For run to return with: fetches the blobs, which are not in the store, and then runs the request
+ * again from its start; `optional`: whether or not they came. Fails it at once when fetching was
+ * tried. */
+bool request_wait(struct request *request, const struct croft_digest *digests, size_t count,
+	bool directories, bool optional);
+/* EIO, said in the log and in the account. Returns true. */
+bool request_fail(struct request *request, const struct croft_digest *digest,
+	const struct croft_error *err);
+
+/* operations.c ------------------------------------------------------------------------------ */
+
+extern const struct fuse_lowlevel_ops mount_operations;
+
+#endif

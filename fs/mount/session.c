@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The FUSE device: mounting, the INIT exchange, the threads, and the end. */
+#include "fs/mount/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+
+/* Since Linux 6.12 (include/uapi/linux/fuse.h); not in Debian 12's headers. */
+#ifndef FUSE_ALLOW_IDMAP
+#define FUSE_ALLOW_IDMAP (1ULL << 40)
+#endif
+
+enum {
+	DIRECTORY_CACHE_BYTES = 32 << 20,
+	THREADS_AT_MOST = 4,
+	/* What a file's sequential reader has ahead of it; the kernel's own 128 KiB are made for disks. */
+	READ_AHEAD_KB = 1024,
+};
+
+/* libfuse 3.14 does not know the newer flags of INIT: what the kernel offers is noted when the
+ * request is read, and what is wanted of it is put into the answer when that is written. */
+
+static ssize_t read_device(int fd, void *buffer, size_t size, void *user)
+{
+	struct croft_mount *mount = user;
+	int before;
+	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &before);
+	ssize_t got = read(fd, buffer, size);
+	pthread_setcancelstate(before, NULL);
+	if (!mount->answering_init || got < 0)
+		return got;
+	const struct fuse_in_header *header = buffer;
+	struct fuse_init_in init = {0};
+	size_t body = (size_t)got - sizeof(*header);
+	if ((size_t)got > sizeof(*header) && header->opcode == FUSE_INIT) {
+		memcpy(&init, header + 1, body < sizeof(init) ? body : sizeof(init));
+		mount->offered_flags = init.flags;
+		if (init.flags & FUSE_INIT_EXT)
+			mount->offered_flags |= (uint64_t)init.flags2 << 32;
+	}
+	return got;
+}
+
+static void extend_init(const struct croft_mount *mount, struct fuse_init_out *init)
+{
+	/* So that a sandbox can show a tree's files as its own user's by an idmapped mount. */
+	uint64_t flags = mount->offered_flags & FUSE_ALLOW_IDMAP;
+	if (!flags)
+		return;
+	init->flags |= FUSE_INIT_EXT;
+	init->flags2 |= (uint32_t)(flags >> 32);
+}
+
+static ssize_t write_device(int fd, struct iovec *parts, int count, void *user)
+{
+	struct croft_mount *mount = user;
+	const struct fuse_out_header *header = parts[0].iov_base;
+	if (!mount->answering_init || header->error || count != 2 ||
+		parts[1].iov_len != sizeof(struct fuse_init_out))
+		return writev(fd, parts, count);
+	struct fuse_init_out init;
+	memcpy(&init, parts[1].iov_base, sizeof(init));
+	extend_init(mount, &init);
+	struct iovec extended[2] = {parts[0], {&init, sizeof(init)}};
+	return writev(fd, extended, 2);
+}
+
+/* Reads and answers the one request that comes before all others. */
+static bool exchange_init(struct croft_mount *mount, struct croft_error *err)
+{
+	static const struct fuse_custom_io device = {.read = read_device, .writev = write_device};
+	int result = fuse_session_custom_io(mount->session, &device, fuse_session_fd(mount->session));
+	if (result != 0)
+		return croft_error_errno(err, -result, "taking over /dev/fuse");
+	struct fuse_buf buffer = {0};
+	mount->answering_init = true;
+	do
+		result = fuse_session_receive_buf(mount->session, &buffer);
+	while (result == -EINTR);
+	if (result > 0)
+		fuse_session_process_buf(mount->session, &buffer);
+	mount->answering_init = false;
+	free(buffer.mem);
+	if (result <= 0 || fuse_session_exited(mount->session))
+		return croft_error_errno(err, result < 0 ? -result : ENODEV,
+			"the first exchange with the kernel on %s", mount->mountpoint);
+	return true;
+}
+
+/* The kernel takes no more than its default from INIT; as root more can be set. */
+static void set_read_ahead(const struct croft_mount *mount)
+{
+	struct statx stat;
+	char path[96], text[16];
+	/* Must not ask the daemon, which does not serve yet. */
+	if (statx(AT_FDCWD, mount->mountpoint, AT_STATX_DONT_SYNC, 0, &stat) != 0)
+		return;
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", stat.stx_dev_major,
+		stat.stx_dev_minor);
+	CROFT_CLEANUP_FD int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int size = snprintf(text, sizeof(text), "%d", READ_AHEAD_KB);
+	if (fd < 0 || write(fd, text, (size_t)size) < 0)
+		croft_log(CROFT_LOG_DEBUG, "%s: %s; reading ahead less", path, strerror(errno));
+}
+
+static bool open_session(struct croft_mount *mount, bool allow_other, struct croft_error *err)
+{
+	char options[160];
+	snprintf(options, sizeof(options), "default_permissions,ro,nosuid,nodev,fsname=croft,subtype=croft%s",
+		allow_other ? ",allow_other" : "");
+	char *arguments[] = {"croft", "-o", options, NULL};
+	struct fuse_args args = FUSE_ARGS_INIT(3, arguments);
+	mount->session = fuse_session_new(&args, &mount_operations, sizeof(mount_operations), mount);
+	fuse_opt_free_args(&args);
+	if (!mount->session)
+		return croft_error_set(err, CROFT_INTERNAL, "libfuse made no session");
+	errno = 0;
+	if (fuse_session_mount(mount->session, mount->mountpoint) == 0)
+		return exchange_init(mount, err);
+	/* libfuse has said on standard error what it was. */
+	if (access("/dev/fuse", R_OK | W_OK) != 0)
+		return croft_error_errno(err, errno, "/dev/fuse");
+	return croft_error_set(err, CROFT_FAILED_PRECONDITION, "FUSE could not be mounted on %s",
+		mount->mountpoint);
+}
+
+static void set_roots(struct croft_mount *mount, const struct croft_digest *root)
+{
+	struct node node = {.kind = NODE_DIRECTORY, .ino = NODE_ID_ROOT};
+	if (root) {
+		/* Its mode, times and links are in its message, which is read when they are asked for. */
+		memcpy(node.hash, root->hash, sizeof(node.hash));
+		node.message_size = (uint32_t)root->size_bytes;
+	} else {
+		node = (struct node){.kind = NODE_ROOT, .ino = NODE_ID_ROOT, .mode = 0555, .links = 3};
+	}
+	nodes_set(mount->nodes, NODE_ID_ROOT, &node);
+	node = (struct node){.kind = NODE_BY_DIGEST, .ino = NODE_ID_BY_DIGEST, .mode = 0555,
+		.links = 2};
+	nodes_set(mount->nodes, NODE_ID_BY_DIGEST, &node);
+}
+
+static unsigned thread_count(unsigned wanted)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	if (wanted)
+		return wanted;
+	return cpus < 2 ? 2 : cpus < THREADS_AT_MOST ? (unsigned)cpus : THREADS_AT_MOST;
+}
+
+struct croft_mount *croft_mount_create(const struct croft_mount_config *config,
+	struct croft_error *err)
+{
+	if (config->root && config->root->size_bytes > INT32_MAX) {
+		croft_error_set(err, CROFT_INVALID_ARGUMENT, "no Directory has so many bytes");
+		return NULL;
+	}
+	struct croft_mount *mount = croft_zalloc(sizeof(*mount));
+	mount->store = config->store;
+	mount->fetcher = config->fetcher;
+	mount->uid = config->uid;
+	mount->gid = config->gid;
+	mount->threads = thread_count(config->threads);
+	mount->mountpoint = croft_strdup(config->mountpoint);
+	mount->nodes = nodes_create();
+	mount->directories = directory_cache_create(DIRECTORY_CACHE_BYTES);
+	mount->blobs = blobs_create(config->store);
+	mount->accounts = accounts_create();
+	mount->waiting = waiting_create(mount);
+	set_roots(mount, config->root);
+	mount->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (mount->wake_fd < 0) {
+		croft_error_errno(err, errno, "eventfd");
+	} else if (open_session(mount, config->allow_other, err)) {
+		set_read_ahead(mount);
+		return mount;
+	}
+	croft_mount_destroy(mount);
+	return NULL;
+}
+
+/* A thread that reads requests. */
+struct worker {
+	struct croft_mount *mount;
+	pthread_t thread;
+	int result; /* -errno that ended it */
+};
+
+static void free_buffer(void *buffer)
+{
+	free(((struct fuse_buf *)buffer)->mem);
+}
+
+static void *work(void *user)
+{
+	struct worker *worker = user;
+	struct croft_mount *mount = worker->mount;
+	struct fuse_buf buffer = {0};
+	/* It can be cancelled in nothing but the read of the device. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	pthread_cleanup_push(free_buffer, &buffer);
+	while (!fuse_session_exited(mount->session)) {
+		int size = fuse_session_receive_buf(mount->session, &buffer);
+		if (size == -EINTR || size == -EAGAIN)
+			continue;
+		if (size <= 0) {
+			worker->result = size;
+			break;
+		}
+		fuse_session_process_buf(mount->session, &buffer);
+	}
+	pthread_cleanup_pop(1);
+	croft_mount_stop(mount);
+	return NULL;
+}
+
+static bool start_thread(pthread_t *thread, void *(*run)(void *), void *user, const char *name,
+	struct croft_error *err)
+{
+	int result = pthread_create(thread, NULL, run, user);
+	if (result != 0)
+		return croft_error_errno(err, result, "starting a thread");
+	pthread_setname_np(*thread, name);
+	return true;
+}
+
+static void sleep_until_stopped(struct croft_mount *mount)
+{
+	while (!atomic_load(&mount->stopped)) {
+		struct pollfd wake = {.fd = mount->wake_fd, .events = POLLIN};
+		eventfd_t value;
+		poll(&wake, 1, waiting_look(mount->waiting));
+		if (wake.revents & POLLIN)
+			eventfd_read(mount->wake_fd, &value);
+	}
+}
+
+bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
+{
+	/* Those that answer what had to wait; as many as read, so that neither starves the other. */
+	unsigned count = mount->threads, readers = 0, answerers = 0;
+	struct worker *workers = croft_array(count, sizeof(*workers));
+	pthread_t *answering = croft_array(count, sizeof(*answering));
+	bool ok = true;
+	while (ok && answerers < count) {
+		ok = start_thread(&answering[answerers], waiting_serve, mount->waiting, "fs-answer", err);
+		answerers += ok;
+	}
+	while (ok && readers < count) {
+		workers[readers].mount = mount;
+		ok = start_thread(&workers[readers].thread, work, &workers[readers], "fs-fuse", err);
+		readers += ok;
+	}
+	if (ok)
+		sleep_until_stopped(mount);
+
+	fuse_session_exit(mount->session);
+	for (unsigned i = 0; i < readers; i++)
+		pthread_cancel(workers[i].thread);
+	for (unsigned i = 0; i < readers; i++) {
+		pthread_join(workers[i].thread, NULL);
+		if (ok && workers[i].result < 0)
+			ok = croft_error_errno(err, -workers[i].result, "reading from /dev/fuse");
+	}
+	waiting_close(mount->waiting);
+	for (unsigned i = 0; i < answerers; i++)
+		pthread_join(answering[i], NULL);
+	free(answering);
+	free(workers);
+	return ok;
+}
+
+void croft_mount_stop(struct croft_mount *mount)
+{
+	int saved = errno;
+	atomic_store(&mount->stopped, true);
+	eventfd_write(mount->wake_fd, 1);
+	errno = saved;
+}
+
+void croft_mount_destroy(struct croft_mount *mount)
+{
+	if (!mount)
+		return;
+	waiting_close(mount->waiting);
+	if (mount->session) {
+		/* Detaches the mount even where it is busy; closing the device ends every request that
+		 * is still under way. */
+		fuse_session_unmount(mount->session);
+		fuse_session_destroy(mount->session);
+	}
+	waiting_release(mount->waiting);
+	accounts_destroy(mount->accounts);
+	blobs_destroy(mount->blobs);
+	directory_cache_destroy(mount->directories);
+	nodes_destroy(mount->nodes);
+	if (mount->wake_fd >= 0)
+		close(mount->wake_fd);
+	free(mount->mountpoint);
+	free(mount);
+}
+
+void croft_mount_account_begin(struct croft_mount *mount, uint64_t pid_namespace)
+{
+	accounts_begin(mount->accounts, pid_namespace);
+}
+
+bool croft_mount_account_read(struct croft_mount *mount, uint64_t pid_namespace,
+	struct croft_mount_account *account)
+{
+	return accounts_read(mount->accounts, pid_namespace, account);
+}
+
+bool croft_mount_account_end(struct croft_mount *mount, uint64_t pid_namespace,
+	struct croft_mount_account *account)
+{
+	return accounts_end(mount->accounts, pid_namespace, account);
+}

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Requests that wait for a fetch: nobody's thread waits with them. */
+#include "fs/mount/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+
+enum {
+	LOOK_INTERVAL_MS = 100, /* how long a killed process may still hang in a request */
+	LOOK_AT_MOST = 256,     /* requests in one look */
+	WAITS_AT_MOST = 16,     /* then the cache must be too small for what is read */
+};
+
+/* It outlives the mount for as long as fetches are under way for it. */
+struct waiting {
+	pthread_mutex_t lock; /* guards: all below, and the waiting fields of the requests */
+	pthread_cond_t changed;
+	unsigned users; /* the mount, and each request that waits */
+	bool closed;
+	struct croft_mount *mount;     /* valid until closed */
+	struct request *first;         /* those that wait */
+	struct request *ready, **ready_end;
+};
+
+struct waiting *waiting_create(struct croft_mount *mount)
+{
+	struct waiting *waiting = croft_zalloc(sizeof(*waiting));
+	pthread_mutex_init(&waiting->lock, NULL);
+	pthread_cond_init(&waiting->changed, NULL);
+	waiting->users = 1;
+	waiting->mount = mount;
+	waiting->ready_end = &waiting->ready;
+	return waiting;
+}
+
+static void free_waiting(struct waiting *waiting)
+{
+	pthread_cond_destroy(&waiting->changed);
+	pthread_mutex_destroy(&waiting->lock);
+	free(waiting);
+}
+
+static void free_request(struct request *request)
+{
+	free(request->name);
+	free(request);
+}
+
+void waiting_release(struct waiting *waiting)
+{
+	if (!waiting)
+		return;
+	pthread_mutex_lock(&waiting->lock);
+	bool last = --waiting->users == 0;
+	pthread_mutex_unlock(&waiting->lock);
+	if (last)
+		free_waiting(waiting);
+}
+
+static void link_request(struct waiting *waiting, struct request *request)
+{
+	request->previous = NULL;
+	request->next = waiting->first;
+	if (waiting->first)
+		waiting->first->previous = request;
+	waiting->first = request;
+	waiting->users++;
+}
+
+static void unlink_request(struct waiting *waiting, struct request *request)
+{
+	*(request->previous ? &request->previous->next : &waiting->first) = request->next;
+	if (request->next)
+		request->next->previous = request->previous;
+	waiting->users--;
+}
+
+/* On the fetcher's thread. */
+static void fetched(void *user, const struct croft_digest *digest, uint64_t moved_bytes,
+	const struct croft_error *err)
+{
+	struct request *request = user, *finished = NULL;
+	struct waiting *waiting = request->waiting;
+
+	pthread_mutex_lock(&waiting->lock);
+	if (moved_bytes && !waiting->closed)
+		accounts_charge(waiting->mount->accounts, request->group, request->for_directory,
+			moved_bytes);
+	if (err && request->failure.code == CROFT_OK && !request->optional) {
+		request->failure = *err;
+		request->failed = *digest;
+	}
+	if (--request->pending == 0) {
+		unlink_request(waiting, request);
+		if (!waiting->closed)
+			accounts_resume(waiting->mount->accounts, request->group);
+		if (request->fuse) {
+			request->next = NULL;
+			*waiting->ready_end = request;
+			waiting->ready_end = &request->next;
+			pthread_cond_signal(&waiting->changed);
+		} else {
+			finished = request;
+		}
+	}
+	bool last = waiting->users == 0;
+	pthread_mutex_unlock(&waiting->lock);
+	if (finished)
+		free_request(finished);
+	if (last)
+		free_waiting(waiting);
+}
+
+static void submit(struct croft_mount *mount, struct request *request,
+	const struct croft_digest *digests, size_t count)
+{
+	struct croft_fetch_request *fetches = croft_array(count, sizeof(*fetches));
+	for (size_t i = 0; i < count; i++)
+		fetches[i] = (struct croft_fetch_request){
+			.digest = digests[i], .done = fetched, .user = request};
+	croft_fetch_many(mount->fetcher, fetches, count);
+	free(fetches);
+}
+
+/* Why fetching would not help; false: it may. */
+static bool hopeless(const struct request *request, const struct croft_digest *digest,
+	struct croft_error *err)
+{
+	if (!request->mount->fetcher) {
+		croft_error_set(err, CROFT_NOT_FOUND, "it is not in the store");
+		return true;
+	}
+	if (request->failure.code != CROFT_OK && croft_digest_equal(&request->failed, digest)) {
+		*err = request->failure;
+		return true;
+	}
+	if (request->waits < WAITS_AT_MOST)
+		return false;
+	croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
+		"it was evicted before it could be read, again and again: the cache is too small");
+	return true;
+}
+
+/* A killed process's interrupt: croft_mount_run looks. */
+static void interrupted(fuse_req_t fuse, void *user)
+{
+	struct croft_mount *mount = user;
+	eventfd_write(mount->wake_fd, 1);
+}
+
+/* Where it stays for as long as it waits. */
+static struct request *move_to_heap(const struct request *request)
+{
+	struct request *moved = croft_alloc(sizeof(*moved));
+	*moved = *request;
+	moved->on_heap = true;
+	moved->waiting = request->mount->waiting;
+	moved->name = request->name ? croft_strdup(request->name) : NULL;
+	moved->pid = fuse_req_ctx(request->fuse)->pid;
+	moved->group = accounts_group_of(request->mount->accounts, moved->pid);
+	return moved;
+}
+
+bool request_wait(struct request *request, const struct croft_digest *digests, size_t count,
+	bool directories, bool optional)
+{
+	struct croft_mount *mount = request->mount;
+	struct croft_error err;
+	if (hopeless(request, &digests[0], &err))
+		return request_fail(request, &digests[0], &err);
+	if (!request->on_heap)
+		request = move_to_heap(request);
+	request->waits++;
+	request->for_directory = directories;
+	request->optional = optional;
+	request->pending = (unsigned)count;
+	request->failure.code = CROFT_OK;
+	/* Before it can be answered by anyone else. */
+	fuse_req_interrupt_func(request->fuse, interrupted, mount);
+
+	pthread_mutex_lock(&mount->waiting->lock);
+	bool first = mount->waiting->first == NULL;
+	link_request(mount->waiting, request);
+	accounts_wait(mount->accounts, request->group);
+	pthread_mutex_unlock(&mount->waiting->lock);
+	if (first)
+		eventfd_write(mount->wake_fd, 1);
+	submit(mount, request, digests, count);
+	return false;
+}
+
+bool request_fail(struct request *request, const struct croft_digest *digest,
+	const struct croft_error *err)
+{
+	struct croft_mount *mount = request->mount;
+	char text[CROFT_DIGEST_TEXT], message[768];
+	croft_digest_format(digest, '-', text);
+	snprintf(message, sizeof(message), "%s: %s", text, err->message);
+	croft_log(CROFT_LOG_ERROR, "input/output error: %s", message);
+	uint64_t group = request->on_heap
+		? request->group
+		: accounts_group_of(mount->accounts, fuse_req_ctx(request->fuse)->pid);
+	accounts_error(mount->accounts, group, message);
+	fuse_reply_err(request->fuse, EIO);
+	return true;
+}
+
+void *waiting_serve(void *user)
+{
+	struct waiting *waiting = user;
+	pthread_mutex_lock(&waiting->lock);
+	while (!waiting->closed) {
+		struct request *request = waiting->ready;
+		if (!request) {
+			pthread_cond_wait(&waiting->changed, &waiting->lock);
+			continue;
+		}
+		waiting->ready = request->next;
+		if (!waiting->ready)
+			waiting->ready_end = &waiting->ready;
+		pthread_mutex_unlock(&waiting->lock);
+		fuse_req_interrupt_func(request->fuse, NULL, NULL);
+		if (request->run(request))
+			free_request(request);
+		pthread_mutex_lock(&waiting->lock);
+	}
+	pthread_mutex_unlock(&waiting->lock);
+	return NULL;
+}
+
+/* A thread that was sent SIGKILL has it pending until it comes back from the kernel. */
+static bool was_killed(pid_t pid)
+{
+	char path[64], text[4096];
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	CROFT_CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (size <= 0)
+		return false;
+	text[size] = '\0';
+	const uint64_t kill_bit = UINT64_C(1) << (SIGKILL - 1);
+	const char *own = strstr(text, "\nSigPnd:"), *shared = strstr(text, "\nShdPnd:");
+	return (own && strtoull(own + 8, NULL, 16) & kill_bit) ||
+		(shared && strtoull(shared + 8, NULL, 16) & kill_bit);
+}
+
+static void answer(struct request *request, int code)
+{
+	if (!request->fuse)
+		return;
+	fuse_req_interrupt_func(request->fuse, NULL, NULL);
+	fuse_reply_err(request->fuse, code);
+	request->fuse = NULL;
+}
+
+/* The kernel lets a killed process wait for an answer to what the daemon has read already. */
+static void end_requests_of(struct waiting *waiting, pid_t pid)
+{
+	CROFT_LOCKED(&waiting->lock);
+	for (struct request *request = waiting->first; request; request = request->next)
+		if (request->pid == pid)
+			answer(request, EINTR);
+}
+
+int waiting_look(struct waiting *waiting)
+{
+	pid_t pids[LOOK_AT_MOST];
+	size_t count = 0;
+	pthread_mutex_lock(&waiting->lock);
+	for (struct request *request = waiting->first; request && count < LOOK_AT_MOST;
+		request = request->next)
+		if (request->fuse)
+			pids[count++] = request->pid;
+	pthread_mutex_unlock(&waiting->lock);
+	for (size_t i = 0; i < count; i++)
+		if (pids[i] > 0 && was_killed(pids[i]))
+			end_requests_of(waiting, pids[i]);
+	return count ? LOOK_INTERVAL_MS : -1;
+}
+
+void waiting_close(struct waiting *waiting)
+{
+	pthread_mutex_lock(&waiting->lock);
+	waiting->closed = true;
+	for (struct request *request = waiting->first; request; request = request->next)
+		answer(request, ENOTCONN);
+	struct request *ready = waiting->ready;
+	waiting->ready = NULL;
+	waiting->ready_end = &waiting->ready;
+	pthread_cond_broadcast(&waiting->changed);
+	pthread_mutex_unlock(&waiting->lock);
+	for (struct request *next; ready; ready = next) {
+		next = ready->next;
+		answer(ready, ENOTCONN);
+		free_request(ready);
+	}
+}
