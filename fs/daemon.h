@@ -19,6 +19,9 @@ struct croft_daemon_config {
 /* The daemon's main function: returns when told to stop (SIGTERM) or on a fatal error. */
 bool croft_daemon_main(const struct croft_daemon_config *config, struct croft_error *err);
 
+/* The hidden command `croft fs-daemon`: argv[0] is "fs-daemon". Logs; returns the exit status. */
+int croft_daemon_command(int argc, char **argv);
+
 /* The agent's side. Starts the daemon (by executing /proc/self/exe with the hidden "fs-daemon"
  * command) unless one already answers on the state directory's socket. */
 struct croft_daemon;

@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The agent's side. Each call takes an idle connection or makes one, so that a long measuring does
+ * not hold up others. A daemon that has died is started again by the next call.
+ */
+#include "fs/daemon/internal.h"
+
+#include "proto/base/arena.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+
+enum { IDLE_AT_MOST = 16, END_MS = 15000, READY_FD = 3 };
+
+struct croft_daemon {
+	struct croft_arena *arena; /* of the config's strings */
+	struct croft_daemon_config config;
+	char mountpoint[PATH_MAX];
+	int plane_port;
+
+	pthread_mutex_t lock; /* guards: idle */
+	int idle[IDLE_AT_MOST];
+	unsigned idle_count;
+
+	pthread_mutex_t starting; /* guards: child, pid; held while a daemon is started */
+	pid_t child;              /* that this process started and has not reaped; 0 */
+	pid_t pid;                /* of the daemon */
+};
+
+/* Connections --------------------------------------------------------------------------------- */
+
+static int take_connection(struct croft_daemon *daemon, struct croft_error *err)
+{
+	pthread_mutex_lock(&daemon->lock);
+	int socket = daemon->idle_count ? daemon->idle[--daemon->idle_count] : -1;
+	pthread_mutex_unlock(&daemon->lock);
+	return socket >= 0 ? socket : daemon_connect(daemon->config.state, err);
+}
+
+static void give_connection(struct croft_daemon *daemon, int socket)
+{
+	pthread_mutex_lock(&daemon->lock);
+	bool kept = daemon->idle_count < IDLE_AT_MOST;
+	if (kept)
+		daemon->idle[daemon->idle_count++] = socket;
+	pthread_mutex_unlock(&daemon->lock);
+	if (!kept)
+		close(socket);
+}
+
+static void drop_connections(struct croft_daemon *daemon)
+{
+	CROFT_LOCKED(&daemon->lock);
+	while (daemon->idle_count)
+		close(daemon->idle[--daemon->idle_count]);
+}
+
+/* One request and its answer. False with code UNAVAILABLE: nobody is there. */
+static bool exchange(struct croft_daemon *daemon, struct daemon_request *request, int passed_fd,
+	struct daemon_answer *answer, struct croft_error *err)
+{
+	request->version = DAEMON_VERSION;
+	int socket = take_connection(daemon, err);
+	if (socket < 0) {
+		err->code = CROFT_UNAVAILABLE;
+		return false;
+	}
+	if (!daemon_send_request(socket, request, passed_fd, err) ||
+		!daemon_receive_answer(socket, answer, err)) {
+		close(socket);
+		return false;
+	}
+	give_connection(daemon, socket);
+	if (answer->error.code == CROFT_OK)
+		return true;
+	*err = answer->error;
+	return false;
+}
+
+/* Starting and ending ------------------------------------------------------------------------- */
+
+static void reap(struct croft_daemon *daemon, bool wait)
+{
+	if (daemon->child && waitpid(daemon->child, NULL, wait ? 0 : WNOHANG) != 0)
+		daemon->child = 0;
+}
+
+/* Executes this program as the daemon; what it says when it is ready, or why not, comes by a pipe. */
+static bool spawn(struct croft_daemon *daemon, struct croft_error *err)
+{
+	int ready[2];
+	if (pipe2(ready, O_CLOEXEC) != 0)
+		return croft_error_errno(err, errno, "making a pipe");
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	char **arguments = daemon_arguments(&daemon->config, READY_FD, arena);
+	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attributes;
+	sigset_t none, defaults;
+	sigemptyset(&none);
+	sigemptyset(&defaults);
+	sigaddset(&defaults, SIGTERM);
+	sigaddset(&defaults, SIGINT);
+	sigaddset(&defaults, SIGPIPE);
+	posix_spawn_file_actions_init(&actions);
+	posix_spawn_file_actions_adddup2(&actions, ready[1], READY_FD);
+	posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+	posix_spawnattr_init(&attributes);
+	/* Its own session: a ^C is the agent's to deal with. */
+	posix_spawnattr_setflags(&attributes,
+		POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	posix_spawnattr_setsigmask(&attributes, &none);
+	posix_spawnattr_setsigdefault(&attributes, &defaults);
+	int result = posix_spawn(&daemon->child, "/proc/self/exe", &actions, &attributes, arguments,
+		environ);
+	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attributes);
+	close(ready[1]);
+	CROFT_CLEANUP_FD int said_fd = ready[0];
+	if (result != 0) {
+		daemon->child = 0;
+		return croft_error_errno(err, result, "executing /proc/self/exe");
+	}
+	char said[512];
+	size_t size = 0;
+	for (ssize_t got; size < sizeof(said) - 1; size += (size_t)got) {
+		got = read(said_fd, said + size, sizeof(said) - 1 - size);
+		if (got < 0 && errno == EINTR)
+			got = 0;
+		else if (got <= 0)
+			break;
+	}
+	said[size] = '\0';
+	if (strcmp(said, "ok") == 0)
+		return true;
+	reap(daemon, true);
+	return croft_error_set(err, CROFT_UNAVAILABLE, "the filesystem daemon did not start: %s",
+		size ? said : "it ended at once");
+}
+
+static bool hello(struct croft_daemon *daemon, struct daemon_answer *answer,
+	struct croft_error *err)
+{
+	struct daemon_request request = {.op = OP_HELLO};
+	return exchange(daemon, &request, -1, answer, err);
+}
+
+static void learn(struct croft_daemon *daemon, const struct daemon_answer *answer)
+{
+	daemon->pid = answer->hello.pid;
+	/* These are the same for every daemon of a config but for a port that the kernel chose. */
+	if (!daemon->mountpoint[0])
+		snprintf(daemon->mountpoint, sizeof(daemon->mountpoint), "%s",
+			answer->hello.mountpoint);
+	__atomic_store_n(&daemon->plane_port, answer->hello.plane_port, __ATOMIC_RELAXED);
+}
+
+/* Ends the running daemon and waits until it is gone; the socket that stays open to its very end
+ * tells. */
+static void stop_running(struct croft_daemon *daemon)
+{
+	struct daemon_request request = {.version = DAEMON_VERSION, .op = OP_STOP};
+	CROFT_CLEANUP_FD int socket = daemon_connect(daemon->config.state, NULL);
+	drop_connections(daemon);
+	if (socket < 0 || !daemon_send_request(socket, &request, -1, NULL))
+		return;
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	uint64_t until_ns = croft_now_ns() + (uint64_t)END_MS * 1000000;
+	for (;;) {
+		uint64_t now_ns = croft_now_ns();
+		struct pollfd polled = {.fd = socket, .events = POLLIN};
+		int result = poll(&polled, 1, now_ns < until_ns ? (int)((until_ns - now_ns) / 1000000) : 0);
+		if (result < 0 && errno == EINTR)
+			continue;
+		struct croft_error err = CROFT_ERROR_INIT;
+		if (result > 0 &&
+			(daemon_receive_answer(socket, answer, &err) ||
+				err.code == CROFT_FAILED_PRECONDITION))
+			continue; /* its answer; its end is still to come */
+		if (result == 0 && daemon->pid > 0) {
+			croft_log(CROFT_LOG_WARNING, "the filesystem daemon does not end: killing it");
+			kill(daemon->pid, SIGKILL);
+			umount2(daemon->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW);
+		}
+		break;
+	}
+	free(answer);
+}
+
+/* A daemon with this config runs when it returns true. */
+static bool ensure_running(struct croft_daemon *daemon, struct croft_error *err)
+{
+	CROFT_LOCKED(&daemon->starting);
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct croft_error other = CROFT_ERROR_INIT;
+	if (hello(daemon, answer, &other)) {
+		char wanted[DAEMON_TEXT];
+		daemon_config_text(&daemon->config, wanted);
+		learn(daemon, answer);
+		if (strcmp(wanted, answer->hello.config) == 0)
+			return true;
+		croft_log(CROFT_LOG_INFO, "restarting the filesystem daemon with another configuration");
+	}
+	drop_connections(daemon);
+	stop_running(daemon);
+	reap(daemon, false);
+	if (!spawn(daemon, err) || !hello(daemon, answer, err))
+		return false;
+	learn(daemon, answer);
+	return true;
+}
+
+struct croft_daemon *croft_daemon_attach(const struct croft_daemon_config *config,
+	struct croft_error *err)
+{
+	struct croft_daemon *daemon = croft_zalloc(sizeof(*daemon));
+	struct croft_arena *arena = daemon->arena = croft_arena_create();
+	daemon->config = *config;
+	daemon->config.state = croft_arena_strdup(arena, config->state);
+	if (config->origin)
+		daemon->config.origin = croft_arena_strdup(arena, config->origin);
+	if (config->plane_address)
+		daemon->config.plane_address = croft_arena_strdup(arena, config->plane_address);
+	pthread_mutex_init(&daemon->lock, NULL);
+	pthread_mutex_init(&daemon->starting, NULL);
+	if (croft_make_directories(config->state, err) && ensure_running(daemon, err))
+		return daemon;
+	croft_daemon_detach(daemon, true);
+	return NULL;
+}
+
+void croft_daemon_detach(struct croft_daemon *daemon, bool keep)
+{
+	if (!daemon)
+		return;
+	drop_connections(daemon);
+	if (!keep) {
+		stop_running(daemon);
+		reap(daemon, true);
+	}
+	pthread_mutex_destroy(&daemon->lock);
+	pthread_mutex_destroy(&daemon->starting);
+	croft_arena_destroy(daemon->arena);
+	free(daemon);
+}
+
+/* Calls --------------------------------------------------------------------------------------- */
+
+static bool call(struct croft_daemon *daemon, struct daemon_request *request, int passed_fd,
+	struct daemon_answer *answer, struct croft_error *err)
+{
+	struct croft_error first = CROFT_ERROR_INIT;
+	if (exchange(daemon, request, passed_fd, answer, &first))
+		return true;
+	if (first.code == CROFT_UNAVAILABLE) {
+		croft_log(CROFT_LOG_WARNING, "%s; starting it again", first.message);
+		drop_connections(daemon);
+		if (ensure_running(daemon, &first) &&
+			exchange(daemon, request, passed_fd, answer, &first))
+			return true;
+	}
+	if (err)
+		*err = first;
+	return false;
+}
+
+const char *croft_daemon_mountpoint(const struct croft_daemon *daemon)
+{
+	return daemon->mountpoint;
+}
+
+int croft_daemon_plane_port(const struct croft_daemon *daemon)
+{
+	return __atomic_load_n(&daemon->plane_port, __ATOMIC_RELAXED);
+}
+
+static bool account_call(struct croft_daemon *daemon, enum daemon_op op, uint64_t pid_namespace,
+	struct croft_mount_account *account, struct croft_error *err)
+{
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct daemon_request request = {.op = op, .pid_namespace = pid_namespace};
+	if (!call(daemon, &request, -1, answer, err))
+		return false;
+	if (account)
+		*account = answer->account;
+	return true;
+}
+
+bool croft_daemon_account_begin(struct croft_daemon *daemon, uint64_t pid_namespace,
+	struct croft_error *err)
+{
+	return account_call(daemon, OP_ACCOUNT_BEGIN, pid_namespace, NULL, err);
+}
+
+bool croft_daemon_account_read(struct croft_daemon *daemon, uint64_t pid_namespace,
+	struct croft_mount_account *account, struct croft_error *err)
+{
+	return account_call(daemon, OP_ACCOUNT_READ, pid_namespace, account, err);
+}
+
+bool croft_daemon_account_end(struct croft_daemon *daemon, uint64_t pid_namespace,
+	struct croft_mount_account *account, struct croft_error *err)
+{
+	return account_call(daemon, OP_ACCOUNT_END, pid_namespace, account, err);
+}
+
+bool croft_daemon_adopt(struct croft_daemon *daemon, const struct croft_digest *digest, int fd,
+	struct croft_error *err)
+{
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct daemon_request request = {.op = OP_ADOPT, .digest = *digest};
+	return call(daemon, &request, fd, answer, err);
+}
+
+bool croft_daemon_set_peers(struct croft_daemon *daemon, const char *const *peers, size_t count,
+	struct croft_error *err)
+{
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct daemon_request request = {.op = OP_SET_PEERS};
+	for (size_t i = 0; i < count; i++) {
+		size_t size = strlen(peers[i]) + 1;
+		if (size > sizeof(request.text) - request.text_size)
+			break; /* those that come first are thought the best */
+		memcpy(request.text + request.text_size, peers[i], size);
+		request.text_size += (uint32_t)size;
+		request.peer_count++;
+	}
+	return call(daemon, &request, -1, answer, err);
+}
+
+bool croft_daemon_measure(struct croft_daemon *daemon, const struct croft_digest *root,
+	struct croft_tree_totals *totals, struct croft_error *err)
+{
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct daemon_request request = {.op = OP_MEASURE, .digest = *root};
+	if (!call(daemon, &request, -1, answer, err))
+		return false;
+	*totals = answer->totals;
+	return true;
+}
+
+bool croft_daemon_stat(struct croft_daemon *daemon, struct croft_daemon_stat *stat,
+	struct croft_error *err)
+{
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct daemon_request request = {.op = OP_STAT};
+	if (!call(daemon, &request, -1, answer, err))
+		return false;
+	*stat = answer->stat;
+	return true;
+}

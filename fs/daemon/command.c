@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* `croft fs-daemon`: written by daemon_arguments, read by croft_daemon_command. */
+#include "fs/daemon/internal.h"
+
+#include "proto/base/arena.h"
+#include "proto/base/log.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+char **daemon_arguments(const struct croft_daemon_config *config, int ready_fd,
+	struct croft_arena *arena)
+{
+	char **arguments = croft_arena_array(arena, 18, sizeof(char *));
+	size_t count = 0;
+	arguments[count++] = (char *)"croft";
+	arguments[count++] = (char *)"fs-daemon";
+	arguments[count++] = (char *)"--state";
+	arguments[count++] = croft_arena_strdup(arena, config->state);
+	if (config->origin) {
+		arguments[count++] = (char *)"--origin";
+		arguments[count++] = croft_arena_strdup(arena, config->origin);
+	}
+	if (config->plane_address) {
+		arguments[count++] = (char *)"--plane";
+		arguments[count++] = croft_arena_strdup(arena, config->plane_address);
+	}
+	arguments[count++] = (char *)"--budget";
+	arguments[count++] = croft_arena_printf(arena, "%llu",
+		(unsigned long long)config->budget_bytes);
+	arguments[count++] = (char *)"--uid";
+	arguments[count++] = croft_arena_printf(arena, "%u", config->uid);
+	arguments[count++] = (char *)"--gid";
+	arguments[count++] = croft_arena_printf(arena, "%u", config->gid);
+	arguments[count++] = (char *)"--ready-fd";
+	arguments[count++] = croft_arena_printf(arena, "%d", ready_fd);
+	return arguments;
+}
+
+static bool parse_number(const char *text, uint64_t most, uint64_t *number)
+{
+	char *end;
+	errno = 0;
+	*number = strtoull(text, &end, 10);
+	return errno == 0 && *text >= '0' && *text <= '9' && *end == '\0' && *number <= most;
+}
+
+int croft_daemon_command(int argc, char **argv)
+{
+	enum { STATE = 1, ORIGIN, PLANE, BUDGET, USER, GROUP, READY };
+	static const struct option options[] = {
+		{"state", required_argument, NULL, STATE},
+		{"origin", required_argument, NULL, ORIGIN},
+		{"plane", required_argument, NULL, PLANE},
+		{"budget", required_argument, NULL, BUDGET},
+		{"uid", required_argument, NULL, USER},
+		{"gid", required_argument, NULL, GROUP},
+		{"ready-fd", required_argument, NULL, READY},
+		{NULL, 0, NULL, 0},
+	};
+	struct croft_daemon_config config = {0};
+	uint64_t number = 0, ready_fd = UINT64_MAX;
+	bool ok = true;
+	optind = 0; /* glibc: start anew, the caller may have parsed before */
+	for (int option; ok && (option = getopt_long(argc, argv, "+", options, NULL)) != -1;) {
+		switch (option) {
+		case STATE:
+			config.state = optarg;
+			break;
+		case ORIGIN:
+			config.origin = optarg;
+			break;
+		case PLANE:
+			config.plane_address = optarg;
+			break;
+		case BUDGET:
+			ok = parse_number(optarg, UINT64_MAX, &config.budget_bytes);
+			break;
+		case USER:
+			ok = parse_number(optarg, UINT32_MAX, &number);
+			config.uid = (uint32_t)number;
+			break;
+		case GROUP:
+			ok = parse_number(optarg, UINT32_MAX, &number);
+			config.gid = (uint32_t)number;
+			break;
+		case READY:
+			ok = parse_number(optarg, INT32_MAX, &ready_fd);
+			break;
+		default:
+			ok = false;
+		}
+	}
+	if (!ok || !config.state || optind != argc) {
+		fprintf(stderr,
+			"usage: croft fs-daemon --state DIRECTORY [--origin HOST:PORT] [--plane ADDRESS]\n"
+			"                       [--budget BYTES] [--uid UID] [--gid GID]\n");
+		return 2;
+	}
+	croft_log_setup("fs", CROFT_LOG_INFO);
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (daemon_main(&config, ready_fd == UINT64_MAX ? -1 : (int)ready_fd, &err))
+		return 0;
+	croft_log(CROFT_LOG_ERROR, "%s", err.message);
+	return 1;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the files of fs/daemon share.
+ *
+ *	daemon.c   the daemon's life
+ *	server.c   answers on its socket
+ *	measure.c  totals below input roots
+ *	command.c  the arguments of the hidden command
+ *	client.c   the agent's side
+ *	protocol.c what goes over the socket
+ */
+#ifndef CROFT_FS_DAEMON_INTERNAL_H
+#define CROFT_FS_DAEMON_INTERNAL_H
+
+#include "fs/daemon/protocol.h"
+#include "fs/plane.h"
+
+/* measure.c --------------------------------------------------------------------------------- */
+
+struct measurer;
+/* Store and fetcher (which may be NULL) are borrowed. */
+struct measurer *measurer_create(struct croft_store *store, struct croft_fetcher *fetcher);
+void measurer_destroy(struct measurer *measurer);
+/* Any thread. Directory messages that are not here are fetched, a level of the tree at a time. */
+bool measurer_measure(struct measurer *measurer, const struct croft_digest *root,
+	struct croft_tree_totals *totals, struct croft_error *err);
+
+/* server.c ---------------------------------------------------------------------------------- */
+
+/* All borrowed. */
+struct server_config {
+	const struct croft_daemon_config *config;
+	const char *mountpoint;
+	struct croft_store *store;
+	struct croft_fetcher *fetcher; /* or NULL */
+	struct croft_plane *plane;     /* or NULL */
+	struct croft_mount *mount;
+	struct measurer *measurer;
+	int stop_fd; /* eventfd: OP_STOP was asked for */
+};
+struct server;
+struct server *server_start(const struct server_config *config, int listen_fd,
+	struct croft_error *err);
+/* Ends connections; what they wait for in the fetcher must have been ended. */
+void server_stop(struct server *server);
+
+/* command.c --------------------------------------------------------------------------------- */
+
+/* NULL-terminated, in the arena; `ready_fd` is where the new process says how its start went. */
+char **daemon_arguments(const struct croft_daemon_config *config, int ready_fd,
+	struct croft_arena *arena);
+
+/* daemon.c: croft_daemon_main that says "ok" or the error's sentence on ready_fd (-1: nowhere) and
+ * closes it. */
+bool daemon_main(const struct croft_daemon_config *config, int ready_fd, struct croft_error *err);
+
+#endif

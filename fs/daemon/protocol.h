@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What goes over the daemon's socket: one datagram each way (SOCK_SEQPACKET), structs of the host,
+ * since both ends are the same machine and mostly the same program. An agent that is newer than the
+ * daemon sees so from `version`, which stays first, and ends it by OP_STOP, which stays 1.
+ */
+#ifndef CROFT_FS_DAEMON_PROTOCOL_H
+#define CROFT_FS_DAEMON_PROTOCOL_H
+
+#include "fs/daemon.h"
+#include "fs/tree.h"
+
+#include <linux/limits.h>
+
+enum { DAEMON_VERSION = 1, DAEMON_TEXT = 16384 };
+
+enum daemon_op {
+	OP_STOP = 1,
+	OP_HELLO,
+	OP_ACCOUNT_BEGIN,
+	OP_ACCOUNT_READ,
+	OP_ACCOUNT_END,
+	OP_ADOPT,
+	OP_SET_PEERS,
+	OP_MEASURE,
+	OP_STAT,
+};
+
+struct daemon_request {
+	uint32_t version, op;
+	uint64_t pid_namespace;
+	struct croft_digest digest;
+	uint32_t peer_count, text_size;
+	char text[DAEMON_TEXT]; /* peers, each with a NUL behind it */
+};
+
+struct daemon_answer {
+	uint32_t version;
+	struct croft_error error;
+	union {
+		struct {
+			int32_t pid, plane_port;
+			char mountpoint[PATH_MAX];
+			char config[DAEMON_TEXT]; /* what daemon_config_text makes of it */
+		} hello;
+		struct croft_mount_account account;
+		struct croft_tree_totals totals;
+		struct croft_daemon_stat stat;
+	};
+};
+
+/* What has to be the same for an agent to go on with a running daemon. */
+void daemon_config_text(const struct croft_daemon_config *config, char text[DAEMON_TEXT]);
+
+/* The socket in the state directory, whose path may be longer than a socket address can be: -1 on
+ * error. */
+int daemon_listen(const char *state, struct croft_error *err);
+int daemon_connect(const char *state, struct croft_error *err);
+
+/* passed_fd -1: none. */
+bool daemon_send_request(int socket, const struct daemon_request *request, int passed_fd,
+	struct croft_error *err);
+/* False at the other end's end (code CANCELLED) and on error. */
+bool daemon_receive_request(int socket, struct daemon_request *request, int *passed_fd,
+	struct croft_error *err);
+bool daemon_send_answer(int socket, const struct daemon_answer *answer, struct croft_error *err);
+bool daemon_receive_answer(int socket, struct daemon_answer *answer, struct croft_error *err);
+
+#endif

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Answers on the daemon's socket: a thread per connection, of which an agent has few. */
+#include "fs/daemon/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/log.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+enum { CONNECTIONS_AT_MOST = 256, COPY_BYTES = 1 << 20 };
+
+struct connection {
+	struct server *server;
+	int socket;
+	pthread_t thread;
+	bool ended;
+	struct connection *next;
+};
+
+struct server {
+	struct server_config config;
+	int listen_fd, wake_fd;
+	pthread_t thread;
+	pthread_mutex_t lock; /* guards: connections and their `ended` */
+	struct connection *connections;
+	unsigned count;
+};
+
+/* Operations ---------------------------------------------------------------------------------- */
+
+static void say_hello(struct server *server, struct daemon_answer *answer)
+{
+	const struct server_config *config = &server->config;
+	answer->hello.pid = getpid();
+	answer->hello.plane_port = config->plane ? croft_plane_port(config->plane) : -1;
+	snprintf(answer->hello.mountpoint, sizeof(answer->hello.mountpoint), "%s", config->mountpoint);
+	daemon_config_text(config->config, answer->hello.config);
+}
+
+static bool adopt(struct server *server, const struct croft_digest *digest, int fd,
+	struct croft_error *err)
+{
+	bool missing;
+	if (!croft_store_find_missing(server->config.store, digest, 1, &missing, err))
+		return false;
+	if (!missing)
+		return true;
+	if (fd < 0)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "no file to adopt was passed");
+	struct croft_store_writer *writer = croft_store_write(server->config.store, digest, err);
+	if (!writer)
+		return false;
+	CROFT_CLEANUP_FREE char *buffer = croft_alloc(COPY_BYTES);
+	for (uint64_t offset = 0;;) {
+		ssize_t got = pread(fd, buffer, COPY_BYTES, (off_t)offset);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			croft_error_errno(err, errno, "reading the file to adopt");
+		if (got == 0)
+			return croft_store_writer_commit(writer, err);
+		if (got < 0 || !croft_store_writer_append(writer, buffer, (size_t)got, err))
+			break;
+		offset += (uint64_t)got;
+	}
+	croft_store_writer_abort(writer);
+	return false;
+}
+
+static bool set_peers(struct server *server, const struct daemon_request *request,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	size_t count = 0, at = 0;
+	if (request->peer_count > request->text_size)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "malformed list of peers");
+	const char **peers = croft_arena_array(arena, request->peer_count + 1, sizeof(*peers));
+	for (; count < request->peer_count && at < request->text_size; count++) {
+		size_t size = strnlen(request->text + at, request->text_size - at);
+		peers[count] = croft_arena_strndup(arena, request->text + at, size);
+		at += size + 1;
+	}
+	if (count != request->peer_count)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "malformed list of peers");
+	if (server->config.fetcher)
+		croft_fetcher_set_peers(server->config.fetcher, peers, count);
+	return true;
+}
+
+static bool no_account(struct croft_error *err)
+{
+	return croft_error_set(err, CROFT_NOT_FOUND, "no account was begun for this pid namespace");
+}
+
+static bool perform(struct server *server, const struct daemon_request *request, int passed_fd,
+	struct daemon_answer *answer, struct croft_error *err)
+{
+	const struct server_config *config = &server->config;
+	switch (request->op) {
+	case OP_STOP:
+		return true; /* once it is answered */
+	case OP_HELLO:
+		say_hello(server, answer);
+		return true;
+	case OP_ACCOUNT_BEGIN:
+		croft_mount_account_begin(config->mount, request->pid_namespace);
+		return true;
+	case OP_ACCOUNT_READ:
+		return croft_mount_account_read(config->mount, request->pid_namespace,
+			       &answer->account) ||
+			no_account(err);
+	case OP_ACCOUNT_END:
+		return croft_mount_account_end(config->mount, request->pid_namespace,
+			       &answer->account) ||
+			no_account(err);
+	case OP_ADOPT:
+		return adopt(server, &request->digest, passed_fd, err);
+	case OP_SET_PEERS:
+		return set_peers(server, request, err);
+	case OP_MEASURE:
+		return measurer_measure(config->measurer, &request->digest, &answer->totals, err);
+	case OP_STAT:
+		croft_store_stat(config->store, &answer->stat.store);
+		if (config->fetcher)
+			croft_fetch_stat(config->fetcher, &answer->stat.fetch);
+		return true;
+	default:
+		return croft_error_set(err, CROFT_UNIMPLEMENTED, "no such operation: %u", request->op);
+	}
+}
+
+/* False: the connection is at its end. */
+static bool serve_one(struct connection *connection, struct daemon_request *request,
+	struct daemon_answer *answer)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	CROFT_CLEANUP_FD int passed_fd = -1;
+	if (!daemon_receive_request(connection->socket, request, &passed_fd, &err)) {
+		if (err.code == CROFT_INVALID_ARGUMENT)
+			croft_log(CROFT_LOG_WARNING, "an agent sent %s", err.message);
+		return false;
+	}
+	memset(answer, 0, sizeof(*answer));
+	answer->version = DAEMON_VERSION;
+	if (request->version != DAEMON_VERSION && request->op != OP_STOP)
+		croft_error_set(&answer->error, CROFT_FAILED_PRECONDITION,
+			"the filesystem daemon is of version %d", DAEMON_VERSION);
+	else if (!perform(connection->server, request, passed_fd, answer, &err))
+		answer->error = err;
+	bool ok = daemon_send_answer(connection->socket, answer, NULL);
+	if (request->op == OP_STOP)
+		eventfd_write(connection->server->config.stop_fd, 1);
+	return ok;
+}
+
+static void *serve(void *user)
+{
+	struct connection *connection = user;
+	struct server *server = connection->server;
+	struct daemon_request *request = croft_alloc(sizeof(*request));
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	while (serve_one(connection, request, answer))
+		;
+	free(request);
+	free(answer);
+	pthread_mutex_lock(&server->lock);
+	connection->ended = true;
+	pthread_mutex_unlock(&server->lock);
+	eventfd_write(server->wake_fd, 1);
+	return NULL;
+}
+
+/* Connections --------------------------------------------------------------------------------- */
+
+/* Takes those that ended (or all, waiting for their end) out of the list and joins them. */
+static void join_connections(struct server *server, bool all)
+{
+	struct connection *ended = NULL;
+	pthread_mutex_lock(&server->lock);
+	for (struct connection **link = &server->connections, *connection; (connection = *link);) {
+		if (!connection->ended && !all) {
+			link = &connection->next;
+			continue;
+		}
+		*link = connection->next;
+		connection->next = ended;
+		ended = connection;
+		server->count--;
+	}
+	pthread_mutex_unlock(&server->lock);
+	for (struct connection *connection = ended, *next; connection; connection = next) {
+		next = connection->next;
+		shutdown(connection->socket, SHUT_RDWR);
+		pthread_join(connection->thread, NULL);
+		/* A daemon that was asked to stop keeps this end open to the end of its process: its
+		 * agent waits for that. */
+		if (!all)
+			close(connection->socket);
+		free(connection);
+	}
+}
+
+static bool is_allowed(int socket)
+{
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+	return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+		(peer.uid == 0 || peer.uid == geteuid());
+}
+
+static void accept_connection(struct server *server)
+{
+	int socket = accept4(server->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	if (socket < 0)
+		return;
+	if (server->count >= CONNECTIONS_AT_MOST || !is_allowed(socket)) {
+		close(socket);
+		return;
+	}
+	struct connection *connection = croft_zalloc(sizeof(*connection));
+	connection->server = server;
+	connection->socket = socket;
+	pthread_mutex_lock(&server->lock);
+	int result = pthread_create(&connection->thread, NULL, serve, connection);
+	if (result == 0) {
+		pthread_setname_np(connection->thread, "fs-agent");
+		connection->next = server->connections;
+		server->connections = connection;
+		server->count++;
+	}
+	pthread_mutex_unlock(&server->lock);
+	if (result != 0) {
+		croft_log(CROFT_LOG_ERROR, "starting a thread for an agent: %s", strerror(result));
+		close(socket);
+		free(connection);
+	}
+}
+
+static void *accept_all(void *user)
+{
+	struct server *server = user;
+	struct pollfd polled[] = {
+		{.fd = server->listen_fd, .events = POLLIN},
+		{.fd = server->wake_fd, .events = POLLIN},
+	};
+	for (;;) {
+		if (poll(polled, 2, -1) < 0)
+			continue;
+		if (polled[1].revents) {
+			eventfd_t value;
+			eventfd_read(server->wake_fd, &value);
+			if (value >= UINT32_MAX)
+				return NULL;
+			join_connections(server, false);
+		}
+		if (polled[0].revents)
+			accept_connection(server);
+	}
+}
+
+struct server *server_start(const struct server_config *config, int listen_fd,
+	struct croft_error *err)
+{
+	struct server *server = croft_zalloc(sizeof(*server));
+	server->config = *config;
+	server->listen_fd = listen_fd;
+	pthread_mutex_init(&server->lock, NULL);
+	server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int result = server->wake_fd < 0
+		? errno : pthread_create(&server->thread, NULL, accept_all, server);
+	if (result == 0) {
+		pthread_setname_np(server->thread, "fs-accept");
+		return server;
+	}
+	croft_error_errno(err, result, "starting to listen");
+	if (server->wake_fd >= 0)
+		close(server->wake_fd);
+	pthread_mutex_destroy(&server->lock);
+	free(server);
+	return NULL;
+}
+
+void server_stop(struct server *server)
+{
+	if (!server)
+		return;
+	eventfd_write(server->wake_fd, UINT32_MAX);
+	pthread_join(server->thread, NULL);
+	join_connections(server, true);
+	close(server->wake_fd);
+	pthread_mutex_destroy(&server->lock);
+	free(server);
+}
