@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "sched/action_result.h"
+#include "fs/action_result.h"
 
 struct list {
 	struct croft_ref *refs;

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* POST /batch: see docs/blob-plane.md. */
+#include "fs/plane/internal.h"
+
+#include "proto/base/arena.h"
+
+/* The request: one digest a line ----------------------------------------------------------------- */
+
+static bool take_line(struct plane_request *request, struct croft_error *err)
+{
+	if (request->digest_count == PLANE_BATCH)
+		return croft_error_set(
+			err, CROFT_OUT_OF_RANGE, "more than %d digests in one batch", PLANE_BATCH);
+	if (!request->digests)
+		request->digests = croft_array(PLANE_BATCH, sizeof(*request->digests));
+	bool ok = croft_digest_parse(CROFT_SLICE(request->line, request->line_size),
+		&request->digests[request->digest_count++], err);
+	request->line_size = 0;
+	return ok;
+}
+
+static bool take_lines(struct plane_request *request, struct croft_slice data,
+	struct croft_error *err)
+{
+	const char *at = data.data, *end = at + data.size;
+	while (at < end) {
+		const char *feed = memchr(at, '\n', (size_t)(end - at));
+		size_t size = (size_t)((feed ? feed : end) - at);
+		if (request->line_size + size >= CROFT_DIGEST_TEXT)
+			return croft_error_set(err, CROFT_INVALID_ARGUMENT, "a line is no <sha256>-<size>");
+		memcpy(request->line + request->line_size, at, size);
+		request->line_size += size;
+		if (!feed)
+			return true;
+		if (!take_line(request, err))
+			return false;
+		at = feed + 1;
+	}
+	return true;
+}
+
+/* The answer ------------------------------------------------------------------------------------- */
+
+enum { STATUS_LINE = CROFT_DIGEST_TEXT + 8 };
+
+static void write_line(struct plane_request *request, struct plane_buffer *buffer, int status)
+{
+	char text[CROFT_DIGEST_TEXT];
+	croft_digest_format(&request->digests[request->digest_at], '-', text);
+	plane_print(buffer, "%s %d\n", text, status);
+}
+
+static bool next_digest(struct plane_request *request, struct plane_buffer *buffer,
+	struct croft_error *err)
+{
+	const struct croft_digest *digest = &request->digests[request->digest_at];
+	struct croft_error why = CROFT_ERROR_INIT;
+	request->position = 0;
+	request->blob = croft_store_open_blob(request->plane->config.store, digest, &why);
+	int status = request->blob ? 200 : plane_status_of(&why);
+	write_line(request, buffer, status == 200 || status == 404 ? status : 500);
+	if (!request->blob)
+		request->digest_at++;
+	return true;
+}
+
+static bool blob_bytes(struct plane_request *request, struct plane_buffer *buffer,
+	struct croft_error *err)
+{
+	const struct croft_digest *digest = &request->digests[request->digest_at];
+	size_t size = plane_room(buffer);
+	if (size > digest->size_bytes - request->position)
+		size = (size_t)(digest->size_bytes - request->position);
+	ssize_t got = croft_store_blob_read(
+		request->blob, buffer->data + buffer->end, size, request->position, err);
+	if (got < 0 || (size_t)got < size)
+		return false;
+	buffer->end += size;
+	request->position += size;
+	if (request->position == digest->size_bytes) {
+		croft_store_blob_close(request->blob);
+		request->blob = NULL;
+		request->digest_at++;
+	}
+	return true;
+}
+
+static bool produce(struct plane_request *request, struct plane_buffer *buffer,
+	struct croft_error *err)
+{
+	while (request->digest_at < request->digest_count && plane_room(buffer) >= STATUS_LINE)
+		if (!(request->blob ? blob_bytes : next_digest)(request, buffer, err))
+			return false;
+	request->produced = request->digest_at == request->digest_count;
+	return true;
+}
+
+static void answer(struct plane_request *request)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (request->line_size > 0 && !take_line(request, &err)) {
+		plane_answer_error(request, &err);
+		return;
+	}
+	request->chunked = request->head.minor_version == 1;
+	request->close |= !request->chunked;
+	request->produce = produce;
+	plane_head(request, 200, "Content-Type: application/octet-stream\r\n%s",
+		request->chunked ? "Transfer-Encoding: chunked\r\n" : "");
+	plane_answer_begin(request);
+}
+
+void plane_batch(struct plane_request *request)
+{
+	request->take = take_lines;
+	request->finish = answer;
+	plane_body_begin(request);
+}

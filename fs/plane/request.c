@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* One request: what it asks for, and its memory. */
+#include "fs/plane/internal.h"
+
+#include "proto/base/arena.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <zstd.h>
+
+/* Memory --------------------------------------------------------------------------------------- */
+
+static struct plane_request *request_new(struct plane_connection *connection)
+{
+	struct croft_plane *plane = connection->plane;
+	struct plane_request *request = plane->spare;
+	if (request) {
+		plane->spare = request->next_spare;
+		plane->spares--;
+		struct plane_buffer first = request->buffers[0], second = request->buffers[1];
+		*request = (struct plane_request){
+			.buffers = {{.data = first.data}, {.data = second.data}}};
+	} else {
+		request = croft_zalloc(sizeof(*request));
+	}
+	plane->requests++;
+	request->plane = plane;
+	request->connection = connection;
+	request->file = -1;
+	connection->request = request;
+	return request;
+}
+
+static void discard(struct plane_request *request)
+{
+	free(request->buffers[0].data);
+	free(request->buffers[1].data);
+	free(request);
+}
+
+void plane_request_free(struct plane_request *request)
+{
+	struct croft_plane *plane = request->plane;
+	croft_store_writer_abort(request->writer);
+	croft_store_blob_close(request->blob);
+	croft_arena_destroy(request->arena);
+	ZSTD_freeCCtx(request->zstd);
+	free(request->zstd_in);
+	free(request->digests);
+	free(request->collected);
+	plane->requests--;
+	if (plane->spares >= PLANE_SPARE) {
+		discard(request);
+		return;
+	}
+	request->next_spare = plane->spare;
+	plane->spare = request;
+	plane->spares++;
+}
+
+void plane_request_free_spares(struct croft_plane *plane)
+{
+	for (struct plane_request *next, *at = plane->spare; at; at = next) {
+		next = at->next_spare;
+		discard(at);
+	}
+}
+
+/* Work ----------------------------------------------------------------------------------------- */
+
+struct plane_request *plane_request_of(struct ring_work *work)
+{
+	return ring_container(work, struct plane_request, work);
+}
+
+static void worked(struct ring_work *work)
+{
+	struct plane_request *request = plane_request_of(work);
+	request->working = false;
+	if (request->connection->closing)
+		plane_settle(request->connection);
+	else
+		request->then(request);
+}
+
+void plane_request_work(struct plane_request *request, void (*work)(struct ring_work *work),
+	void (*then)(struct plane_request *request))
+{
+	request->working = true;
+	request->then = then;
+	request->work.work = work;
+	request->work.done = worked;
+	ring_work(request->plane->ring, &request->work);
+}
+
+/* Paths ---------------------------------------------------------------------------------------- */
+
+static bool cut_prefix(struct croft_slice *path, const char *prefix)
+{
+	size_t size = strlen(prefix);
+	if (path->size < size || memcmp(path->data, prefix, size) != 0)
+		return false;
+	*path = CROFT_SLICE((const char *)path->data + size, path->size - size);
+	return true;
+}
+
+/* Sets kind and hash. The head is not looked at any more after this. */
+static bool parse_target(struct plane_request *request)
+{
+	struct croft_slice path = request->head.target;
+	/* The absolute form, which every server must take (RFC 9112, 3.2.2). */
+	if (cut_prefix(&path, "http://")) {
+		const char *slash = memchr(path.data, '/', path.size);
+		if (!slash)
+			return false;
+		path = CROFT_SLICE(slash, path.size - (size_t)(slash - (const char *)path.data));
+	}
+	if (croft_slice_equal(path, croft_slice_str("/batch"))) {
+		request->kind = PLANE_BATCHES;
+		return true;
+	}
+	if (cut_prefix(&path, "/cas/"))
+		request->kind = PLANE_BLOB;
+	else if (cut_prefix(&path, "/ac/"))
+		request->kind = PLANE_ACTION;
+	return request->kind != PLANE_NOTHING && croft_hash_parse(path, request->digest.hash);
+}
+
+static void refuse_method(struct plane_request *request)
+{
+	plane_answer_status(request, 405, "this path takes %s\n",
+		request->kind == PLANE_BATCHES ? "POST" : "GET, HEAD and PUT");
+}
+
+static void route(struct plane_request *request, bool known)
+{
+	enum http_method method = request->head.method;
+	bool reading = method == HTTP_GET || method == HTTP_HEAD;
+	bool has_body = request->head.chunked || request->head.length > 0;
+	/* What we do not read of the body must not be taken for the next request. */
+	request->close |= has_body && (reading || method == HTTP_UNKNOWN);
+	if (!known) {
+		request->close |= has_body;
+		plane_answer_status(request, 404,
+			"there are /cas/<sha256>, /ac/<sha256> and /batch, with 64 lower-case hex digits\n");
+	} else if (request->kind == PLANE_BATCHES) {
+		if (method == HTTP_POST)
+			plane_batch(request);
+		else
+			refuse_method(request);
+	} else if (reading) {
+		(request->kind == PLANE_BLOB ? plane_get : plane_action_get)(request);
+	} else if (method != HTTP_PUT) {
+		request->close |= has_body;
+		refuse_method(request);
+	} else if (!request->plane->config.writable) {
+		request->close |= has_body;
+		plane_answer_status(request, 403, "this plane is read-only\n");
+	} else {
+		(request->kind == PLANE_BLOB ? plane_put : plane_action_put)(request);
+	}
+}
+
+void plane_request_begin(struct plane_connection *connection, struct croft_slice head)
+{
+	struct plane_request *request = request_new(connection);
+	__atomic_fetch_add(&connection->plane->stat.requests, 1, __ATOMIC_RELAXED);
+	plane_touch(connection, PLANE_PROGRESS);
+	int status = http_parse_request(head, &request->head);
+	if (status) {
+		request->close = true;
+		plane_answer_status(request, status, "%s\n", http_reason(status));
+		return;
+	}
+	request->close = !request->head.keep_alive;
+	request->range = request->head.range;
+	/* We give out no dates, and whoever knows our tag has no need to make sure. */
+	if (request->head.if_range.size > 0)
+		request->range.there = false;
+	bool known = parse_target(request);
+	plane_used(connection, head.size);
+	route(request, known);
+}
+
+void plane_request_refuse(struct plane_connection *connection, int status, const char *why)
+{
+	struct plane_request *request = request_new(connection);
+	request->close = true;
+	plane_answer_status(request, status, "%s\n", why);
+}
