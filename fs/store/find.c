@@ -245,3 +245,29 @@ bool store_find_sums(struct croft_store *store, const uint8_t *hash, struct crof
 	store_read_end(&store->index, txn);
 	return code >= 0;
 }
+
+bool croft_store_find_hash(struct croft_store *store, const uint8_t hash[CROFT_HASH_SIZE],
+	struct croft_digest *digest, struct croft_error *err)
+{
+	struct croft_digest found = croft_digest_empty;
+	struct store_entry entry = {0};
+	if (memcmp(hash, croft_digest_empty.hash, CROFT_HASH_SIZE) == 0) {
+		*digest = croft_digest_empty;
+		return true;
+	}
+	memcpy(found.hash, hash, CROFT_HASH_SIZE);
+	pthread_mutex_lock(&store->lock);
+	enum answer answer = ask_pending(store, hash, &entry);
+	pthread_mutex_unlock(&store->lock);
+	/* Where the blob is may change meanwhile; how large it is does not. */
+	if (answer == ASK_INDEX && !ask_index(store, &found, 1, &answer, &entry, err))
+		return false;
+	if (answer != PRESENT) {
+		char text[CROFT_HASH_TEXT];
+		croft_hash_format(hash, text);
+		return croft_error_set(err, CROFT_NOT_FOUND, "blob %s is not in the store", text);
+	}
+	found.size_bytes = entry.size;
+	*digest = found;
+	return true;
+}
