@@ -1,0 +1,112 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Content goes in and comes out unchanged: import, ls, cat, find, diff, export, blob, over a real server.
+. "$(dirname "$0")/lib.sh"
+
+tree=$folder/tree
+mkdir -p "$tree/a/b" "$tree/empty"
+echo one >"$tree/a/one"
+printf '#!/bin/sh\n' >"$tree/a/run"
+chmod +x "$tree/a/run"
+ln -s ../one "$tree/a/b/link"
+ln -s nowhere "$tree/dangling"
+ln -s /a/one "$tree/absolute"
+ln "$tree/a/one" "$tree/hard"
+touch "$tree/zero"
+printf 'bytes' >"$tree/"$'odd \xff\x01 name'
+head -c 5000000 /dev/urandom >"$tree/large"
+for i in $(seq 1500); do echo "$i" >"$tree/a/b/file$i"; done
+
+serve server
+
+echo "a directory comes back as it was"
+digest=$("$CROFT" import --name tree "$tree")
+"$CROFT" export tree "$folder/out"
+diff -r --no-dereference "$tree" "$folder/out"
+[ -x "$folder/out/a/run" ] && [ ! -x "$folder/out/a/one" ]
+same "$(readlink "$folder/out/absolute")" /a/one
+
+echo "the same content has the same digest, however it comes"
+same "$digest" "$("$CROFT" import "$folder/out")"
+for format in gnu pax; do
+    tar -C "$tree" --format=$format -cf "$folder/$format.tar" .
+    same "$digest" "$("$CROFT" import "$folder/$format.tar")"
+done
+tar -C "$tree" -czf "$folder/tree.tgz" .
+same "$digest" "$("$CROFT" import - <"$folder/tree.tgz")"
+same "$digest" "$("$CROFT" export tree - | "$CROFT" import -)"
+"$CROFT" export "$digest" - >"$folder/one.tar"
+"$CROFT" export --compress gzip "${digest/-//}" - | gunzip | cmp - "$folder/one.tar"
+
+echo "what is there is not sent again"
+"$CROFT" import --verbose "$tree" 2>&1 | grep >/dev/null ' of which 0 B were sent'
+
+echo "looking into a tree"
+same one "$("$CROFT" cat tree:a/one)"
+same one "$("$CROFT" cat tree:absolute)"
+same one "$("$CROFT" cat tree:a/b/link)"
+"$CROFT" cat tree:large | cmp - "$tree/large"
+same 1501 "$("$CROFT" ls tree:a/b | wc -l)"
+same a/run "$("$CROFT" find --type x tree)"
+same large "$("$CROFT" find --least 1M tree)"
+(cd "$tree" && find . -mindepth 1 -print0) | sed -z 's,^\./,,' | sort -z >"$folder/found"
+"$CROFT" find --print0 tree | sort -z | cmp - "$folder/found"
+"$CROFT" ls --json tree >"$folder/json"
+python3 -c 'import json, sys; assert len(json.load(open(sys.argv[1]))) == 8' "$folder/json"
+"$CROFT" du -s tree | grep >/dev/null "1506 files"
+
+echo "two trees are compared"
+cp -a "$tree" "$folder/other"
+echo two >>"$folder/other/hard"
+rm "$folder/other/dangling"
+mkdir "$folder/other/new"
+"$CROFT" import --name other "$folder/other" >/dev/null
+fails 1 "" "$CROFT" diff tree other
+same "$(printf '%s\n' '~ a/one (content)' '- dangling' '~ hard (content)' '+ new/')" \
+    "$(cat "$folder/stdout")"
+"$CROFT" diff tree tree
+
+echo "several at once"
+printf 'first=%s\nsecond=%s\n' "$tree/a" "$folder/gnu.tar" >"$folder/list"
+"$CROFT" import --list "$folder/list" >"$folder/stdout"
+grep -qx "second $digest" "$folder/stdout"
+"$CROFT" diff first tree:a
+
+echo "merging"
+mkdir -p "$folder/m1/usr/bin" "$folder/m2/usr/bin" "$folder/m3/usr"
+echo x >"$folder/m1/usr/bin/x"
+echo x >"$folder/m2/usr/bin/x"
+echo y >"$folder/m2/usr/bin/y"
+echo file >"$folder/m3/usr/bin"
+merged=$("$CROFT" import "$folder/m1" "$folder/m2")
+same "usr usr/bin usr/bin/x usr/bin/y" "$("$CROFT" ls -R "$merged" | xargs)"
+fails 1 "usr/bin: a directory and a file want this place" "$CROFT" import "$folder/m1" "$folder/m3"
+
+echo "blobs"
+blob=$("$CROFT" blob put "$tree/large")
+"$CROFT" blob get "$blob" | cmp - "$tree/large"
+absent=$(printf '%064d-7' 0)
+same "$absent" "$("$CROFT" blob missing "$blob" "$absent")"
+fails 1 "" "$CROFT" blob stat "$absent"
+
+echo "mistakes are explained"
+fails 1 'neither a digest nor a name' "$CROFT" ls nothing
+fails 1 'there is no "a/two"' "$CROFT" cat tree:a/two
+fails 1 'is a directory' "$CROFT" cat tree:a
+fails 1 'is not empty' "$CROFT" export tree "$tree"
+fails 2 'there is no option --nonsense' "$CROFT" ls --nonsense tree
+fails 2 'an argument is missing' "$CROFT" import
+fails 2 'it looks like a digest' "$CROFT" import --name "$digest" "$tree"
+head -c 999 /dev/urandom >"$folder/junk"
+fails 1 'reading' "$CROFT" import "$folder/junk"
+tar -C "$tree" --transform 's,^a/one,../evil,' -cf "$folder/evil.tar" a/one 2>/dev/null
+fails 1 'leads outside' "$CROFT" import "$folder/evil.tar"
+fails 1 'is the server running there' "$CROFT" ls --server grpc://127.0.0.1:1 tree
+
+echo "all is there after the server is killed"
+kill -KILL "$server"
+wait "$server" || true
+serve server
+rm -rf "$folder/out"
+"$CROFT" export tree "$folder/out"
+diff -r --no-dereference "$tree" "$folder/out"
