@@ -115,11 +115,12 @@ def foreign_token(s):
     fails(lambda: get_tree(s, root, page_token="no such token"), "INVALID_ARGUMENT")
 
 
-@error("A request without a root, or with a malformed one, is an invalid argument.")
+@error("A request without a root, or with a malformed one, is an invalid argument (or not found).")
 def malformed_root(s):
     fails(lambda: list(s.cas.GetTree(s.re.GetTreeRequest(instance_name=s.instance))),
-          "INVALID_ARGUMENT")
-    fails(lambda: get_tree(s, s.re.Digest(hash="xyz", size_bytes=3)), "INVALID_ARGUMENT")
+          "INVALID_ARGUMENT", "NOT_FOUND")
+    fails(lambda: get_tree(s, s.re.Digest(hash="xyz", size_bytes=3)), "INVALID_ARGUMENT",
+          "NOT_FOUND")
 
 
 @sane("A blob that is no Directory fails, with an error that is the client's.")
