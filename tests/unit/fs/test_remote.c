@@ -87,12 +87,12 @@ static void files_are_uploaded_from_their_folder(void **state)
 {
 	struct croft_slice small = content(1, 5000), large = content(2, LARGE);
 	struct croft_digest digests[] = {digest_of(small), digest_of(large)};
-	write_file("small", small);
-	write_file("large", large);
+	write_file("small-file", small);
+	write_file("large-file", large);
 	int folder = open(loopback.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct croft_upload *upload = croft_upload_create(remote);
-	assert_ok(croft_upload_file(upload, &digests[0], folder, "small", &err), err);
-	assert_ok(croft_upload_file(upload, &digests[1], folder, "large", &err), err);
+	assert_ok(croft_upload_file(upload, &digests[0], folder, "small-file", &err), err);
+	assert_ok(croft_upload_file(upload, &digests[1], folder, "large-file", &err), err);
 	assert_ok(croft_upload_flush(upload, NULL, &err), err);
 	croft_upload_destroy(upload);
 	close(folder);
