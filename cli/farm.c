@@ -71,6 +71,8 @@ static char **agent_arguments(struct farm *farm, const char *name)
 	if (farm->cache)
 		add(farm, arguments, "--cache",
 			croft_arena_printf(farm->arena, "%" PRIu64, farm->cache));
+	if (options_given(farm->options, "allow-network"))
+		add(farm, arguments, "--allow-network", NULL);
 	if (options_given(farm->options, "root-image"))
 		add(farm, arguments, "--root-image", options_value(farm->options, "root-image"));
 	if (options_given(farm->options, "verbose"))
@@ -178,6 +180,7 @@ static const struct option_spec farm_options[] = {
 	{"budget", 0, "SIZE", "most bytes that the store may hold"},
 	{"cache", 0, "SIZE", "most bytes that each agent's cache may hold"},
 	{"root-image", 0, "DIGEST|DIR", "the / of jobs whose inputs are not a whole root (Bazel)"},
+	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
 	{"policy", 0, "NAME", "how jobs are placed (else locality)"},
 	{"verbose", 'v', NULL, "log more"},
 	{0},

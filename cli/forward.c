@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Commands whose modules parse their own command lines. */
-#include "cli/commands.h"
 #include "fs/daemon.h"
+
+#include "cli/commands.h"
 
 const struct command command_fs_daemon = {
 	.name = "fs-daemon",

@@ -10,6 +10,7 @@
 
 const struct command *const commands[] = {
 	&command_run,
+	&command_serve,
 	&command_import,
 	&command_export,
 	&command_ls,

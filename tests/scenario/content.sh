@@ -104,8 +104,7 @@ fails 1 'leads outside' "$CROFT" import "$folder/evil.tar"
 fails 1 'is the server running there' "$CROFT" ls --server grpc://127.0.0.1:1 tree
 
 echo "all is there after the server is killed"
-kill -KILL "$server"
-wait "$server" || true
+crash
 serve server
 rm -rf "$folder/out"
 "$CROFT" export tree "$folder/out"

@@ -47,6 +47,12 @@ serve() {
     export CROFT_SERVER=grpc://$address
 }
 
+# crash: the server is gone at once, as by kill -9.
+crash() {
+    kill -KILL "$server"
+    wait "$server" 2>/dev/null || true
+}
+
 # fails STATUS WORDS COMMAND...: ends with that status and says these words on standard error.
 fails() {
     local expected=$1 words=$2 status=0
