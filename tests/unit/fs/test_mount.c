@@ -3,9 +3,11 @@
 #include "tests/unit/fs/mount_fixture.h"
 
 #include <dirent.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 static const bool LOCAL = true, ON_FARM = false;
@@ -545,6 +547,90 @@ static void charges_fetches_to_the_group_that_caused_them(void **state)
 	assert_int_equal(account.fetched_files, 0);
 }
 
+/* A user namespace in which 0 … 65535 are the kernel's 100000 …; -1: none can be made here. */
+static int user_namespace(void)
+{
+	int hold[2];
+	assert_int_equal(pipe2(hold, O_CLOEXEC), 0);
+	pid_t child = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
+	if (child == 0) {
+		char byte;
+		close(hold[1]);
+		_exit(read(hold[0], &byte, 1) != 0);
+	}
+	close(hold[0]);
+	int result = -1;
+	if (child > 0) {
+		static const char *const maps[] = {"uid_map", "gid_map"};
+		char path[64];
+		for (int i = 0; i < 2; i++) {
+			snprintf(path, sizeof(path), "/proc/%d/%s", (int)child, maps[i]);
+			int fd = open(path, O_WRONLY | O_CLOEXEC);
+			assert_int_equal(write(fd, "0 100000 65536", 14), 14);
+			close(fd);
+		}
+		snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)child);
+		result = open(path, O_RDONLY | O_CLOEXEC);
+	}
+	close(hold[1]);
+	if (child > 0)
+		waitpid(child, NULL, 0);
+	return result;
+}
+
+static void a_tree_can_be_mounted_with_mapped_ids_and_lie_under_an_overlay(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_tree_builder *builder = new_tree();
+	add_file(builder, "d/file", put(fixture, ON_FARM, "text"), false);
+	struct croft_digest root = finish_tree(fixture, ON_FARM, builder);
+	mount_it(fixture, true, NULL);
+	int namespace = user_namespace();
+	if (namespace < 0)
+		skip();
+	int tree = open_tree(AT_FDCWD, place(fixture, &root, ""), OPEN_TREE_CLONE | O_CLOEXEC);
+	assert_true(tree >= 0);
+	struct mount_attr attributes = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)namespace};
+	if (mount_setattr(tree, "", AT_EMPTY_PATH, &attributes, sizeof(attributes)) != 0) {
+		/* Kernels before 6.12 cannot. */
+		assert_int_equal(errno, EINVAL);
+		close(tree);
+		close(namespace);
+		skip();
+	}
+	char lower[128], upper[128], work[128], merged[128], options[512], path[192];
+	snprintf(lower, sizeof(lower), "%s/lower", fixture->directory);
+	snprintf(upper, sizeof(upper), "%s/upper", fixture->directory);
+	snprintf(work, sizeof(work), "%s/work", fixture->directory);
+	snprintf(merged, sizeof(merged), "%s/merged", fixture->directory);
+	assert_int_equal(mkdir(lower, 0755) | mkdir(upper, 0755) | mkdir(work, 0755) |
+			mkdir(merged, 0755), 0);
+	assert_int_equal(move_mount(tree, "", AT_FDCWD, lower, MOVE_MOUNT_F_EMPTY_PATH), 0);
+	close(tree);
+	close(namespace);
+	snprintf(path, sizeof(path), "%s/d/file", lower);
+	assert_int_equal(stat_of(path).st_uid, 101234);
+	assert_int_equal(stat_of(path).st_gid, 102345);
+	assert_int_equal(stat_of(place(fixture, &root, "d/file")).st_uid, 1234);
+
+	snprintf(options, sizeof(options), "lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work);
+	assert_int_equal(mount("overlay", merged, "overlay", 0, options), 0);
+	snprintf(path, sizeof(path), "%s/d/file", merged);
+	assert_int_equal(stat_of(path).st_uid, 101234);
+	assert_content(path, "text");
+	/* What the job changes is copied up with the mapped ids. */
+	int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, "!", 1), 1);
+	close(fd);
+	assert_content(path, "text!");
+	assert_int_equal(stat_of(path).st_uid, 101234);
+	snprintf(path, sizeof(path), "%s/d/file", upper);
+	assert_int_equal(stat_of(path).st_uid, 101234);
+	assert_int_equal(umount2(merged, 0), 0);
+	assert_int_equal(umount2(lower, 0), 0);
+}
+
 #define mount_test(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(int argc, char **argv)
@@ -576,6 +662,7 @@ int main(int argc, char **argv)
 		mount_test(serves_to_the_end_when_it_is_unmounted_from_outside),
 		mount_test(can_be_mounted_again_and_again),
 		mount_test(one_content_is_one_inode_and_each_place_of_a_directory_its_own),
+		mount_test(a_tree_can_be_mounted_with_mapped_ids_and_lie_under_an_overlay),
 		mount_test(charges_fetches_to_the_group_that_caused_them),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
