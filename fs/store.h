@@ -33,8 +33,10 @@ struct croft_store_config {
 	uint64_t budget_bytes;  /* 0: 90 % of what the disk has free plus what the store holds */
 	uint64_t budget_inodes; /* 0: likewise */
 	uint64_t lease_ms;      /* how long an answer "it is there" stays true; 0: 30 minutes */
-	bool durable;           /* sync before acknowledging */
+	bool durable;           /* sync before acknowledging; a put is leased like an answer */
 	bool read_only;         /* for tools beside a running server: no writer lock, no eviction */
+	/* Bytes a second that a background thread reads and checks, round and round; 0: none. */
+	uint64_t scrub_bytes_per_second;
 };
 
 struct croft_store *croft_store_open(const struct croft_store_config *config,

@@ -141,7 +141,7 @@ struct croft_store_blob *croft_store_open_blob(struct croft_store *store,
 	blob->fd = -1;
 	if (croft_digest_is_empty(digest))
 		return blob;
-	int found = store_find(store, digest, STORE_PIN, &blob->entry, &blob->segment, err);
+	int found = store_find(store, digest, STORE_OPEN, &blob->entry, &blob->segment, err);
 	bool ok = found > 0;
 	if (found == 0)
 		store_not_found(digest, err);
@@ -251,13 +251,19 @@ static bool get_large(struct croft_store *store, const struct croft_digest *dige
 bool croft_store_get(struct croft_store *store, const struct croft_digest *digest,
 	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err)
 {
+	return store_get(store, digest, STORE_TOUCH, arena, data, err);
+}
+
+bool store_get(struct croft_store *store, const struct croft_digest *digest, enum store_grip grip,
+	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err)
+{
 	if (croft_digest_is_empty(digest)) {
 		*data = CROFT_SLICE("", 0);
 		return true;
 	}
 	struct store_entry entry;
 	struct store_segment *segment;
-	int found = store_find(store, digest, STORE_TOUCH, &entry, &segment, err);
+	int found = store_find(store, digest, grip, &entry, &segment, err);
 	if (found <= 0)
 		return found == 0 && store_not_found(digest, err);
 	if (!segment)

@@ -407,7 +407,7 @@ static struct node *read_node(struct walk *walk, enum croft_ref_kind kind,
 	struct croft_slice bytes;
 	struct node *node = NULL;
 	struct croft_error err = CROFT_ERROR_INIT;
-	if (!croft_store_get(store, digest, arena, &bytes, &err)) {
+	if (!store_get(store, digest, STORE_LOOK, arena, &bytes, &err)) {
 		/* Found bad just now: it is missing. */
 		if (err.code == CROFT_DATA_LOSS || err.code == CROFT_NOT_FOUND) {
 			set_add(&walk->missing, digest);

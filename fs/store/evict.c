@@ -97,6 +97,14 @@ static struct quota excess(const struct croft_store *store, uint64_t target_byte
 		inodes > target_inodes ? inodes - target_inodes : 0};
 }
 
+static void rewind_to(struct scan *scan, const struct candidate *candidate)
+{
+	uint64_t ordered = __builtin_bswap64(candidate->entry.used_ms);
+	memcpy(scan->key, &ordered, 8);
+	memcpy(scan->key + 8, candidate->hash, 8);
+	scan->ended = false;
+}
+
 /* Marks until `wanted` would be free; false: there was nothing to mark. */
 static bool mark(struct croft_store *store, struct scan *scan, struct quota wanted)
 {
@@ -104,9 +112,11 @@ static bool mark(struct croft_store *store, struct scan *scan, struct quota want
 	CROFT_LOCKED(&store->lock);
 	uint64_t now_ms = store_now_ms(store);
 	for (size_t i = 0; i < scan->count; i++) {
-		if (marked.bytes >= wanted.bytes && marked.inodes >= wanted.inodes)
-			break;
 		struct candidate *candidate = &scan->found[i];
+		if (marked.bytes >= wanted.bytes && marked.inodes >= wanted.inodes) {
+			rewind_to(scan, candidate); /* the rest is read again: it may have moved by then */
+			break;
+		}
 		uint64_t key = store_key(candidate->hash);
 		if (store_pending_find(&store->pending, candidate->hash))
 			continue;

@@ -67,6 +67,9 @@ static void take(struct croft_store *store, const uint8_t *hash, enum store_grip
 		store_lease(store, store_key(hash), until_ms);
 		break;
 	case STORE_PIN:
+		store_pin(store, store_key(hash));
+		break;
+	case STORE_OPEN:
 		touch(store, store_key(hash))->pins++;
 		break;
 	}

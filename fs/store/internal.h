@@ -260,6 +260,12 @@ struct croft_store {
 		pthread_t thread;
 		pthread_cond_t wake;
 		bool running, stop;
+	} scrub;
+
+	struct {
+		pthread_t thread;
+		pthread_cond_t wake;
+		bool running, stop;
 		uint64_t asked, done; /* checkpoints wanted and made */
 		bool collect;         /* somebody waits for an eviction down to… */
 		uint64_t collect_bytes;
@@ -288,7 +294,13 @@ void store_unreserve(struct croft_store *store, uint64_t bytes, uint64_t inodes)
 /* Finding (find.c) ------------------------------------------------------------------------------ */
 
 /* What is done to a blob in the same step as finding it, so that nothing comes between. */
-enum store_grip { STORE_LOOK, STORE_TOUCH, STORE_LEASE, STORE_PIN };
+enum store_grip {
+	STORE_LOOK,
+	STORE_TOUCH, /* used now */
+	STORE_LEASE, /* used now and leased */
+	STORE_PIN,   /* not evicted until it is unpinned */
+	STORE_OPEN,  /* used now and pinned */
+};
 
 /* found[i] tells; a digest of the right hash and a wrong size is not found. until_ms: of leases. */
 bool store_find_many(struct croft_store *store, const struct croft_digest *digests, size_t count,
@@ -360,6 +372,28 @@ void store_quarantine(struct croft_store *store, const struct croft_digest *dige
 bool store_record_read(struct croft_store *store, const struct store_segment *segment,
 	const struct croft_digest *digest, const struct store_entry *entry, void *buffer,
 	struct croft_error *err);
+
+/* As croft_store_get, with another grip than STORE_TOUCH. */
+bool store_get(struct croft_store *store, const struct croft_digest *digest, enum store_grip grip,
+	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err);
+
+/* Checking (check.c) ------------------------------------------------------------------------------ */
+
+/* Reads all of a stored blob and compares SHA-256 and checksums. 1: good; 0: bad, `why` says what
+ * is; 2: it went meanwhile; -1: error. Nothing is changed. */
+int store_check_blob(struct croft_store *store, const uint8_t *hash, const char **why,
+	struct store_entry *entry, struct croft_error *err);
+/* Hashes of the index in order, up to `room`, from behind `after` (NULL: the first). -1: error. */
+ssize_t store_list_blobs(struct croft_store *store, const uint8_t *after,
+	uint8_t (*hashes)[CROFT_HASH_SIZE], size_t room, struct croft_error *err);
+bool store_scrub_start(struct croft_store *store, struct croft_error *err);
+void store_scrub_stop(struct croft_store *store);
+
+/* Records (record.c) ------------------------------------------------------------------------------ */
+
+/* The refs of a stored value; false: it is damaged. */
+bool store_record_refs(struct croft_slice stored, struct croft_arena *arena,
+	struct croft_ref **refs, size_t *count);
 
 /* Closures (closure.c) --------------------------------------------------------------------------- */
 void store_closures_init(struct croft_store *store);

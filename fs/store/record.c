@@ -45,9 +45,9 @@ static void *lay_out(struct croft_store *store, struct croft_slice key, struct c
 	return bytes;
 }
 
-/* The parts of a stored record; refs and value in the arena. False: it is damaged. */
-static bool take_apart(struct croft_slice stored, struct croft_slice key,
-	struct croft_arena *arena, struct head *head, struct croft_ref **refs, struct croft_slice *value)
+/* The parts of a stored value: the refs go to the arena, the rest is borrowed. */
+static bool take_apart(struct croft_slice stored, struct croft_arena *arena, struct head *head,
+	struct croft_ref **refs, struct croft_slice *key, struct croft_slice *value)
 {
 	if (stored.size < sizeof(*head))
 		return false;
@@ -66,10 +66,19 @@ static bool take_apart(struct croft_slice stored, struct croft_slice key,
 		(*refs)[i].digest.size_bytes = ref.size;
 		memcpy((*refs)[i].digest.hash, ref.hash, CROFT_HASH_SIZE);
 	}
-	if (!croft_slice_equal(key, CROFT_SLICE(at, head->key_size)))
+	*key = CROFT_SLICE(at, head->key_size);
+	*value = CROFT_SLICE(at + head->key_size, stored.size - fixed);
+	return true;
+}
+
+bool store_record_refs(struct croft_slice stored, struct croft_arena *arena,
+	struct croft_ref **refs, size_t *count)
+{
+	struct head head;
+	struct croft_slice key, value;
+	if (!take_apart(stored, arena, &head, refs, &key, &value))
 		return false;
-	at += head->key_size;
-	*value = CROFT_SLICE(croft_arena_copy(arena, at, stored.size - fixed), stored.size - fixed);
+	*count = head.ref_count;
 	return true;
 }
 
@@ -145,10 +154,15 @@ bool croft_store_record_get(struct croft_store *store, enum croft_record_table t
 		return false;
 	struct head head;
 	struct croft_ref *refs;
-	struct croft_slice stored;
+	struct croft_slice stored, stored_key, stored_value;
 	int found = store_table_get(
 		txn, store->index.records[table], name.hash, CROFT_HASH_SIZE, &stored, err);
-	bool whole = found == 1 && take_apart(stored, key, arena, &head, &refs, value);
+	bool whole = found == 1 &&
+				 take_apart(stored, arena, &head, &refs, &stored_key, &stored_value) &&
+				 croft_slice_equal(key, stored_key);
+	if (whole)
+		*value = CROFT_SLICE(
+			croft_arena_copy(arena, stored_value.data, stored_value.size), stored_value.size);
 	store_read_end(&store->index, txn);
 	if (found < 0)
 		return false;

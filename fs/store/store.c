@@ -333,7 +333,7 @@ static bool start(struct croft_store *store, struct croft_error *err)
 	return count_quarantine(store, err) && store_replay(store, position, err) &&
 		   clear_temporary(store, err) && unlink_doomed(store, err) && set_budget(store, err) &&
 		   write_state(store, 0, err) && store_checkpoint(store, err) &&
-		   store_keeper_start(store, err);
+		   store_keeper_start(store, err) && store_scrub_start(store, err);
 }
 
 static void init(struct croft_store *store, const struct croft_store_config *config)
@@ -360,6 +360,7 @@ static void init(struct croft_store *store, const struct croft_store_config *con
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&store->keeper.wake, &monotonic);
+	pthread_cond_init(&store->scrub.wake, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 }
 
@@ -382,6 +383,7 @@ static void destroy(struct croft_store *store)
 		if (fds[i] >= 0)
 			close(fds[i]);
 	pthread_cond_destroy(&store->keeper.wake);
+	pthread_cond_destroy(&store->scrub.wake);
 	pthread_cond_destroy(&store->changed);
 	pthread_mutex_destroy(&store->lock);
 	free(store->path);
@@ -403,6 +405,7 @@ void croft_store_close(struct croft_store *store)
 {
 	if (!store)
 		return;
+	store_scrub_stop(store);
 	if (store->keeper.running) {
 		store_keeper_stop(store);
 		/* The keeper is gone: this thread is it now. What fails here is done by the next replay. */

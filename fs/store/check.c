@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Checking stored blobs against their SHA-256, and the scrub: a thread that does so all the time at
+ * a low rate, so that decay is found while another copy can still be had.
+ */
+#include "fs/store/internal.h"
+
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "proto/base/log.h"
+
+#define XXH_INLINE_ALL
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+enum { LIST = 256 };
+
+ssize_t store_list_blobs(struct croft_store *store, const uint8_t *after,
+	uint8_t (*hashes)[CROFT_HASH_SIZE], size_t room, struct croft_error *err)
+{
+	MDB_txn *txn = store_read_begin(&store->index, err);
+	if (!txn)
+		return -1;
+	MDB_cursor *cursor;
+	int code = mdb_cursor_open(txn, store->index.blobs, &cursor);
+	size_t count = 0;
+	if (code == 0) {
+		MDB_val key = {CROFT_HASH_SIZE, (void *)after}, value;
+		code = mdb_cursor_get(cursor, &key, &value, after ? MDB_SET_RANGE : MDB_FIRST);
+		if (code == 0 && after && memcmp(key.mv_data, after, CROFT_HASH_SIZE) == 0)
+			code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+		for (; code == 0 && count < room; code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))
+			memcpy(hashes[count++], key.mv_data, CROFT_HASH_SIZE);
+		mdb_cursor_close(cursor);
+	}
+	store_read_end(&store->index, txn);
+	if (code == 0 || code == MDB_NOTFOUND)
+		return (ssize_t)count;
+	store_mdb_error(err, code, "listing blobs");
+	return -1;
+}
+
+static int check_small(struct croft_store *store, const struct croft_digest *digest,
+	const struct store_entry *entry, const struct store_segment *segment, const char **why)
+{
+	CROFT_CLEANUP_FREE unsigned char *buffer = croft_alloc(STORE_HEADER + (size_t)entry->size);
+	*why = "its record cannot be read";
+	if (!croft_pread_all(segment->fd, buffer, STORE_HEADER + (size_t)entry->size, entry->offset,
+			"a segment", NULL))
+		return 0;
+	struct store_record record;
+	memcpy(&record, buffer, STORE_HEADER);
+	*why = "its record does not match its checksum";
+	if (record.size != entry->size || record.payload_size != entry->size ||
+		!store_record_check(&record, segment->number, buffer + STORE_HEADER))
+		return 0;
+	*why = "its bytes have another SHA-256";
+	struct croft_digest got = croft_digest_of(buffer + STORE_HEADER, (size_t)entry->size);
+	return croft_digest_equal(&got, digest);
+}
+
+static int check_large(struct croft_store *store, const struct croft_digest *digest,
+	const char **why, struct croft_error *err)
+{
+	char path[80];
+	store_large_path(digest->hash, path);
+	CROFT_CLEANUP_FD int fd = openat(store->large_fd, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 && errno != ENOENT) {
+		croft_error_errno(err, errno, "%s: opening large/%s", store->path, path);
+		return -1;
+	}
+	*why = "its file is missing";
+	if (fd < 0)
+		return store->config.read_only ? 2 : 0; /* a server beside us may have evicted it */
+	struct croft_slice sums;
+	if (!store_find_sums(store, digest->hash, &sums, err))
+		return -1;
+	CROFT_CLEANUP_FREE void *sums_memory = (void *)sums.data;
+	CROFT_CLEANUP_FREE unsigned char *buffer = croft_alloc(STORE_BLOCK);
+	struct croft_hasher *hasher = croft_hasher_create(CROFT_DIGEST_SHA256);
+	int good = 1;
+	*why = "its file cannot be read or is too short";
+	for (uint64_t at = 0; good && at < digest->size_bytes; at += STORE_BLOCK) {
+		uint64_t left = digest->size_bytes - at;
+		size_t part = left < STORE_BLOCK ? (size_t)left : STORE_BLOCK;
+		good = croft_pread_all(fd, buffer, part, at, "a large blob", NULL);
+		croft_hasher_update(hasher, buffer, part);
+		uint64_t sum = 0;
+		if (at / STORE_BLOCK * 8 + 8 <= sums.size)
+			memcpy(&sum, (const char *)sums.data + at / STORE_BLOCK * 8, 8);
+		if (good && sum != XXH3_64bits(buffer, part)) {
+			*why = "a block of its file does not match its checksum";
+			good = 0;
+		}
+	}
+	struct croft_digest got = croft_hasher_finish(hasher);
+	croft_hasher_destroy(hasher);
+	if (!good)
+		return 0;
+	*why = "its bytes have another SHA-256";
+	return croft_digest_equal(&got, digest);
+}
+
+int store_check_blob(struct croft_store *store, const uint8_t *hash, const char **why,
+	struct store_entry *entry, struct croft_error *err)
+{
+	struct croft_digest digest = {.size_bytes = 0};
+	memcpy(digest.hash, hash, CROFT_HASH_SIZE);
+	MDB_txn *txn = store_read_begin(&store->index, err);
+	if (!txn)
+		return -1;
+	int found = store_index_get(&store->index, txn, hash, entry, err);
+	store_read_end(&store->index, txn);
+	if (found <= 0)
+		return found < 0 ? -1 : 2;
+	digest.size_bytes = entry->size;
+	struct store_segment *segment;
+	found = store_find(store, &digest, STORE_PIN, entry, &segment, err);
+	if (found <= 0)
+		return found < 0 ? -1 : 2;
+	int good = segment ? check_small(store, &digest, entry, segment, why)
+					   : check_large(store, &digest, why, err);
+	CROFT_LOCKED(&store->lock);
+	if (segment)
+		store_segment_unref(store, segment);
+	store_unpin(store, store_key(hash));
+	return good;
+}
+
+/* Waits as long as reading `bytes` may take at the rate; false: the store is closing. */
+static bool pace(struct croft_store *store, uint64_t bytes)
+{
+	uint64_t until_ns = croft_now_ns() + (uint64_t)((double)bytes * 1e9 /
+										  (double)store->config.scrub_bytes_per_second);
+	struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
+	CROFT_LOCKED(&store->lock);
+	while (!store->scrub.stop && croft_now_ns() < until_ns)
+		pthread_cond_timedwait(&store->scrub.wake, &store->lock, &until);
+	return !store->scrub.stop;
+}
+
+static void *scrub(void *user)
+{
+	struct croft_store *store = user;
+	uint8_t hashes[LIST][CROFT_HASH_SIZE], last[CROFT_HASH_SIZE];
+	bool begun = false, go_on = true;
+	while (go_on) {
+		struct croft_error err = CROFT_ERROR_INIT;
+		ssize_t count = store_list_blobs(store, begun ? last : NULL, hashes, LIST, &err);
+		if (count <= 0) { /* from the start again; not at once when there is nothing */
+			if (count < 0)
+				croft_log(CROFT_LOG_WARNING, "%s: scrub: %s", store->path, err.message);
+			begun = false;
+			go_on = pace(store, 10 * store->config.scrub_bytes_per_second);
+			continue;
+		}
+		for (ssize_t i = 0; go_on && i < count; i++) {
+			const char *why;
+			struct store_entry entry;
+			int good = store_check_blob(store, hashes[i], &why, &entry, NULL);
+			if (good == 0) {
+				struct croft_digest digest = {.size_bytes = entry.size};
+				memcpy(digest.hash, hashes[i], CROFT_HASH_SIZE);
+				store_quarantine(store, &digest, &entry, why);
+			}
+			go_on = pace(store, good == 2 ? 0 : entry.size);
+		}
+		memcpy(last, hashes[count - 1], CROFT_HASH_SIZE);
+		begun = true;
+	}
+	return NULL;
+}
+
+bool store_scrub_start(struct croft_store *store, struct croft_error *err)
+{
+	if (!store->config.scrub_bytes_per_second)
+		return true;
+	int code = pthread_create(&store->scrub.thread, NULL, scrub, store);
+	if (code)
+		return croft_error_errno(err, code, "starting the store's scrub");
+	pthread_setname_np(store->scrub.thread, "store-scrub");
+	store->scrub.running = true;
+	return true;
+}
+
+void store_scrub_stop(struct croft_store *store)
+{
+	if (!store->scrub.running)
+		return;
+	pthread_mutex_lock(&store->lock);
+	store->scrub.stop = true;
+	pthread_cond_signal(&store->scrub.wake);
+	pthread_mutex_unlock(&store->lock);
+	pthread_join(store->scrub.thread, NULL);
+	store->scrub.running = false;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tests/unit/fs/store_place.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { SMALL = 2000, LARGE = 700 * 1000 };
+static const struct croft_store_config durable = {.durable = true};
+
+/* Turns a byte of the file that holds the blob. */
+static void damage(struct place *place, const struct croft_digest *digest, uint64_t at)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_blob *blob;
+	assert_ok((blob = croft_store_open_blob(place->store, digest, &err)) != NULL, err);
+	uint64_t offset;
+	char path[64], byte;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", croft_store_blob_fd(blob, &offset));
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &byte, 1, (off_t)(offset + at)), 1);
+	byte ^= 1;
+	assert_int_equal(pwrite(fd, &byte, 1, (off_t)(offset + at)), 1);
+	close(fd);
+	croft_store_blob_close(blob);
+}
+
+static unsigned count_files(struct place *place, const char *name)
+{
+	char path[300];
+	snprintf(path, sizeof(path), "%s/%s", place->path, name);
+	DIR *dir = opendir(path);
+	assert_non_null(dir);
+	unsigned count = 0;
+	for (struct dirent *entry; (entry = readdir(dir));)
+		count += entry->d_type == DT_REG;
+	closedir(dir);
+	return count;
+}
+
+static void damage_is_found_quarantined_and_mended_by_a_new_put(void **state)
+{
+	struct place *place = place_create(durable);
+	for (size_t size = SMALL; size <= LARGE; size += LARGE - SMALL) {
+		struct croft_digest digest = place_put_seed(place, 1, size);
+		damage(place, &digest, size - 1);
+		struct croft_slice data;
+		struct croft_error err = CROFT_ERROR_INIT;
+		assert_false(croft_store_get(place->store, &digest, place->arena, &data, &err));
+		assert_int_equal(err.code, CROFT_DATA_LOSS);
+		assert_false(place_has(place, &digest));
+		bool missing;
+		assert_ok(croft_store_find_missing(place->store, &digest, 1, &missing, &err), err);
+		assert_true(missing);
+		place_put_seed(place, 1, size);
+		assert_true(place_has(place, &digest));
+	}
+	place_reopen(place);
+	assert_int_equal(count_files(place, "quarantine"), 2);
+	assert_int_equal(place_stat(place).quarantined, 2);
+	assert_int_equal(place_stat(place).blobs, 2);
+	place_destroy(place);
+}
+
+static void parts_of_a_large_blob_before_the_damage_are_read(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest digest = place_put_seed(place, 1, LARGE);
+	damage(place, &digest, LARGE - 1);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_blob *blob = croft_store_open_blob(place->store, &digest, &err);
+	char buffer[100];
+	assert_int_equal(croft_store_blob_read(blob, buffer, 100, 1000, &err), 100);
+	assert_int_equal(croft_store_blob_read(blob, buffer, 100, LARGE - 5000, &err), -1);
+	assert_int_equal(err.code, CROFT_DATA_LOSS);
+	croft_store_blob_close(blob);
+	place_destroy(place);
+}
+
+static void a_closure_with_a_damaged_directory_is_not_complete(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest file = place_put_seed(place, 1, 10);
+	struct croft_digest sub = place_directory(place, &file, 1, NULL, 0);
+	struct croft_ref ref = {CROFT_REF_DIRECTORY, place_directory(place, NULL, 0, &sub, 1)};
+	struct croft_digest *missing;
+	size_t count;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_lease_closure(
+				  place->store, &ref, 1, 0, place->arena, &missing, &count, &err), err);
+	assert_int_equal(count, 0);
+	damage(place, &sub, 1);
+	struct croft_slice data;
+	assert_false(croft_store_get(place->store, &sub, place->arena, &data, &err));
+	assert_ok(croft_store_lease_closure(
+				  place->store, &ref, 1, 0, place->arena, &missing, &count, &err), err);
+	assert_int_equal(count, 1);
+	assert_true(croft_digest_equal(&missing[0], &sub));
+	place_destroy(place);
+}
+
+static void fsck_finds_and_repairs(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest small = place_put_seed(place, 1, SMALL);
+	struct croft_digest large = place_put_seed(place, 2, LARGE);
+	struct croft_digest good = place_put_seed(place, 3, SMALL);
+	struct croft_ref refs[] = {{CROFT_REF_BLOB, small}, {CROFT_REF_BLOB, good}};
+	struct croft_error err = CROFT_ERROR_INIT;
+	for (int i = 0; i < 2; i++)
+		assert_ok(croft_store_record_put(place->store, CROFT_RECORD_ACTION,
+					  croft_slice_str(i ? "good" : "bad"), croft_slice_str("v"), &refs[i], 1, 0,
+					  &err), err);
+	struct croft_fsck_report report;
+	assert_ok(croft_store_fsck(place->store, false, NULL, NULL, &report, &err), err);
+	assert_int_equal(report.blobs_checked, 3);
+	assert_int_equal(report.bytes_checked, 2 * SMALL + LARGE);
+	assert_int_equal(report.bad_blobs + report.dangling_records + report.orphans, 0);
+	damage(place, &small, 0);
+	damage(place, &large, LARGE / 2);
+	char path[300];
+	snprintf(path, sizeof(path), "%s/large/aa/%062d", place->path, 1);
+	close(open(path, O_CREAT | O_WRONLY, 0644));
+	assert_ok(croft_store_fsck(place->store, false, NULL, NULL, &report, &err), err);
+	assert_int_equal(report.bad_blobs, 2);
+	assert_int_equal(report.orphans, 1);
+	assert_int_equal(report.repaired, 0);
+	assert_ok(croft_store_fsck(place->store, true, NULL, NULL, &report, &err), err);
+	assert_int_equal(report.bad_blobs, 2);
+	assert_int_equal(report.dangling_records, 1);
+	assert_int_equal(report.orphans, 1);
+	assert_int_equal(report.repaired, 4);
+	assert_false(place_has(place, &small) || place_has(place, &large));
+	assert_true(place_has(place, &good));
+	assert_ok(croft_store_fsck(place->store, true, NULL, NULL, &report, &err), err);
+	assert_int_equal(report.bad_blobs + report.dangling_records + report.orphans, 0);
+	assert_int_equal(place_stat(place).records_action, 1);
+	place_destroy(place);
+}
+
+static void a_scrub_finds_damage_by_itself(void **state)
+{
+	struct place *place = place_create(
+		(struct croft_store_config){.durable = true, .scrub_bytes_per_second = 1 << 20});
+	struct croft_digest digest = place_put_seed(place, 1, SMALL);
+	place_put_seed(place, 2, SMALL);
+	damage(place, &digest, 0);
+	place_reopen(place); /* the scrub begins with opening */
+	for (int i = 0; i < 500 && place_stat(place).quarantined == 0; i++)
+		usleep(10000);
+	assert_int_equal(place_stat(place).quarantined, 1);
+	assert_false(place_has(place, &digest));
+	place_destroy(place);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(damage_is_found_quarantined_and_mended_by_a_new_put),
+		cmocka_unit_test(parts_of_a_large_blob_before_the_damage_are_read),
+		cmocka_unit_test(a_closure_with_a_damaged_directory_is_not_complete),
+		cmocka_unit_test(fsck_finds_and_repairs),
+		cmocka_unit_test(a_scrub_finds_damage_by_itself),
+		/* a_full_disk */
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
