@@ -293,10 +293,16 @@ const char *croft_call_identity(struct croft_call *call)
 {
 	grpc_auth_context *context = grpc_call_auth_context(call->core);
 	if (!call->identity && context && grpc_auth_context_peer_is_authenticated(context)) {
-		grpc_auth_property_iterator iterator = grpc_auth_context_peer_identity(context);
-		const grpc_auth_property *property = grpc_auth_property_iterator_next(&iterator);
-		if (property)
-			call->identity = strndup(property->value, property->value_length);
+		/* What the core takes for the identity is an alternative name if there is any: often an address. */
+		grpc_auth_property_iterator names =
+			grpc_auth_context_find_properties_by_name(context, GRPC_X509_CN_PROPERTY_NAME);
+		const grpc_auth_property *name = grpc_auth_property_iterator_next(&names);
+		if (!name) {
+			names = grpc_auth_context_peer_identity(context);
+			name = grpc_auth_property_iterator_next(&names);
+		}
+		if (name)
+			call->identity = strndup(name->value, name->value_length);
 	}
 	grpc_auth_context_release(context);
 	return call->identity;

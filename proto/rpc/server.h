@@ -99,7 +99,7 @@ void croft_call_add_detail(struct croft_call *call, const ProtobufCMessage *deta
 
 struct croft_arena *croft_call_arena(struct croft_call *call);
 const char *croft_call_peer(struct croft_call *call); /* "ipv4:127.0.0.1:4711" */
-/* The subject of the client's certificate, or NULL. */
+/* The common name in the client's certificate, else its first alternative name; NULL: it showed none. */
 const char *croft_call_identity(struct croft_call *call);
 /* Value of a request header; for names that end in "-bin", decoded bytes. Data NULL: not sent. */
 struct croft_slice croft_call_header(struct croft_call *call, const char *name);

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MANY = 200 }; /* messages of 1 MiB: far more than all buffers on the way hold */
+enum { MANY = 64 }; /* messages of 1 MiB: far more than all buffers on the way hold */
 
 static struct croft_server *server;
 static struct croft_channel *channel;
