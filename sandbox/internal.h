@@ -60,6 +60,7 @@ struct report {
 /* What the launcher sets up once, shared by its supervisors. */
 struct launcher_context {
 	const char *state;
+	const char *staging; /* where roots are mounted: a path that every user may walk */
 	unsigned slots;
 	uint32_t uid_base;
 	bool privileged; /* root in the initial user namespace */
@@ -68,9 +69,11 @@ struct launcher_context {
 	struct sock_fprog seccomp[3];
 };
 
-/* slot's directory below the state directory: upper/, work/, input-upper/, input-work/, root/, lower0/… */
+/* slot's directory below the state directory: upper/, work/, input-upper/, input-work/, lower0/… */
 void slot_path(const struct launcher_context *context, unsigned slot, const char *name, char *path,
 	size_t size);
+/* Where the slot's root is mounted. */
+void slot_root(const struct launcher_context *context, unsigned slot, char *path, size_t size);
 
 void launcher_main(struct launcher_context *context, int socket) __attribute__((noreturn));
 /* A user namespace that maps 0 to base and up, for mapping owners on mounts; -1: not to be had. */

@@ -22,6 +22,11 @@ void slot_path(const struct launcher_context *context, unsigned slot, const char
 	snprintf(path, size, "%s/%u/%s", context->state, slot, name);
 }
 
+void slot_root(const struct launcher_context *context, unsigned slot, char *path, size_t size)
+{
+	snprintf(path, size, "%s/%u", context->staging, slot);
+}
+
 /* Layers ------------------------------------------------------------------------------------------ */
 
 /* Clones a layer into slot/lowerN, with its owners mapped into the slot's range where the kernel and
@@ -120,7 +125,7 @@ static bool make_places(const struct launcher_context *context, const struct wir
 		const char *name;
 		mode_t mode;
 	} places[] = {{"upper", 0755}, {"work", 0755}, {"input-upper", 0755}, {"input-work", 0755},
-		{"root", 0755}, {"upper/proc", 0555}, {"upper/dev", 0755}, {"upper/tmp", 01777}};
+		{"upper/proc", 0555}, {"upper/dev", 0755}, {"upper/tmp", 01777}};
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
 		if (!make_owned(context, spec->slot, places[i].name, places[i].mode, err))
 			return false;
@@ -153,7 +158,7 @@ static bool mount_root(const struct launcher_context *context, const struct wire
 		lowers[i] = path;
 	}
 	char target[4096];
-	slot_path(context, spec->slot, "root", target, sizeof(target));
+	slot_root(context, spec->slot, target, sizeof(target));
 	return mount_overlay(context, spec->slot, lowers, "upper", "work", target, err);
 }
 
@@ -165,21 +170,12 @@ static bool mount_input(const struct launcher_context *context, const struct wir
 		return true;
 	char lower[4096], target[4096];
 	slot_path(context, spec->slot, "input-lower", lower, sizeof(lower));
-	slot_path(context, spec->slot, "root", target, sizeof(target));
+	slot_root(context, spec->slot, target, sizeof(target));
 	strncat(target, wire_text(spec, spec->input_target), sizeof(target) - strlen(target) - 1);
 	const char *lowers[] = {lower, NULL};
 	return mount_lower(context, spec->slot, input, lower, err) &&
 		mount_overlay(context, spec->slot, lowers, "input-upper", "input-work", target, err);
 }
-
-bool root_mount_layers(const struct launcher_context *context, const struct wire_spec *spec,
-	struct croft_error *err)
-{
-	return make_places(context, spec, err) && mount_root(context, spec, err) &&
-		mount_input(context, spec, err);
-}
-
-/* Entering ----------------------------------------------------------------------------------------- */
 
 static bool bind(const char *source, const char *target, unsigned long extra,
 	struct croft_error *err)
@@ -199,6 +195,50 @@ static bool touch(const char *path, struct croft_error *err)
 	close(fd);
 	return true;
 }
+
+/* By the supervisor, while it may still go everywhere on the host. */
+static bool make_target(const char *root, const char *target, const char *source, char *path,
+	size_t size, struct croft_error *err)
+{
+	struct stat st;
+	snprintf(path, size, "%s%s", root, target);
+	if (stat(source, &st) < 0)
+		return croft_error_errno(err, errno, "mounting %s", source);
+	if (S_ISDIR(st.st_mode))
+		return croft_make_directories(path, err);
+	char *slash = strrchr(path, '/');
+	*slash = '\0';
+	if (!croft_make_directories(path, err))
+		return false;
+	*slash = '/';
+	return touch(path, err);
+}
+
+static bool make_mounts(const char *root, const struct wire_spec *spec, struct croft_error *err)
+{
+	const char **sources = wire_list(spec, spec->mount_sources);
+	const char **targets = wire_list(spec, spec->mount_targets);
+	const char **writable = wire_list(spec, spec->mount_writable);
+	char path[4096];
+	for (size_t i = 0; sources[i]; i++) {
+		unsigned long read_only = strcmp(writable[i], "ro") == 0 ? MS_RDONLY : 0;
+		if (!make_target(root, targets[i], sources[i], path, sizeof(path), err) ||
+			!bind(sources[i], path, read_only | MS_NOSUID | MS_NODEV, err))
+			return false;
+	}
+	return true;
+}
+
+bool root_mount_layers(const struct launcher_context *context, const struct wire_spec *spec,
+	struct croft_error *err)
+{
+	char root[4096];
+	slot_root(context, spec->slot, root, sizeof(root));
+	return make_places(context, spec, err) && mount_root(context, spec, err) &&
+		mount_input(context, spec, err) && make_mounts(root, spec, err);
+}
+
+/* Entering ----------------------------------------------------------------------------------------- */
 
 /* A /dev of six devices, pseudo-terminals and shared memory. mknod is not for user namespaces: the
  * host's nodes are bound. */
@@ -257,38 +297,6 @@ static bool make_proc(const char *root, struct croft_error *err)
 	return true;
 }
 
-static bool make_target(const char *root, const char *target, const char *source, char *path,
-	size_t size, struct croft_error *err)
-{
-	struct stat st;
-	snprintf(path, size, "%s%s", root, target);
-	if (stat(source, &st) < 0)
-		return croft_error_errno(err, errno, "mounting %s", source);
-	if (S_ISDIR(st.st_mode))
-		return croft_make_directories(path, err);
-	char *slash = strrchr(path, '/');
-	*slash = '\0';
-	if (!croft_make_directories(path, err))
-		return false;
-	*slash = '/';
-	return touch(path, err);
-}
-
-static bool make_mounts(const char *root, const struct wire_spec *spec, struct croft_error *err)
-{
-	const char **sources = wire_list(spec, spec->mount_sources);
-	const char **targets = wire_list(spec, spec->mount_targets);
-	const char **writable = wire_list(spec, spec->mount_writable);
-	char path[4096];
-	for (size_t i = 0; sources[i]; i++) {
-		unsigned long read_only = strcmp(writable[i], "ro") == 0 ? MS_RDONLY : 0;
-		if (!make_target(root, targets[i], sources[i], path, sizeof(path), err) ||
-			!bind(sources[i], path, read_only | MS_NOSUID | MS_NODEV, err))
-			return false;
-	}
-	return true;
-}
-
 /* Everything read-only but the declared directories and /tmp. */
 static bool seal(const char *root, const struct wire_spec *spec, struct croft_error *err)
 {
@@ -315,12 +323,12 @@ bool root_enter(const struct launcher_context *context, const struct wire_spec *
 	struct croft_error *err)
 {
 	char root[4096];
-	slot_path(context, spec->slot, "root", root, sizeof(root));
+	slot_root(context, spec->slot, root, sizeof(root));
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return croft_error_errno(err, errno, "taking leave of the host's mounts");
 	/* A mount of our own: those that came from the host are locked and cannot become the root. */
 	if (!bind(root, root, 0, err) || !make_proc(root, err) || !make_dev(root, err) ||
-		!make_mounts(root, spec, err) || !seal(root, spec, err))
+		!seal(root, spec, err))
 		return false;
 	if (chdir(root) < 0 || syscall(SYS_pivot_root, ".", ".") < 0)
 		return croft_error_errno(err, errno, "changing the root");

@@ -60,6 +60,58 @@ struct croft_sandbox {
 
 /* The launcher --------------------------------------------------------------------------------------- */
 
+static bool empty_state(const char *state, unsigned slots, struct croft_error *err)
+{
+	for (unsigned slot = 0; slot < slots; slot++) {
+		char path[4096];
+		snprintf(path, sizeof(path), "%s/%u", state, slot);
+		if (!croft_remove_tree(AT_FDCWD, path, err) || !croft_make_directories(path, err))
+			return false;
+	}
+	return true;
+}
+
+/* Init, who is nobody on the host, must be able to walk to its root, and the state directory may be
+ * closed to others. The name follows from the state directory, so that a killed agent's next start finds
+ * and uses it again. Nothing but empty mount points is ever in it: the mounts are in no namespace but the
+ * supervisors'. */
+static bool make_staging(struct launcher_context *context, struct croft_error *err)
+{
+	char *staging;
+	uint32_t name = 2166136261u; /* FNV-1a */
+	for (const char *at = context->state; *at; at++)
+		name = (name ^ (unsigned char)*at) * 16777619u;
+	int size = context->privileged
+		? asprintf(&staging, "%s/croft-%08x", access("/run", W_OK) == 0 ? "/run" : "/tmp", name)
+		: asprintf(&staging, "%s/roots", context->state);
+	if (size < 0)
+		abort();
+	context->staging = staging;
+	for (unsigned slot = 0; slot < context->slots; slot++) {
+		char path[4096];
+		slot_root(context, slot, path, sizeof(path));
+		if (!croft_make_directories(path, err))
+			return false;
+	}
+	struct stat st;
+	if (lstat(staging, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid())
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"%s is not a directory of this user: remove it", staging);
+	return true;
+}
+
+static void remove_staging(struct launcher_context *context)
+{
+	for (unsigned slot = 0; context->staging && slot < context->slots; slot++) {
+		char path[4096];
+		slot_root(context, slot, path, sizeof(path));
+		rmdir(path);
+	}
+	if (context->staging)
+		rmdir(context->staging);
+	free((char *)context->staging);
+}
+
 static bool prepare_context(struct croft_launcher *launcher,
 	const struct croft_launcher_config *config, struct croft_arena *arena, const char **limits,
 	struct croft_error *err)
@@ -83,20 +135,11 @@ static bool prepare_context(struct croft_launcher *launcher,
 	context->cgroups = cgroups_open(config->slots, arena, &said);
 	if (limits)
 		*limits = said;
+	if (!make_staging(context, err))
+		return false;
 	for (int profile = 0; profile < 3; profile++)
 		if (!seccomp_compile((enum croft_seccomp)profile, &context->seccomp[profile], err))
 			return false;
-	return true;
-}
-
-static bool empty_state(const char *state, unsigned slots, struct croft_error *err)
-{
-	for (unsigned slot = 0; slot < slots; slot++) {
-		char path[4096];
-		snprintf(path, sizeof(path), "%s/%u", state, slot);
-		if (!croft_remove_tree(AT_FDCWD, path, err) || !croft_make_directories(path, err))
-			return false;
-	}
 	return true;
 }
 
@@ -141,6 +184,7 @@ void croft_launcher_stop(struct croft_launcher *launcher)
 	if (launcher->pid > 0)
 		waitpid(launcher->pid, NULL, 0);
 	cgroups_close(launcher->context.cgroups);
+	remove_staging(&launcher->context);
 	for (unsigned slot = 0; launcher->context.user_namespaces && slot < launcher->context.slots; slot++)
 		if (launcher->context.user_namespaces[slot] >= 0)
 			close(launcher->context.user_namespaces[slot]);

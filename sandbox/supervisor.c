@@ -143,12 +143,20 @@ static bool begin(struct supervisor *supervisor, int out, int errors, struct cro
 		cgroups_enter(context->cgroups, supervisor->spec->slot, supervisor->init, err);
 }
 
-/* Waits for init to have built the root, tells the agent, waits for its word to go on. */
+/* Waits for init to have built the root, and tells the agent. A layer that hangs must not keep this
+ * process: a word or the loss of the agent ends it. */
 static bool start(struct supervisor *supervisor, struct croft_error *err)
 {
 	struct init_status ready;
-	if (!let_go(supervisor) ||
-		!croft_read_all(supervisor->status, &ready, sizeof(ready), "init's word", err))
+	struct pollfd fds[] = {
+		{supervisor->status, POLLIN, 0}, {supervisor->control, POLLIN, 0}};
+	if (!let_go(supervisor))
+		return croft_error_errno(err, errno, "starting init");
+	while (poll(fds, 2, -1) < 0 && errno == EINTR)
+		;
+	if (fds[1].revents)
+		return croft_error_set(err, CROFT_CANCELLED, "killed before it started");
+	if (!croft_read_all(supervisor->status, &ready, sizeof(ready), "init's word", err))
 		return croft_error_wrap(err, "starting init");
 	if (ready.failed[0])
 		return croft_error_set(err, CROFT_INTERNAL, "%s", ready.failed);

@@ -186,6 +186,7 @@ static void on_refused(struct session *session, const Farm__JobRefused *refused)
 	if (!task)
 		return;
 	session->agent->refused_until_ns = croft_now_ns() + REFUSED_MS * 1000000ull;
+	task->attempts--; /* a refusal is no try */
 	if (task->cancelling)
 		task_lost(session->sched, task, refused->reason);
 	else

@@ -154,7 +154,7 @@ static Farm__Job *make_job(struct croft_sched *sched, const char *lease,
 	job->queued_unix_ns = source->queued_unix_ns;
 	job->request_metadata = (ProtobufCBinaryData){
 		source->request_metadata.size, (uint8_t *)source->request_metadata.data};
-	job->attempt = source->attempts + 1;
+	job->attempt = source->attempts;
 	job->stall_cap_ms = sched->config.stall_cap_ms;
 	return job;
 }

@@ -170,6 +170,7 @@ void task_lease(struct croft_sched *sched, struct task *task, struct agent *agen
 {
 	class_remove(sched, task);
 	task->state = TASK_LEASED;
+	task->attempts++;
 	make_name(task->lease);
 	task->agent_id = croft_strdup(agent->id);
 	task->agent = agent;
@@ -185,7 +186,6 @@ void task_run(struct croft_sched *sched, struct task *task)
 	if (task->state != TASK_LEASED)
 		return;
 	task->state = TASK_RUNNING;
-	task->attempts++;
 	write_down(sched, task);
 }
 

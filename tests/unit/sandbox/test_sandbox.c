@@ -32,7 +32,6 @@ static int set_up(void **unused)
 	struct croft_error err = CROFT_ERROR_INIT;
 	strcpy(folder, "/tmp/croft-test-XXXXXX");
 	assert_non_null(mkdtemp(folder));
-	chmod(folder, 0755);
 	snprintf(root, sizeof(root), "%s/root", folder);
 	snprintf(state, sizeof(state), "%s/state", folder);
 	run_host("mkdir -p %s/bin %s/etc %s && cp /bin/busybox %s/bin/ && ln -s busybox %s/bin/sh && "
