@@ -58,7 +58,7 @@ static bool is_served(const char *service)
 		"build.bazel.remote.execution.v2.ContentAddressableStorage",
 		"build.bazel.remote.execution.v2.ActionCache", "google.bytestream.ByteStream",
 		"build.bazel.remote.asset.v1.Fetch", "build.bazel.remote.asset.v1.Push",
-		"grpc.health.v1.Health"};
+		"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"};
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		if (strcmp(service, names[i]) == 0)
 			return true;

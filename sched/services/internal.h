@@ -14,6 +14,7 @@ enum { BATCH_BYTES = 4000000 };
 /* Data in one message of a stream. */
 enum { STREAM_CHUNK_BYTES = 1 << 20 };
 
+struct reflection;
 struct uploads;
 struct watchers;
 
@@ -22,6 +23,7 @@ struct croft_services {
 	struct croft_sched *sched;
 	struct uploads *uploads;
 	struct watchers *watchers;
+	struct reflection *reflection;
 };
 
 void serve_capabilities(struct croft_services *services, struct croft_server *server);
@@ -32,6 +34,10 @@ void serve_byte_stream_write(struct croft_services *services, struct croft_serve
 void serve_action_cache(struct croft_services *services, struct croft_server *server);
 void serve_assets(struct croft_services *services, struct croft_server *server);
 void serve_health(struct croft_services *services, struct croft_server *server);
+void serve_reflection(struct croft_services *services, struct croft_server *server);
+
+struct reflection *reflection_create(bool executes);
+void reflection_destroy(struct reflection *reflection);
 
 struct watchers *watchers_create(void);
 /* Tells every Health.Watch that the server is going, and ends it. */

@@ -13,6 +13,7 @@ struct croft_services *croft_services_create(const struct croft_services_config 
 	services->sched = config->sched;
 	services->uploads = uploads_create(config->store);
 	services->watchers = watchers_create();
+	services->reflection = reflection_create(config->sched != NULL);
 	return services;
 }
 
@@ -26,6 +27,7 @@ void croft_services_serve(struct croft_services *services, struct croft_server *
 	serve_action_cache(services, server);
 	serve_assets(services, server);
 	serve_health(services, server);
+	serve_reflection(services, server);
 }
 
 void croft_services_stop(struct croft_services *services)
@@ -39,5 +41,6 @@ void croft_services_destroy(struct croft_services *services)
 		return;
 	uploads_destroy(services->uploads);
 	watchers_destroy(services->watchers);
+	reflection_destroy(services->reflection);
 	free(services);
 }

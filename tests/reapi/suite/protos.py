@@ -19,6 +19,7 @@ FILES = [
     "google/rpc/error_details.proto",
     "google/rpc/status.proto",
     "grpc/health/v1/health.proto",
+    "grpc/reflection/v1/reflection.proto",
 ]
 
 
@@ -62,6 +63,7 @@ def load(include=None):
         "ops": Package(pool, factory, "google.longrunning"),
         "rpc": Package(pool, factory, "google.rpc"),
         "health": Package(pool, factory, "grpc.health.v1"),
+        "reflect": Package(pool, factory, "grpc.reflection.v1"),
         "pb": Package(pool, factory, "google.protobuf"),
     }
     return {name: pool.FindServiceByName(name) for name in services}, packages, factory

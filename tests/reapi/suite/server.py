@@ -63,7 +63,8 @@ class Server:
                 "operations": "google.longrunning.Operations",
                 "fetch": "build.bazel.remote.asset.v1.Fetch",
                 "push": "build.bazel.remote.asset.v1.Push",
-                "healthz": "grpc.health.v1.Health"}.items():
+                "healthz": "grpc.health.v1.Health",
+                "reflection": "grpc.reflection.v1.ServerReflection"}.items():
             setattr(self, attribute, Service(self.channel, services[name], factory))
         self.seed = int(os.environ.get("SEED", random.randrange(1 << 30)))
         self.random = random.Random(self.seed)
