@@ -3,6 +3,7 @@
 #include "cli/command.h"
 #include "cli/commands.h"
 #include "cli/output.h"
+#include "proto/base/log.h"
 
 #include <locale.h>
 #include <string.h>
@@ -25,6 +26,8 @@ const struct command *const commands[] = {
 	&command_agents,
 	&command_blob,
 	&command_gc,
+	&command_fsck,
+	&command_store,
 	&command_completion,
 	&command_help,
 	NULL,
@@ -63,6 +66,7 @@ static int run_command(const struct command *command, int argc, char **argv)
 {
 	if (command->forward)
 		return command->forward(argc, argv);
+	croft_log_setup(command->name, CROFT_LOG_WARNING); /* daemons choose again */
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct options options;
 	bool help;

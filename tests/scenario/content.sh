@@ -109,3 +109,33 @@ serve server
 rm -rf "$folder/out"
 "$CROFT" export tree "$folder/out"
 diff -r --no-dereference "$tree" "$folder/out"
+
+echo "the store is as it should be, beside the server and without it"
+"$CROFT" store stat --state "$folder/server" | grep '^blobs ' >/dev/null
+"$CROFT" fsck --state "$folder/server" | grep '^clean' >/dev/null
+kill -TERM "$server"
+wait "$server"
+"$CROFT" fsck --state "$folder/server" | grep '^clean' >/dev/null
+fails 1 "is no state directory" "$CROFT" fsck --state "$folder/out"
+
+echo "damage is found, set aside, and put right by importing again"
+python3 - "$folder/server/store" "$tree/large" <<'PYTHON'
+import os, sys
+needle = open(sys.argv[2], "rb").read()[4096:4160]
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        with open(os.path.join(folder, name), "r+b") as file:
+            at = file.read().find(needle)
+            if at >= 0:
+                file.seek(at)
+                file.write(b"damaged!")
+                sys.exit()
+sys.exit("the file's bytes are nowhere in the store")
+PYTHON
+fails 1 "" "$CROFT" fsck --state "$folder/server"
+grep '^damaged' "$folder/stdout" >/dev/null
+"$CROFT" fsck --repair --state "$folder/server" >/dev/null
+"$CROFT" fsck --state "$folder/server" | grep '^clean' >/dev/null
+serve server
+"$CROFT" import --name tree "$tree" >/dev/null
+"$CROFT" cat tree:large | cmp - "$tree/large"

@@ -1,0 +1,110 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# croft run, as people meet it: output, exit status, inputs, outputs, the cache, Ctrl-C, a server that
+# is killed while a job runs.
+. "$(dirname "$0")/lib.sh"
+
+root=$folder/root
+mkdir -p "$root/bin" "$folder/src"
+cp /bin/busybox "$root/bin/"
+for applet in $(/bin/busybox --list); do
+    [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
+done
+echo "hello from here" >"$folder/src/greeting"
+
+serve server
+"$CROFT" import --name root "$root" >/dev/null
+"$CROFT" agent --state "$folder/agent" --name one --slots 2 >>"$folder/agent.log" 2>&1 &
+agent=$!
+pids+=("$agent")
+for _ in $(seq 300); do
+    "$CROFT" agents | grep ' ready ' >/dev/null && break
+    kill -0 "$agent" || { echo "the agent ended at once" >&2; exit 1; }
+    sleep 0.1
+done
+
+run() { "$CROFT" run -q -d root "$@"; }
+
+echo "output and exit status are the job's"
+same "out" "$(run -- sh -c 'echo out; echo err >&2' 2>"$folder/stderr")"
+same "err" "$(cat "$folder/stderr")"
+fails 7 "" run -- sh -c 'exit 7'
+fails 137 "" run -- sh -c 'kill -KILL $$'
+fails 127 "" run -- nothing-of-that-name
+fails 125 "neither a digest nor a name" "$CROFT" run -d nothing -- true
+fails 125 "leads out" run -o ../x -- true
+
+echo "much output comes whole"
+run -- sh -c 'seq 300000' >"$folder/stdout"
+seq 300000 | cmp - "$folder/stdout"
+
+echo "inputs go where they should, outputs come back"
+same "hello from here" "$(run -i "$folder/src:in/it" -w in/it -- cat greeting)"
+run -i "$folder/src:src" -w src -o made -x made="$folder/made" -x /tmp/one="$folder/one" -s made=made -- \
+    sh -c 'mkdir -p made/d; cp greeting made/d/; ln -s d made/l; echo x >made/run; chmod +x made/run
+           echo 1 >/tmp/one'
+same "hello from here" "$(cat "$folder/made/d/greeting")"
+same d "$(readlink "$folder/made/l")"
+[ -x "$folder/made/run" ]
+same 1 "$(cat "$folder/one")"
+same "hello from here" "$("$CROFT" cat made:l/greeting)"
+same "hello from here" "$(run -d made:opt/made -- cat /opt/made/d/greeting)"
+fails 125 "left nothing" run -x absent="$folder/absent" -- true
+fails 125 "contradict" "$CROFT" run -d root -i "$folder/src:bin/sh" -- true
+same "X=1 Y=b c" "$(run -e X=1 -e Y='b c' -- sh -c 'echo X=$X Y=$Y')"
+
+echo "results are remembered"
+"$CROFT" run --json -d root -- sh -c 'echo once' >"$folder/first" 2>/dev/null
+"$CROFT" run --json -d root -- sh -c 'echo once' >"$folder/second" 2>"$folder/stderr"
+"$CROFT" run --json --skip-cache -d root -- sh -c 'echo once' >"$folder/third" 2>/dev/null
+same once "$(cat "$folder/stderr")"
+python3 - "$folder" <<'PYTHON'
+import json, sys
+first, second, third = (json.load(open(f"{sys.argv[1]}/{name}")) for name in ("first", "second", "third"))
+assert not first["cached"] and second["cached"] and not third["cached"]
+assert first["agent"].startswith("one") and first["exit_code"] == 0
+assert first["inputs"]["files"] == 1, first["inputs"]
+assert third["inputs"]["fetched_files"] == 0, third["inputs"]
+PYTHON
+
+echo "output comes while the job runs"
+"$CROFT" run -q -d root -- sh -c 'echo early; sleep 30' >"$folder/live" 2>"$folder/stderr" &
+job=$!
+for _ in $(seq 100); do grep -q early "$folder/live" && break; sleep 0.1; done
+grep -qx early "$folder/live"
+
+echo "Ctrl-C cancels the job"
+kill -INT "$job"
+status=0
+wait "$job" || status=$?
+same 130 "$status"
+for _ in $(seq 100); do "$CROFT" status --json | grep '"running": 0' >/dev/null && break; sleep 0.1; done
+"$CROFT" status --json | grep '"running": 0' >/dev/null
+
+echo "a job outlives its server"
+"$CROFT" run -q -d root -- sh -c 'for i in $(seq 60); do echo line $i; sleep 0.1; done' \
+    >"$folder/live" 2>"$folder/stderr" &
+job=$!
+for _ in $(seq 100); do grep -q 'line 5' "$folder/live" && break; sleep 0.1; done
+crash
+sleep 1
+serve server
+wait "$job"
+for i in $(seq 60); do echo "line $i"; done | cmp - "$folder/live"
+
+echo "a job waits for a server that is away"
+crash
+"$CROFT" run -q -d root -- echo back >"$folder/live" 2>"$folder/stderr" &
+job=$!
+sleep 1
+serve server
+wait "$job"
+same back "$(cat "$folder/live")"
+grep -q 'waiting up to' "$folder/stderr"
+
+echo "agents are drained and come back"
+name=$("$CROFT" agents | cut -d' ' -f1)
+"$CROFT" agents drain "$name"
+"$CROFT" agents | grep draining >/dev/null
+"$CROFT" agents resume "$name"
+run --skip-cache -- true
