@@ -1,0 +1,898 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The fetcher against a real blob plane, and against sources that lie, break off and stall. */
+#include "tests/unit/test.h"
+
+#include "fs/fetch.h"
+#include "fs/plane.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+/* The farm's store behind a plane, and a local one. */
+struct fixture {
+	char path[64];
+	struct croft_store *farm, *local;
+	struct croft_plane *plane;
+	char origin[32];
+};
+
+static struct croft_store *open_store(const char *path, const char *name)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	char place[128];
+	snprintf(place, sizeof(place), "%s/%s", path, name);
+	struct croft_store *store = croft_store_open(&(struct croft_store_config){
+		.path = place, .budget_bytes = UINT64_C(1) << 31, .budget_inodes = 100000}, &err);
+	assert_ok(store, err);
+	return store;
+}
+
+static int setup(void **state)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct fixture *fixture = croft_zalloc(sizeof(*fixture));
+	snprintf(fixture->path, sizeof(fixture->path), "/tmp/croft-test-fetch-XXXXXX");
+	assert_non_null(mkdtemp(fixture->path));
+	fixture->farm = open_store(fixture->path, "farm");
+	fixture->local = open_store(fixture->path, "local");
+	fixture->plane = croft_plane_start(&(struct croft_plane_config){
+		.address = "127.0.0.1:0", .store = fixture->farm}, &err);
+	assert_ok(fixture->plane, err);
+	snprintf(fixture->origin, sizeof(fixture->origin), "127.0.0.1:%d",
+		croft_plane_port(fixture->plane));
+	*state = fixture;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *fixture = *state;
+	croft_plane_stop(fixture->plane);
+	croft_store_close(fixture->farm);
+	croft_store_close(fixture->local);
+	croft_remove_tree(AT_FDCWD, fixture->path, NULL);
+	free(fixture);
+	return 0;
+}
+
+static struct croft_fetcher *start_fetcher(struct fixture *fixture, const char *origin,
+	unsigned deadline_ms)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_fetcher *fetcher = croft_fetcher_start(&(struct croft_fetcher_config){
+		.store = fixture->local, .origin = origin, .deadline_ms = deadline_ms}, &err);
+	assert_ok(fetcher, err);
+	return fetcher;
+}
+
+/* Blobs ------------------------------------------------------------------------------------------ */
+
+struct blob {
+	char *data;
+	size_t size;
+	struct croft_digest digest;
+};
+
+static struct blob make_blob(size_t size, uint32_t seed)
+{
+	struct blob blob = {croft_alloc(size + 1), size};
+	for (size_t i = 0; i < size; i++) {
+		seed = seed * 1664525 + 1013904223;
+		blob.data[i] = (char)(seed >> 24);
+	}
+	blob.digest = croft_digest_of(blob.data, size);
+	return blob;
+}
+
+static struct blob farm_blob(struct fixture *fixture, size_t size, uint32_t seed)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct blob blob = make_blob(size, seed);
+	assert_ok(croft_store_put(
+		fixture->farm, &blob.digest, CROFT_SLICE(blob.data, blob.size), &err), err);
+	return blob;
+}
+
+static void assert_local(struct fixture *fixture, const struct blob *blob)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_slice data;
+	struct croft_arena *arena = croft_arena_create();
+	assert_ok(croft_store_get(fixture->local, &blob->digest, arena, &data, &err), err);
+	assert_int_equal(data.size, blob->size);
+	assert_memory_equal(data.data, blob->data, blob->size);
+	croft_arena_destroy(arena);
+}
+
+static bool is_local(struct fixture *fixture, const struct blob *blob)
+{
+	bool missing = true;
+	assert_true(croft_store_find_missing(fixture->local, &blob->digest, 1, &missing, NULL));
+	return !missing;
+}
+
+/* Waiting for many ------------------------------------------------------------------------------- */
+
+struct crowd {
+	pthread_mutex_t lock; /* guards: all below */
+	pthread_cond_t change;
+	size_t done, failed;
+	uint64_t moved_bytes;
+	struct croft_error err;
+};
+
+#define CROWD ((struct crowd){PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER})
+
+static void one_done(void *user, const struct croft_digest *digest, uint64_t moved_bytes,
+	const struct croft_error *err)
+{
+	struct crowd *crowd = user;
+	CROFT_LOCKED(&crowd->lock);
+	crowd->done++;
+	crowd->moved_bytes += moved_bytes;
+	if (err) {
+		crowd->failed++;
+		crowd->err = *err;
+	}
+	pthread_cond_broadcast(&crowd->change);
+}
+
+static void wait_for(struct crowd *crowd, size_t count)
+{
+	CROFT_LOCKED(&crowd->lock);
+	while (crowd->done < count)
+		pthread_cond_wait(&crowd->change, &crowd->lock);
+}
+
+static void ask(struct croft_fetcher *fetcher, struct crowd *crowd, const struct blob *blobs,
+	size_t count, bool background)
+{
+	struct croft_fetch_request *requests = croft_array(count, sizeof(*requests));
+	for (size_t i = 0; i < count; i++)
+		requests[i] = (struct croft_fetch_request){
+			.digest = blobs[i].digest, .background = background, .done = one_done, .user = crowd};
+	croft_fetch_many(fetcher, requests, count);
+	free(requests);
+}
+
+static void free_blobs(struct blob *blobs, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(blobs[i].data);
+}
+
+/* Sources that misbehave --------------------------------------------------------------------------- */
+
+struct source;
+struct dialog {
+	struct source *source;
+	int fd;
+	int number; /* of the connection: 0, 1, … */
+	char head[8192], body[65536];
+};
+
+struct source {
+	int fd;
+	char name[32];
+	pthread_t thread;
+	void (*talk)(struct dialog *dialog);
+	const struct blob *blobs;
+	size_t count;
+	int stop[2];
+	int connections; /* atomic */
+	int requests;    /* atomic */
+};
+
+/* A request with its body; false: there is no more, or the test is over. */
+static bool hear(struct dialog *dialog)
+{
+	size_t size = 0;
+	struct pollfd waits[] = {{dialog->fd, POLLIN, 0}, {dialog->source->stop[0], POLLIN, 0}};
+	memset(dialog->head, 0, sizeof(dialog->head));
+	memset(dialog->body, 0, sizeof(dialog->body));
+	while (size < sizeof(dialog->head) - 1 && !strstr(dialog->head, "\r\n\r\n")) {
+		if (poll(waits, 2, -1) < 0 || waits[1].revents ||
+			recv(dialog->fd, dialog->head + size, 1, 0) != 1)
+			return false;
+		size++;
+	}
+	const char *length = strstr(dialog->head, "Content-Length: ");
+	size_t want = length ? strtoull(length + 16, NULL, 10) : 0;
+	assert_true(want < sizeof(dialog->body));
+	__atomic_fetch_add(&dialog->source->requests, 1, __ATOMIC_RELAXED);
+	return want == 0 || recv(dialog->fd, dialog->body, want, MSG_WAITALL) == (ssize_t)want;
+}
+
+static void say(struct dialog *dialog, const void *data, size_t size)
+{
+	for (size_t at = 0; at < size;) {
+		ssize_t done = send(dialog->fd, (const char *)data + at, size - at, MSG_NOSIGNAL);
+		if (done <= 0)
+			return;
+		at += (size_t)done;
+	}
+}
+
+static void say_text(struct dialog *dialog, const char *text)
+{
+	say(dialog, text, strlen(text));
+}
+
+/* The blob that a GET names. */
+static const struct blob *asked_for(struct dialog *dialog)
+{
+	char hash[CROFT_HASH_TEXT];
+	for (size_t i = 0; i < dialog->source->count; i++) {
+		croft_hash_format(dialog->source->blobs[i].digest.hash, hash);
+		if (strstr(dialog->head, hash))
+			return &dialog->source->blobs[i];
+	}
+	return NULL;
+}
+
+static void say_head(struct dialog *dialog, int status, size_t size, const char *fields)
+{
+	char head[256];
+	snprintf(head, sizeof(head), "HTTP/1.1 %d x\r\nContent-Length: %zu\r\n%s\r\n", status, size,
+		fields);
+	say_text(dialog, head);
+}
+
+static size_t first_of_range(struct dialog *dialog)
+{
+	const char *range = strstr(dialog->head, "Range: bytes=");
+	return range ? strtoull(range + 13, NULL, 10) : 0;
+}
+
+static void *talk_on(void *user)
+{
+	struct dialog *dialog = user;
+	dialog->source->talk(dialog);
+	close(dialog->fd);
+	free(dialog);
+	return NULL;
+}
+
+/* One thread a connection, joined at the end. */
+static void *serve(void *user)
+{
+	struct source *source = user;
+	pthread_t threads[256];
+	int count = 0;
+	struct pollfd waits[] = {{source->fd, POLLIN, 0}, {source->stop[0], POLLIN, 0}};
+	while (poll(waits, 2, -1) >= 0 && !waits[1].revents && count < 256) {
+		struct dialog *dialog = croft_zalloc(sizeof(*dialog));
+		dialog->source = source;
+		dialog->number = count;
+		dialog->fd = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC);
+		__atomic_fetch_add(&source->connections, 1, __ATOMIC_RELAXED);
+		pthread_create(&threads[count++], NULL, talk_on, dialog);
+	}
+	for (int i = 0; i < count; i++)
+		pthread_join(threads[i], NULL);
+	return NULL;
+}
+
+static struct source *start_source(void (*talk)(struct dialog *dialog), const struct blob *blobs,
+	size_t count)
+{
+	struct source *source = croft_zalloc(sizeof(*source));
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof(address);
+	source->talk = talk;
+	source->blobs = blobs;
+	source->count = count;
+	source->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_return_code(bind(source->fd, (struct sockaddr *)&address, size), 0);
+	assert_return_code(listen(source->fd, 100), 0);
+	assert_return_code(getsockname(source->fd, (struct sockaddr *)&address, &size), 0);
+	assert_return_code(pipe2(source->stop, O_CLOEXEC), 0);
+	snprintf(source->name, sizeof(source->name), "127.0.0.1:%d", ntohs(address.sin_port));
+	pthread_create(&source->thread, NULL, serve, source);
+	return source;
+}
+
+static void stop_source(struct source *source)
+{
+	close(source->stop[1]);
+	pthread_join(source->thread, NULL);
+	close(source->stop[0]);
+	close(source->fd);
+	free(source);
+}
+
+/* Waits for the end of the test or of the connection. */
+static void say_nothing(struct dialog *dialog)
+{
+	struct pollfd waits[] = {{dialog->fd, POLLRDHUP, 0}, {dialog->source->stop[0], POLLIN, 0}};
+	poll(waits, 2, -1);
+}
+
+/* Tests: fetching ---------------------------------------------------------------------------------- */
+
+static void fetches_a_small_blob(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 0);
+	struct blob blob = farm_blob(fixture, 1000, 1);
+	uint64_t moved = 0;
+	assert_ok(croft_fetch_wait(fetcher, &blob.digest, &moved, &err), err);
+	assert_int_equal(moved, 1000);
+	assert_local(fixture, &blob);
+	/* The second time nothing moves. */
+	assert_ok(croft_fetch_wait(fetcher, &blob.digest, &moved, &err), err);
+	assert_int_equal(moved, 0);
+	croft_fetcher_stop(fetcher);
+	free(blob.data);
+}
+
+static void fetches_large_blobs(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 0);
+	size_t sizes[] = {64 * 1024, 64 * 1024 + 1, 1 << 20, (20 << 20) + 7};
+	for (uint32_t i = 0; i < 4; i++) {
+		struct blob blob = farm_blob(fixture, sizes[i], 10 + i);
+		uint64_t moved = 0;
+		assert_ok(croft_fetch_wait(fetcher, &blob.digest, &moved, &err), err);
+		assert_int_equal(moved, blob.size);
+		assert_local(fixture, &blob);
+		free(blob.data);
+	}
+	croft_fetcher_stop(fetcher);
+}
+
+static void the_empty_blob_is_always_there(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_fetcher *fetcher = start_fetcher(fixture, "127.0.0.1:1", 0);
+	assert_ok(croft_fetch_wait(fetcher, &croft_digest_empty, NULL, &err), err);
+	croft_fetcher_stop(fetcher);
+}
+
+static void fetches_thousands_of_small_blobs_in_few_requests(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { COUNT = 3000 };
+	static struct blob blobs[COUNT];
+	struct crowd crowd = CROWD;
+	struct croft_plane_stat before, after;
+	size_t bytes = 0;
+	for (uint32_t i = 0; i < COUNT; i++) {
+		blobs[i] = farm_blob(fixture, 1 + (i * 37) % 5000, 1000 + i);
+		bytes += blobs[i].size;
+	}
+	struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 0);
+	croft_plane_stat(fixture->plane, &before);
+	ask(fetcher, &crowd, blobs, COUNT, false);
+	wait_for(&crowd, COUNT);
+	croft_plane_stat(fixture->plane, &after);
+	assert_int_equal(crowd.failed, 0);
+	assert_int_equal(crowd.moved_bytes, bytes);
+	for (size_t i = 0; i < COUNT; i++)
+		assert_local(fixture, &blobs[i]);
+	assert_true(after.requests - before.requests <= 3 * COUNT / 256);
+	croft_fetcher_stop(fetcher);
+	free_blobs(blobs, COUNT);
+}
+
+static void fetches_a_mixture_in_background_and_foreground(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { COUNT = 400 };
+	struct blob blobs[COUNT];
+	struct crowd crowd = CROWD;
+	struct croft_fetch_stat stat;
+	for (uint32_t i = 0; i < COUNT; i++)
+		blobs[i] = farm_blob(fixture, i % 10 == 0 ? 300000 + i : 1 + i * 100, 20000 + i);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 0);
+	ask(fetcher, &crowd, blobs, COUNT, true);
+	ask(fetcher, &crowd, blobs + COUNT / 2, COUNT / 2, false);
+	wait_for(&crowd, COUNT + COUNT / 2);
+	assert_int_equal(crowd.failed, 0);
+	for (size_t i = 0; i < COUNT; i++)
+		assert_local(fixture, &blobs[i]);
+	croft_fetch_stat(fetcher, &stat);
+	assert_int_equal(stat.blobs, COUNT);
+	assert_int_equal(stat.failures, 0);
+	assert_true(stat.background_bytes > 0 && stat.background_bytes <= stat.bytes);
+	croft_fetcher_stop(fetcher);
+	free_blobs(blobs, COUNT);
+}
+
+static void shares_one_fetch_among_all_who_ask(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blob = farm_blob(fixture, 5 << 20, 30000);
+	struct crowd crowd = CROWD;
+	struct croft_fetch_stat stat;
+	struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 0);
+	for (int i = 0; i < 50; i++)
+		ask(fetcher, &crowd, &blob, 1, i % 2);
+	wait_for(&crowd, 50);
+	assert_int_equal(crowd.failed, 0);
+	assert_int_equal(crowd.moved_bytes, blob.size);
+	croft_fetch_stat(fetcher, &stat);
+	assert_int_equal(stat.bytes, blob.size);
+	croft_fetcher_stop(fetcher);
+	free(blob.data);
+}
+
+static void says_not_found_when_no_source_has_it(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 0);
+	enum { COUNT = 5 };
+	struct blob blobs[COUNT];
+	struct crowd crowd = CROWD;
+	for (uint32_t i = 0; i < COUNT; i++)
+		blobs[i] = make_blob(i == 3 ? 100000 : 100, 40000 + i);
+	ask(fetcher, &crowd, blobs, COUNT, false);
+	ask(fetcher, &crowd, blobs, 1, false);
+	wait_for(&crowd, COUNT + 1);
+	assert_int_equal(crowd.failed, COUNT + 1);
+	assert_int_equal(crowd.err.code, CROFT_NOT_FOUND);
+	croft_fetcher_stop(fetcher);
+	free_blobs(blobs, COUNT);
+}
+
+/* Tests: trouble ----------------------------------------------------------------------------------- */
+
+static void gives_up_when_nobody_answers(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_fetcher *fetcher = start_fetcher(fixture, "127.0.0.1:1", 400);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct blob blob = make_blob(100, 50000);
+	uint64_t start = croft_now_ns();
+	assert_false(croft_fetch_wait(fetcher, &blob.digest, NULL, &err));
+	assert_int_equal(err.code, CROFT_UNAVAILABLE);
+	assert_non_null(strstr(err.message, "127.0.0.1:1"));
+	uint64_t took = croft_now_ns() - start;
+	assert_true(took >= 350000000 && took < UINT64_C(5000000000));
+	croft_fetcher_stop(fetcher);
+	free(blob.data);
+}
+
+static void goes_on_when_the_origin_comes_back(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct blob blob = farm_blob(fixture, 100, 51000);
+	struct crowd crowd = CROWD;
+	/* A port that is free for the moment. */
+	struct source *place = start_source(say_nothing, NULL, 0);
+	char origin[32];
+	snprintf(origin, sizeof(origin), "%s", place->name);
+	stop_source(place);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, origin, 0);
+	ask(fetcher, &crowd, &blob, 1, false);
+	poll(NULL, 0, 300);
+	assert_int_equal(crowd.done, 0);
+	struct croft_plane *plane = croft_plane_start(&(struct croft_plane_config){
+		.address = origin, .store = fixture->farm}, &err);
+	assert_ok(plane, err);
+	wait_for(&crowd, 1);
+	assert_int_equal(crowd.failed, 0);
+	croft_fetcher_stop(fetcher);
+	croft_plane_stop(plane);
+	free(blob.data);
+}
+
+/* Large blobs with a wrong byte, small ones too. */
+static void lie(struct dialog *dialog)
+{
+	while (hear(dialog)) {
+		const struct blob *blob = asked_for(dialog);
+		if (!blob) {
+			say_head(dialog, 404, 0, "");
+			continue;
+		}
+		size_t first = first_of_range(dialog);
+		say_head(dialog, 200, blob->size, "");
+		char *wrong = croft_alloc(blob->size);
+		memcpy(wrong, blob->data, blob->size);
+		wrong[blob->size - 1] ^= 1;
+		say(dialog, wrong, blob->size);
+		free(wrong);
+		(void)first;
+	}
+}
+
+static void drops_a_peer_that_lies(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blobs[3];
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_fetch_stat stat;
+	for (uint32_t i = 0; i < 3; i++)
+		blobs[i] = farm_blob(fixture, 400000, 60000 + i);
+	struct source *liar = start_source(lie, blobs, 3);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 0);
+	croft_fetcher_set_peers(fetcher, (const char *const[]){liar->name}, 1);
+	for (size_t i = 0; i < 3; i++) {
+		assert_ok(croft_fetch_wait(fetcher, &blobs[i].digest, NULL, &err), err);
+		assert_local(fixture, &blobs[i]);
+	}
+	croft_fetch_stat(fetcher, &stat);
+	assert_int_equal(stat.bad_bytes, 400000);
+	assert_int_equal(__atomic_load_n(&liar->requests, __ATOMIC_RELAXED), 1);
+	/* Being listed again does not make it honest. */
+	croft_fetcher_set_peers(fetcher, NULL, 0);
+	croft_fetcher_set_peers(fetcher, (const char *const[]){liar->name}, 1);
+	struct blob another = farm_blob(fixture, 300000, 60100);
+	assert_ok(croft_fetch_wait(fetcher, &another.digest, NULL, &err), err);
+	assert_int_equal(__atomic_load_n(&liar->requests, __ATOMIC_RELAXED), 1);
+	croft_fetcher_stop(fetcher);
+	stop_source(liar);
+	free(another.data);
+	free_blobs(blobs, 3);
+}
+
+static void never_stores_what_a_lying_origin_sends(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blobs[2] = {make_blob(1000, 61000), make_blob(100000, 61001)};
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct source *liar = start_source(lie, blobs, 2);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, liar->name, 0);
+	for (size_t i = 0; i < 2; i++) {
+		assert_false(croft_fetch_wait(fetcher, &blobs[i].digest, NULL, &err));
+		assert_int_equal(err.code, CROFT_DATA_LOSS);
+		assert_non_null(strstr(err.message, liar->name));
+		assert_false(is_local(fixture, &blobs[i]));
+	}
+	croft_fetcher_stop(fetcher);
+	stop_source(liar);
+	free_blobs(blobs, 2);
+}
+
+/* Honest, but every connection ends after so many bytes of body. */
+static void break_off(struct dialog *dialog)
+{
+	if (!hear(dialog))
+		return;
+	const struct blob *blob = asked_for(dialog);
+	size_t first = first_of_range(dialog), size = blob->size - first;
+	char fields[128];
+	snprintf(fields, sizeof(fields), "Content-Range: bytes %zu-%zu/%zu\r\n", first, blob->size - 1,
+		blob->size);
+	say_head(dialog, first ? 206 : 200, size, first ? fields : "");
+	say(dialog, blob->data + first, size < 300000 ? size : 300000);
+	shutdown(dialog->fd, SHUT_WR);
+	say_nothing(dialog);
+}
+
+static void goes_on_where_a_connection_broke_off(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blob = make_blob(2000000, 62000);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_fetch_stat stat;
+	struct source *source = start_source(break_off, &blob, 1);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, source->name, 0);
+	uint64_t moved = 0;
+	assert_ok(croft_fetch_wait(fetcher, &blob.digest, &moved, &err), err);
+	assert_local(fixture, &blob);
+	assert_int_equal(moved, blob.size);
+	croft_fetch_stat(fetcher, &stat);
+	assert_int_equal(stat.retries, 6);
+	croft_fetcher_stop(fetcher);
+	stop_source(source);
+	free(blob.data);
+}
+
+/* Says half of the blob, then nothing more. */
+static void stall(struct dialog *dialog)
+{
+	if (!hear(dialog))
+		return;
+	const struct blob *blob = asked_for(dialog);
+	say_head(dialog, 200, blob->size, "");
+	say(dialog, blob->data, blob->size / 2);
+	say_nothing(dialog);
+}
+
+static void leaves_a_peer_that_stalls(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blob = farm_blob(fixture, 1000000, 63000);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_fetch_stat stat;
+	struct source *source = start_source(stall, &blob, 1);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 1000);
+	croft_fetcher_set_peers(fetcher, (const char *const[]){source->name}, 1);
+	uint64_t start = croft_now_ns();
+	assert_ok(croft_fetch_wait(fetcher, &blob.digest, NULL, &err), err);
+	assert_local(fixture, &blob);
+	assert_true(croft_now_ns() - start >= 200000000);
+	croft_fetch_stat(fetcher, &stat);
+	assert_int_equal(stat.bytes, blob.size);
+	assert_int_equal(stat.from_peers_bytes, blob.size / 2);
+	croft_fetcher_stop(fetcher);
+	stop_source(source);
+	free(blob.data);
+}
+
+static void gives_up_an_origin_that_stalls(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blob = make_blob(1000, 63500);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct source *source = start_source(stall, &blob, 1);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, source->name, 600);
+	assert_false(croft_fetch_wait(fetcher, &blob.digest, NULL, &err));
+	assert_int_equal(err.code, CROFT_UNAVAILABLE);
+	assert_non_null(strstr(err.message, "stalls"));
+	croft_fetcher_stop(fetcher);
+	stop_source(source);
+	free(blob.data);
+}
+
+/* The first half honest, the second wrong, wherever one begins. */
+static void lie_in_the_end(struct dialog *dialog)
+{
+	while (hear(dialog)) {
+		const struct blob *blob = asked_for(dialog);
+		size_t first = first_of_range(dialog), size = blob->size - first;
+		char fields[128], *wrong = croft_alloc(blob->size);
+		snprintf(fields, sizeof(fields), "Content-Range: bytes %zu-%zu/%zu\r\n", first,
+			blob->size - 1, blob->size);
+		memcpy(wrong, blob->data, blob->size);
+		wrong[blob->size - 1] ^= 1;
+		say_head(dialog, first ? 206 : 200, size, first ? fields : "");
+		say(dialog, wrong + first, size);
+		free(wrong);
+	}
+}
+
+static void finds_the_liar_among_several_givers(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blob = farm_blob(fixture, 800000, 64000);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct source *half = start_source(stall, &blob, 1);
+	struct source *liar = start_source(lie_in_the_end, &blob, 1);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 1000);
+	croft_fetcher_set_peers(fetcher, (const char *const[]){half->name, liar->name}, 2);
+	assert_ok(croft_fetch_wait(fetcher, &blob.digest, NULL, &err), err);
+	assert_local(fixture, &blob);
+	croft_fetcher_stop(fetcher);
+	stop_source(half);
+	stop_source(liar);
+	free(blob.data);
+}
+
+/* Knows GET only, and closes after each answer. */
+static void serve_plainly(struct dialog *dialog)
+{
+	if (!hear(dialog))
+		return;
+	const struct blob *blob = asked_for(dialog);
+	if (strncmp(dialog->head, "GET ", 4) != 0 || !blob) {
+		say_head(dialog, 405, 0, "Connection: close\r\n");
+	} else {
+		/* No length: to the end of the connection. */
+		say_text(dialog, "HTTP/1.0 200 OK\r\nServer: old\r\n\r\n");
+		say(dialog, blob->data, blob->size);
+	}
+	shutdown(dialog->fd, SHUT_WR);
+	say_nothing(dialog);
+}
+
+static void does_without_batches_where_there_are_none(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { COUNT = 20 };
+	struct blob blobs[COUNT];
+	struct crowd crowd = CROWD;
+	for (uint32_t i = 0; i < COUNT; i++)
+		blobs[i] = make_blob(i == 7 ? 200000 : 10 + i, 65000 + i);
+	struct source *source = start_source(serve_plainly, blobs, COUNT);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, source->name, 0);
+	ask(fetcher, &crowd, blobs, COUNT, false);
+	wait_for(&crowd, COUNT);
+	assert_int_equal(crowd.failed, 0);
+	for (size_t i = 0; i < COUNT; i++)
+		assert_local(fixture, &blobs[i]);
+	croft_fetcher_stop(fetcher);
+	stop_source(source);
+	free_blobs(blobs, COUNT);
+}
+
+/* Nonsense of all kinds, one a connection. */
+static void babble(struct dialog *dialog)
+{
+	static const char *const nonsense[] = {
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+		"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"HTTP/1.1 206 OK\r\nContent-Length: 1000\r\n\r\n",
+		"HTTP/1.1 206 OK\r\nContent-Range: bytes 1-999/1000\r\nContent-Length: 999\r\n\r\n",
+		"HTTP/1.1 500 Oh\r\nContent-Length: 3\r\n\r\noh!",
+		"HTTP/1.1 302 There\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200\n\n",
+		"\r\n\r\n\r\n",
+		"HTTP/3.0 200 OK\r\n\r\n",
+		"SSH-2.0-OpenSSH\r\n",
+		"",
+	};
+	if (!hear(dialog))
+		return;
+	size_t count = sizeof(nonsense) / sizeof(nonsense[0]);
+	say_text(dialog, nonsense[(size_t)dialog->number % count]);
+	shutdown(dialog->fd, SHUT_WR);
+	say_nothing(dialog);
+}
+
+static void survives_nonsense(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { COUNT = 40 };
+	struct blob blobs[COUNT];
+	struct crowd crowd = CROWD;
+	for (uint32_t i = 0; i < COUNT; i++)
+		blobs[i] = make_blob(i % 3 ? 1000 : 100000, 66000 + i);
+	struct source *source = start_source(babble, blobs, COUNT);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, source->name, 1500);
+	for (size_t i = 0; i < COUNT; i++)
+		ask(fetcher, &crowd, &blobs[i], 1, false);
+	wait_for(&crowd, COUNT);
+	assert_int_equal(crowd.failed, COUNT);
+	for (size_t i = 0; i < COUNT; i++)
+		assert_false(is_local(fixture, &blobs[i]));
+	croft_fetcher_stop(fetcher);
+	stop_source(source);
+	free_blobs(blobs, COUNT);
+}
+
+/* Batches in which the blobs are mixed up. */
+static void mix_up(struct dialog *dialog)
+{
+	while (hear(dialog)) {
+		if (strncmp(dialog->head, "POST ", 5) != 0) {
+			say_head(dialog, 404, 0, "");
+			continue;
+		}
+		char answer[4096];
+		size_t size = 0;
+		for (size_t i = dialog->source->count; i-- > 0;) {
+			char digest[CROFT_DIGEST_TEXT];
+			croft_digest_format(&dialog->source->blobs[i].digest, '-', digest);
+			size += (size_t)sprintf(answer + size, "%s 200\n", digest);
+			memcpy(answer + size, dialog->source->blobs[i].data, dialog->source->blobs[i].size);
+			size += dialog->source->blobs[i].size;
+		}
+		say_head(dialog, 200, size, "");
+		say(dialog, answer, size);
+	}
+}
+
+static void believes_no_batch_that_is_out_of_order(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blobs[2] = {make_blob(100, 67000), make_blob(101, 67001)};
+	struct crowd crowd = CROWD;
+	struct source *source = start_source(mix_up, blobs, 2);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, source->name, 500);
+	ask(fetcher, &crowd, blobs, 2, false);
+	wait_for(&crowd, 2);
+	assert_int_equal(crowd.failed, 2);
+	croft_fetcher_stop(fetcher);
+	stop_source(source);
+	free_blobs(blobs, 2);
+}
+
+static void takes_a_new_connection_when_an_old_one_has_ended(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_plane *plane = croft_plane_start(&(struct croft_plane_config){
+		.address = "127.0.0.1:0", .store = fixture->farm, .idle_ms = 50}, &err);
+	assert_ok(plane, err);
+	char origin[32];
+	snprintf(origin, sizeof(origin), "127.0.0.1:%d", croft_plane_port(plane));
+	struct croft_fetcher *fetcher = start_fetcher(fixture, origin, 0);
+	for (uint32_t i = 0; i < 3; i++) {
+		struct blob blob = farm_blob(fixture, 100, 68000 + i);
+		assert_ok(croft_fetch_wait(fetcher, &blob.digest, NULL, &err), err);
+		poll(NULL, 0, 120);
+		free(blob.data);
+	}
+	struct croft_fetch_stat stat;
+	croft_fetch_stat(fetcher, &stat);
+	assert_int_equal(stat.retries, 0);
+	croft_fetcher_stop(fetcher);
+	croft_plane_stop(plane);
+}
+
+static void pending_requests_end_with_cancelled(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { COUNT = 30 };
+	struct blob blobs[COUNT];
+	struct crowd crowd = CROWD;
+	for (uint32_t i = 0; i < COUNT; i++)
+		blobs[i] = make_blob(i % 2 ? 1000 : 100000, 69000 + i);
+	struct source *source = start_source(say_nothing, NULL, 0);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, source->name, 0);
+	ask(fetcher, &crowd, blobs, COUNT, false);
+	poll(NULL, 0, 50);
+	croft_fetcher_stop(fetcher);
+	assert_int_equal(crowd.done, COUNT);
+	assert_int_equal(crowd.failed, COUNT);
+	assert_int_equal(crowd.err.code, CROFT_CANCELLED);
+	stop_source(source);
+	free_blobs(blobs, COUNT);
+}
+
+static void stops_in_the_middle_of_things(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { COUNT = 60 };
+	struct blob blobs[COUNT];
+	for (uint32_t i = 0; i < COUNT; i++)
+		blobs[i] = farm_blob(fixture, i % 2 ? 3000 : 3000000, 70000 + i);
+	for (int round = 0; round < 5; round++) {
+		struct crowd crowd = CROWD;
+		struct croft_fetcher *fetcher = start_fetcher(fixture, fixture->origin, 0);
+		ask(fetcher, &crowd, blobs, COUNT, round % 2);
+		poll(NULL, 0, round * 7);
+		croft_fetcher_stop(fetcher);
+		assert_int_equal(crowd.done, COUNT);
+	}
+	free_blobs(blobs, COUNT);
+}
+
+static void refuses_an_origin_that_is_no_address(void **state)
+{
+	struct fixture *fixture = *state;
+	static const char *const origins[] = {"", "host", ":80", "::1:80", "[::1:80"};
+	for (size_t i = 0; i < 5; i++) {
+		struct croft_error err = CROFT_ERROR_INIT;
+		assert_null(croft_fetcher_start(&(struct croft_fetcher_config){
+			.store = fixture->local, .origin = origins[i]}, &err));
+		assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(fetches_a_small_blob),
+		cmocka_unit_test(fetches_large_blobs),
+		cmocka_unit_test(the_empty_blob_is_always_there),
+		cmocka_unit_test(fetches_thousands_of_small_blobs_in_few_requests),
+		cmocka_unit_test(fetches_a_mixture_in_background_and_foreground),
+		cmocka_unit_test(shares_one_fetch_among_all_who_ask),
+		cmocka_unit_test(says_not_found_when_no_source_has_it),
+		cmocka_unit_test(gives_up_when_nobody_answers),
+		cmocka_unit_test(goes_on_when_the_origin_comes_back),
+		cmocka_unit_test(drops_a_peer_that_lies),
+		cmocka_unit_test(never_stores_what_a_lying_origin_sends),
+		cmocka_unit_test(goes_on_where_a_connection_broke_off),
+		cmocka_unit_test(leaves_a_peer_that_stalls),
+		cmocka_unit_test(gives_up_an_origin_that_stalls),
+		cmocka_unit_test(finds_the_liar_among_several_givers),
+		cmocka_unit_test(does_without_batches_where_there_are_none),
+		cmocka_unit_test(survives_nonsense),
+		cmocka_unit_test(believes_no_batch_that_is_out_of_order),
+		cmocka_unit_test(takes_a_new_connection_when_an_old_one_has_ended),
+		cmocka_unit_test(pending_requests_end_with_cancelled),
+		cmocka_unit_test(stops_in_the_middle_of_things),
+		cmocka_unit_test(refuses_an_origin_that_is_no_address),
+	};
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
