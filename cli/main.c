@@ -10,8 +10,12 @@
 #include <unistd.h>
 
 const struct command *const commands[] = {
+	&command_farm,
 	&command_run,
 	&command_serve,
+	&command_agent,
+	&command_mount,
+	&command_fs_daemon,
 	&command_import,
 	&command_export,
 	&command_ls,

@@ -94,6 +94,23 @@ static void catch_signals(struct croft_mount *mount)
 	sigaction(SIGHUP, &action, NULL);
 }
 
+/* Who waits for the end of our output waits for the command, not for the mount: from here on errors
+ * go to a log beside the cache. */
+static bool leave_caller(const struct mounting *mounting, int ready, struct croft_error *err)
+{
+	const char *log = croft_arena_printf(mounting->arena, "%s.log", mounting->cache);
+	int fd = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return croft_error_errno(err, errno, "opening %s", log);
+	bool ok = dup2(fd, STDOUT_FILENO) >= 0 && dup2(fd, STDERR_FILENO) >= 0 && chdir("/") == 0;
+	close(fd);
+	if (!ok)
+		return croft_error_errno(err, errno, "going to the background");
+	ok = croft_write_all(ready, "", 1, "the waiting process", err);
+	close(ready);
+	return ok;
+}
+
 /* Serves to the end; `ready` (-1: nobody waits) is written to once the tree can be seen. */
 static bool serve(const struct mounting *mounting, int ready, struct croft_error *err)
 {
@@ -118,10 +135,7 @@ static bool serve(const struct mounting *mounting, int ready, struct croft_error
 	bool ok = mount != NULL;
 	if (ok) {
 		catch_signals(mount);
-		if (ready >= 0) {
-			ok = croft_write_all(ready, "", 1, "the waiting process", err);
-			close(ready);
-		}
+		ok = ready < 0 || leave_caller(mounting, ready, err);
 		ok = ok && croft_mount_run(mount, err);
 		croft_mount_destroy(mount);
 	}

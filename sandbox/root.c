@@ -29,7 +29,7 @@ void slot_root(const struct launcher_context *context, unsigned slot, char *path
 
 /* Layers ------------------------------------------------------------------------------------------ */
 
-/* Clones a layer into slot/lowerN, with its owners mapped into the slot's range where the kernel and
+/* Clones a layer onto `target`, with its owners mapped into the slot's range where the kernel and
  * the file system can: the job's root then owns its inputs. Without, they belong to nobody inside, and
  * can be read but not replaced. */
 static bool mount_lower(const struct launcher_context *context, unsigned slot, const char *source,
@@ -91,27 +91,21 @@ static bool make_in_upper(const struct launcher_context *context, unsigned slot,
 	return true;
 }
 
-/* The layers' paths are given as descriptors, so that no character in them needs to be escaped. */
-static bool mount_overlay(const struct launcher_context *context, unsigned slot,
-	const char *const *lowers, const char *upper_name, const char *work_name, const char *target,
-	struct croft_error *err)
+/* A mount's options are there to read for everyone inside: names relative to the slot's directory,
+ * where root_mount_layers went, tell nothing of the host. */
+static bool mount_overlay(const struct launcher_context *context, const char *lower,
+	const char *upper, const char *work, const char *target, struct croft_error *err)
 {
-	char upper[4096], work[4096];
-	slot_path(context, slot, upper_name, upper, sizeof(upper));
-	slot_path(context, slot, work_name, work, sizeof(work));
 	CROFT_CLEANUP_FD int fs = fsopen("overlay", FSOPEN_CLOEXEC);
 	if (fs < 0)
 		return croft_error_errno(err, errno, "opening overlayfs");
-	char joined[16384] = "";
-	for (size_t i = 0, used = 0; lowers[i]; i++)
-		used += (size_t)snprintf(
-			joined + used, sizeof(joined) - used, "%s%s", i ? ":" : "", lowers[i]);
-	if (fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir", joined, 0) < 0 ||
+	if (fsconfig(fs, FSCONFIG_SET_STRING, "source", "croft", 0) < 0 ||
+		fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir", lower, 0) < 0 ||
 		fsconfig(fs, FSCONFIG_SET_STRING, "upperdir", upper, 0) < 0 ||
 		fsconfig(fs, FSCONFIG_SET_STRING, "workdir", work, 0) < 0 ||
 		(!context->privileged && fsconfig(fs, FSCONFIG_SET_FLAG, "userxattr", NULL, 0) < 0) ||
 		fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
-		return croft_error_errno(err, errno, "making the overlay over %s", joined);
+		return croft_error_errno(err, errno, "making the overlay over %s", lower);
 	CROFT_CLEANUP_FD int tree = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
 	if (tree < 0 || move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
 		return croft_error_errno(err, errno, "mounting the overlay on %s", target);
@@ -148,18 +142,17 @@ static bool mount_root(const struct launcher_context *context, const struct wire
 	struct croft_error *err)
 {
 	const char **roots = wire_list(spec, spec->roots);
-	const char *lowers[MAX_ROOTS + 1] = {0};
+	char joined[MAX_ROOTS * 16] = "", target[4096];
+	size_t used = 0;
 	for (size_t i = 0; roots[i] && i < MAX_ROOTS; i++) {
-		char name[32], *path = croft_alloc(4096);
+		char name[16];
 		snprintf(name, sizeof(name), "lower%zu", i);
-		slot_path(context, spec->slot, name, path, 4096);
-		if (!mount_lower(context, spec->slot, roots[i], path, err))
+		if (!mount_lower(context, spec->slot, roots[i], name, err))
 			return false;
-		lowers[i] = path;
+		used += (size_t)snprintf(joined + used, sizeof(joined) - used, "%s%s", i ? ":" : "", name);
 	}
-	char target[4096];
 	slot_root(context, spec->slot, target, sizeof(target));
-	return mount_overlay(context, spec->slot, lowers, "upper", "work", target, err);
+	return mount_overlay(context, joined, "upper", "work", target, err);
 }
 
 static bool mount_input(const struct launcher_context *context, const struct wire_spec *spec,
@@ -168,13 +161,11 @@ static bool mount_input(const struct launcher_context *context, const struct wir
 	const char *input = wire_text(spec, spec->input_root);
 	if (!input)
 		return true;
-	char lower[4096], target[4096];
-	slot_path(context, spec->slot, "input-lower", lower, sizeof(lower));
+	char target[4096];
 	slot_root(context, spec->slot, target, sizeof(target));
 	strncat(target, wire_text(spec, spec->input_target), sizeof(target) - strlen(target) - 1);
-	const char *lowers[] = {lower, NULL};
-	return mount_lower(context, spec->slot, input, lower, err) &&
-		mount_overlay(context, spec->slot, lowers, "input-upper", "input-work", target, err);
+	return mount_lower(context, spec->slot, input, "input-lower", err) &&
+		mount_overlay(context, "input-lower", "input-upper", "input-work", target, err);
 }
 
 static bool bind(const char *source, const char *target, unsigned long extra,
@@ -232,8 +223,11 @@ static bool make_mounts(const char *root, const struct wire_spec *spec, struct c
 bool root_mount_layers(const struct launcher_context *context, const struct wire_spec *spec,
 	struct croft_error *err)
 {
-	char root[4096];
+	char root[4096], slot[4096];
 	slot_root(context, spec->slot, root, sizeof(root));
+	slot_path(context, spec->slot, "", slot, sizeof(slot));
+	if (chdir(slot) < 0)
+		return croft_error_errno(err, errno, "entering %s", slot);
 	return make_places(context, spec, err) && mount_root(context, spec, err) &&
 		mount_input(context, spec, err) && make_mounts(root, spec, err);
 }
