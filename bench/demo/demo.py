@@ -157,7 +157,7 @@ class Demo:
         self.farm.agent("gamma")
         empty = None
         for _ in range(300):
-            if any(a["state"] == "ready" and a["agent_id"].startswith("gamma")
+            if any(a["state"] == "ready" and a["id"].startswith("gamma")
                    for a in self.farm.status()["agents"]):
                 break
             time.sleep(0.1)

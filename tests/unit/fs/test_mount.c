@@ -70,15 +70,15 @@ static void shows_files_directories_and_symlinks_as_the_tree_says(void **state)
 	assert_content(place(fixture, &root, "usr/share/text"), "hello\n");
 	assert_content(place(fixture, &root, "empty"), "");
 	struct stat tool = stat_of(place(fixture, &root, "usr/bin/tool"));
-	assert_int_equal(tool.st_mode, S_IFREG | 0555);
+	assert_int_equal(tool.st_mode, S_IFREG | 0755);
 	assert_int_equal(tool.st_size, 10);
 	assert_int_equal(tool.st_nlink, 1);
 	assert_int_equal(tool.st_uid, 1234);
 	assert_int_equal(tool.st_gid, 2345);
 	assert_int_equal(tool.st_mtim.tv_sec, 1321009871);
-	assert_int_equal(stat_of(place(fixture, &root, "usr/share/text")).st_mode, S_IFREG | 0444);
+	assert_int_equal(stat_of(place(fixture, &root, "usr/share/text")).st_mode, S_IFREG | 0644);
 	struct stat directory = stat_of(place(fixture, &root, "usr"));
-	assert_int_equal(directory.st_mode, S_IFDIR | 0555);
+	assert_int_equal(directory.st_mode, S_IFDIR | 0755);
 	assert_int_equal(directory.st_nlink, 4);
 	assert_int_equal(stat_of(place(fixture, &root, "bin")).st_mode, S_IFLNK | 0777);
 	char target[32];
@@ -127,7 +127,7 @@ static void shows_modes_and_times_of_node_properties(void **state)
 	assert_int_equal(stat.st_mtim.tv_sec, 1234567890);
 	assert_int_equal(stat.st_mtim.tv_nsec, 123456789);
 	stat = stat_of(place(fixture, &root, "a/plain"));
-	assert_int_equal(stat.st_mode, S_IFREG | 0444);
+	assert_int_equal(stat.st_mode, S_IFREG | 0644);
 	assert_int_equal(stat.st_mtim.tv_sec, 1321009871);
 	stat = stat_of(place(fixture, &root, "b"));
 	assert_int_equal(stat.st_mode, S_IFDIR | 01770);
@@ -159,7 +159,7 @@ static void a_directory_of_100000_entries_is_listed_and_looked_into(void **state
 	for (int i = 0; i < COUNT; i += 777) {
 		snprintf(name, sizeof(name), "entry-%d", i);
 		assert_int_equal(stat_of(place(fixture, &root, name)).st_mode,
-			S_IFREG | (i % 2 ? 0555 : 0444));
+			S_IFREG | (i % 2 ? 0755 : 0644));
 	}
 	assert_int_equal(open_error(place(fixture, &root, "entry-100000")), ENOENT);
 }
@@ -294,7 +294,7 @@ static void a_tree_can_be_the_root_of_the_mount(void **state)
 	snprintf(path, sizeof(path), "%s/a/b", fixture->mountpoint);
 	assert_content(path, "text");
 	struct stat stat = stat_of(fixture->mountpoint);
-	assert_int_equal(stat.st_mode, S_IFDIR | 0555);
+	assert_int_equal(stat.st_mode, S_IFDIR | 0755);
 	assert_int_equal(stat.st_nlink, 3);
 }
 
