@@ -10,8 +10,8 @@
 #include <inttypes.h>
 #include <sys/stat.h>
 
-/* `croft serve` keeps its store in store/ of its state, agents in fs/cache/. */
-static char *find_store(const struct options *options, struct croft_error *err)
+/* `croft serve` keeps its store in store/ of its state, agents their cache in fs/cache/. */
+static char *find_store(const struct options *options, bool *durable, struct croft_error *err)
 {
 	static const char *const places[] = {"store", "fs/cache", "cache"};
 	CROFT_CLEANUP_FREE char *state = state_directory(options, "serve", err);
@@ -20,6 +20,7 @@ static char *find_store(const struct options *options, struct croft_error *err)
 	for (size_t i = 0; state && i < sizeof(places) / sizeof(places[0]); i++) {
 		if (asprintf(&path, "%s/%s", state, places[i]) < 0)
 			abort();
+		*durable = i == 0;
 		if (stat(path, &st) == 0)
 			return path;
 		free(path);
@@ -30,12 +31,26 @@ static char *find_store(const struct options *options, struct croft_error *err)
 	return NULL;
 }
 
-static struct croft_store *open_store(const struct options *options, bool writable,
-	struct croft_error *err)
+enum access { WRITE, READ, WRITE_IF_FREE };
+
+/* Opening for writing takes in what the log holds after a crash; a store in use is only read. */
+static struct croft_store *open_store(const struct options *options, enum access access,
+	bool *read_only, struct croft_error *err)
 {
-	CROFT_CLEANUP_FREE char *path = find_store(options, err);
-	struct croft_store_config config = {.path = path, .read_only = !writable, .durable = true};
-	return path ? croft_store_open(&config, err) : NULL;
+	struct croft_store_config config = {.read_only = access == READ};
+	CROFT_CLEANUP_FREE char *path = find_store(options, &config.durable, err);
+	if (!path)
+		return NULL;
+	config.path = path;
+	struct croft_store *store = croft_store_open(&config, err);
+	if (!store && access == WRITE_IF_FREE && err->code == CROFT_FAILED_PRECONDITION) {
+		*err = CROFT_ERROR_INIT;
+		config.read_only = true;
+		store = croft_store_open(&config, err);
+	}
+	if (read_only)
+		*read_only = config.read_only;
+	return store;
 }
 
 static void show_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
@@ -49,7 +64,8 @@ static int fsck_run(const struct options *options, struct croft_error *err)
 	if (!options_arguments(options, 0, 0, err))
 		return MISUSED;
 	bool repair = options_given(options, "repair");
-	struct croft_store *store = open_store(options, repair, err);
+	bool in_use;
+	struct croft_store *store = open_store(options, repair ? WRITE : WRITE_IF_FREE, &in_use, err);
 	if (!store)
 		return FAILED;
 	struct croft_fsck_report report = {0};
@@ -61,19 +77,21 @@ static int fsck_run(const struct options *options, struct croft_error *err)
 	uint64_t bad = report.bad_blobs + report.dangling_records;
 	char bytes[SIZE_TEXT];
 	if (options_given(options, "json"))
-		ok = json_print(json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "blobs_checked",
+		ok = json_print(json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "blobs_checked",
 					(json_int_t)report.blobs_checked, "bytes_checked",
 					(json_int_t)report.bytes_checked, "bad_blobs",
 					(json_int_t)report.bad_blobs, "dangling_records",
 					(json_int_t)report.dangling_records, "orphans",
-					(json_int_t)report.orphans, "repaired", (json_int_t)report.repaired),
+					(json_int_t)report.orphans, "repaired", (json_int_t)report.repaired,
+					"in_use", in_use),
 			err);
 	else
 		printf("%s: %" PRIu64 " blobs, %s read; %" PRIu64 " bad, %" PRIu64
-		       " records with something missing, %" PRIu64 " orphans, %" PRIu64 " repaired\n",
+		       " records with something missing, %" PRIu64 " orphans, %" PRIu64 " repaired%s\n",
 			bad == 0 ? "clean" : "damaged", report.blobs_checked,
 			format_size(report.bytes_checked, bytes), report.bad_blobs,
-			report.dangling_records, report.orphans, report.repaired);
+			report.dangling_records, report.orphans, report.repaired,
+			in_use ? " (in use: records and stray files were not looked at)" : "");
 	return !ok ? FAILED : bad > report.repaired;
 }
 
@@ -88,8 +106,8 @@ const struct command command_fsck = {
 	.name = "fsck",
 	.arguments = "",
 	.summary = "Read a whole store and check every digest and every record",
-	.details = "Exit status 0: all is right, 1: not. Without --repair nothing is written, and the\n"
-		   "server may go on running.",
+	.details = "Exit status 0: all is right, 1: not. Without --repair the server may go on\n"
+		   "running: then blobs are checked, and what would change meanwhile is not.",
 	.options = fsck_options,
 	.run = fsck_run,
 };
@@ -102,7 +120,7 @@ static int store_run(const struct options *options, struct croft_error *err)
 		croft_error_set(err, CROFT_INVALID_ARGUMENT, "\"%s\" is not stat", options->argv[0]);
 		return MISUSED;
 	}
-	struct croft_store *store = open_store(options, false, err);
+	struct croft_store *store = open_store(options, READ, NULL, err);
 	if (!store)
 		return FAILED;
 	struct croft_store_stat stat;

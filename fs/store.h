@@ -155,7 +155,8 @@ bool croft_store_collect(struct croft_store *store, uint64_t target_bytes, uint6
 struct croft_fsck_report {
 	uint64_t blobs_checked, bytes_checked, bad_blobs, dangling_records, orphans, repaired;
 };
-/* Reads every blob and checks every SHA-256 and every record's closure. progress may be NULL. */
+/* Reads every blob and checks every SHA-256 and every record's closure (of a store opened read-only:
+ * blobs alone). progress may be NULL. */
 bool croft_store_fsck(struct croft_store *store, bool repair,
 	void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes), void *user,
 	struct croft_fsck_report *report, struct croft_error *err);
