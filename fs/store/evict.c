@@ -25,17 +25,23 @@ struct candidate {
 
 struct scan {
 	uint8_t key[AGE_KEY]; /* where to go on */
+	uint64_t started_ms; /* what was used since then is not looked at: otherwise there is no end */
 	bool ended;
 	struct candidate found[CANDIDATES];
 	size_t count;
 };
 
+static uint64_t used_of(const uint8_t age[AGE_KEY])
+{
+	uint64_t ordered;
+	memcpy(&ordered, age, 8);
+	return __builtin_bswap64(ordered);
+}
+
 /* The blob that an age key stands for. */
 static int blob_of(MDB_cursor *cursor, const uint8_t age[AGE_KEY], struct candidate *candidate)
 {
-	uint64_t used_ms;
-	memcpy(&used_ms, age, 8);
-	used_ms = __builtin_bswap64(used_ms);
+	uint64_t used_ms = used_of(age);
 	MDB_val key = {8, (void *)(age + 8)}, value;
 	int code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
 	for (; code == 0; code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
@@ -64,6 +70,10 @@ static bool scan_next(struct croft_store *store, struct scan *scan, struct croft
 	if (!code)
 		code = mdb_cursor_get(ages, &key, &value, MDB_SET_RANGE);
 	while (code == 0 && scan->count < CANDIDATES) {
+		if (used_of(key.mv_data) > scan->started_ms) {
+			code = MDB_NOTFOUND;
+			break;
+		}
 		int found = blob_of(blobs, key.mv_data, &scan->found[scan->count]);
 		if (found != 0 && found != MDB_NOTFOUND) {
 			code = found;
@@ -126,6 +136,7 @@ static bool mark(struct croft_store *store, struct scan *scan, struct quota want
 			active->unsaved = 0;
 			store_pending_set(&store->pending, candidate->hash, STORE_PRESENT, &candidate->entry,
 				CROFT_SLICE(NULL, 0))->rewrite = true;
+			scan->ended = false; /* its turn comes once more */
 			continue;
 		}
 		if (candidate->entry.lease_ms > now_ms || store_is_protected(store, key, now_ms))
@@ -243,6 +254,7 @@ bool store_evict(struct croft_store *store, uint64_t target_bytes, uint64_t targ
 {
 	CROFT_CLEANUP_FREE struct scan *scan = croft_zalloc(sizeof(*scan));
 	bool progress = false;
+	scan->started_ms = store_now_ms(store);
 	/* What is still pending cannot be evicted. */
 	if (!store_checkpoint(store, NULL))
 		return false;

@@ -108,13 +108,33 @@ void store_index_close(struct store_index *index)
 	pthread_mutex_destroy(&index->readers_lock);
 }
 
-uint64_t store_index_disk_bytes(const struct store_index *index)
+static uint64_t page_bytes(const struct store_index *index)
 {
 	MDB_envinfo info;
 	MDB_stat stat;
 	mdb_env_info(index->env, &info);
 	mdb_env_stat(index->env, &stat);
 	return ((uint64_t)info.me_last_pgno + 1) * stat.ms_psize;
+}
+
+uint64_t store_index_disk_bytes(const struct store_index *index)
+{
+	uint64_t pages = page_bytes(index);
+	return pages > index->allocated ? pages : index->allocated;
+}
+
+bool store_index_set_aside(struct store_index *index, uint64_t bytes, struct croft_error *err)
+{
+	uint64_t pages = page_bytes(index);
+	if (pages + bytes / 2 < index->allocated)
+		return true;
+	mdb_filehandle_t fd;
+	mdb_env_get_fd(index->env, &fd);
+	if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)(pages + bytes)) == 0)
+		index->allocated = pages + bytes;
+	else if (errno != EOPNOTSUPP && errno != ENOSYS)
+		return croft_error_errno(err, errno, "setting room aside for the index");
+	return true;
 }
 
 MDB_txn *store_read_begin(struct store_index *index, struct croft_error *err)

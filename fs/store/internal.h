@@ -61,13 +61,18 @@ struct store_index {
 	pthread_mutex_t readers_lock; /* guards: idle, idle_count */
 	MDB_txn *idle[64];            /* reset read transactions for use again */
 	unsigned idle_count;
+	uint64_t allocated; /* bytes of the file that have blocks; the keeper's */
 };
 
 bool store_mdb_error(struct croft_error *err, int code, const char *what);
 bool store_index_open(struct store_index *index, int dirfd, const char *path, bool read_only,
 	struct croft_error *err);
 void store_index_close(struct store_index *index);
+/* Its pages and what is set aside for it. */
 uint64_t store_index_disk_bytes(const struct store_index *index);
+/* Sets blocks of the disk aside for the index, so that it can still be changed (and blobs be evicted)
+ * when the disk is full. */
+bool store_index_set_aside(struct store_index *index, uint64_t bytes, struct croft_error *err);
 
 MDB_txn *store_read_begin(struct store_index *index, struct croft_error *err);
 void store_read_end(struct store_index *index, MDB_txn *txn);
@@ -252,6 +257,7 @@ struct croft_store {
 	uint64_t reserved_bytes, reserved_inodes;
 	uint64_t index_bytes, quarantine_bytes, quarantine_files;
 	uint64_t budget_bytes, budget_inodes;
+	uint64_t disk_bytes; /* what could be used as the disk was at the last look */
 
 	struct store_closures *closures; /* see closure.c */
 	uint64_t damage; /* counts what was found bad: what was known to be complete may not be */
@@ -286,6 +292,14 @@ bool store_not_found(const struct croft_digest *digest, struct croft_error *err)
 /* Disk bytes that count against the budget. `lock` held. */
 uint64_t store_used_bytes(const struct croft_store *store);
 uint64_t store_used_inodes(const struct croft_store *store);
+/* What they may come to. `lock` held. */
+uint64_t store_limit_bytes(const struct croft_store *store);
+/* Asks how much room the disk has; sets some of it aside for the index. The keeper's. */
+void store_look_at_disk(struct croft_store *store);
+/* Formats that much of the state that changes at start and end only. */
+bool store_put_state(struct croft_store *store, MDB_txn *txn, uint32_t clean,
+	struct croft_error *err);
+bool store_is_no_room(const struct croft_error *err);
 /* Room for a blob, for which others may have to go; RESOURCE_EXHAUSTED. `lock` not held. */
 bool store_reserve(struct croft_store *store, uint64_t bytes, uint64_t inodes,
 	struct croft_error *err);
@@ -352,7 +366,11 @@ bool store_keeper_start(struct croft_store *store, struct croft_error *err);
 void store_keeper_stop(struct croft_store *store);
 /* Waits until all that is pending now is in the index. */
 bool store_flush(struct croft_store *store, struct croft_error *err);
-/* Names of the `meta` table that the keeper writes with every checkpoint. */
+/* Names of the `meta` table. */
+#define STORE_META_FORMAT "format"
+#define STORE_META_EPOCH "epoch"
+#define STORE_META_CLEAN "clean" /* 1: closed in good order */
+#define STORE_META_BOOT "boot"   /* the run of the machine in which it was written */
 #define STORE_META_POSITION "position"
 #define STORE_META_TOTALS "totals"
 #define STORE_META_CLOCK "clock"

@@ -21,6 +21,7 @@ enum {
 	CHECKPOINT_MS = 1000, /* how long an entry may wait for the index */
 	CHECKPOINT_ENTRIES = 16 << 10,
 	SWEEP_MS = 60 * 1000,
+	SMALL_STEP = 256, /* entries at once when there is little room */
 };
 
 struct change {
@@ -47,6 +48,8 @@ struct checkpoint {
 	uint32_t *dead; /* segments without a live byte */
 	size_t dead_count;
 	MDB_txn *txn;
+	uint64_t asked; /* by then */
+	bool partial;   /* more is pending: the position stays */
 };
 
 static int by_hash(const void *a, const void *b)
@@ -55,36 +58,55 @@ static int by_hash(const void *a, const void *b)
 		CROFT_HASH_SIZE);
 }
 
-/* Copies what is pending. `lock` held. */
-static void gather(struct croft_store *store, struct checkpoint *work)
+static void copy_change(struct change *change, const struct store_pending *pending)
+{
+	memcpy(change->hash, pending->hash, CROFT_HASH_SIZE);
+	change->serial = pending->serial;
+	change->gone = pending->state == STORE_GONE;
+	change->evicted = pending->evicted;
+	change->rewrite = pending->rewrite;
+	change->entry = pending->entry;
+	if (pending->sums.size && !change->gone) {
+		void *copy = croft_alloc(pending->sums.size);
+		memcpy(copy, pending->sums.data, pending->sums.size);
+		change->sums = CROFT_SLICE(copy, pending->sums.size);
+	}
+}
+
+static void subtract(struct store_totals *totals, const struct store_entry *entry)
+{
+	totals->blobs--;
+	totals->bytes -= entry->size;
+	totals->large_files -= !entry->segment;
+	totals->large_disk_bytes -= entry->segment ? 0 : store_entry_disk_bytes(entry);
+}
+
+/* Copies what is pending, up to `most`. The totals to be written are those of what will be in the
+ * index then. `lock` held. */
+static void gather(struct croft_store *store, struct checkpoint *work, size_t most)
 {
 	struct store_pending_table *pending = &store->pending;
+	work->asked = store->keeper.asked;
+	work->totals = store->totals;
 	work->changes = croft_array(pending->settled + 1, sizeof(*work->changes));
 	for (size_t i = 0; pending->settled && i < pending->room; i++)
 		for (struct store_pending *at = pending->buckets[i]; at; at = at->next) {
 			if (at->state == STORE_WRITING)
 				continue;
-			struct change *change = &work->changes[work->count++];
-			memcpy(change->hash, at->hash, CROFT_HASH_SIZE);
-			change->serial = at->serial;
-			change->gone = at->state == STORE_GONE;
-			change->evicted = at->evicted;
-			change->rewrite = at->rewrite;
-			change->entry = at->entry;
-			if (at->sums.size && !change->gone) {
-				void *copy = croft_alloc(at->sums.size);
-				memcpy(copy, at->sums.data, at->sums.size);
-				change->sums = CROFT_SLICE(copy, at->sums.size);
+			if (work->count < most) {
+				copy_change(&work->changes[work->count++], at);
+				continue;
 			}
+			work->partial = true;
+			if (at->state == STORE_PRESENT && !at->rewrite)
+				subtract(&work->totals, &at->entry);
 		}
-	work->totals = store->totals;
 	memcpy(work->renamed, store->log.renamed, sizeof(work->renamed));
 	memset(store->log.renamed, 0, sizeof(store->log.renamed));
-	if (store->log.open)
+	work->position = store->keeper.position;
+	if (store->log.open && !work->partial)
 		work->position =
 			(struct store_position){store->log.open->number, store->log.open->size};
-	else
-		work->position = store->keeper.position;
 }
 
 /* Files that the log named must be where they belong for good before the log is done with them. */
@@ -118,14 +140,6 @@ static void add_live(struct checkpoint *work, const struct store_entry *entry, i
 		work->lives = croft_realloc(work->lives, work->lives_room, sizeof(*work->lives));
 	}
 	work->lives[work->lives_count++] = (struct live){entry->segment, bytes};
-}
-
-static void subtract(struct store_totals *totals, const struct store_entry *entry)
-{
-	totals->blobs--;
-	totals->bytes -= entry->size;
-	totals->large_files -= !entry->segment;
-	totals->large_disk_bytes -= entry->segment ? 0 : store_entry_disk_bytes(entry);
 }
 
 static bool apply_gone(struct croft_store *store, struct checkpoint *work, struct change *change,
@@ -218,7 +232,8 @@ static bool apply(struct croft_store *store, struct checkpoint *work, struct cro
 	struct store_totals totals = work->totals;
 	add_totals(&totals, &work->delta);
 	uint64_t clock_ms = store_now_ms(store);
-	return store_table_put(work->txn, meta, STORE_META_POSITION, strlen(STORE_META_POSITION),
+	return store_put_state(store, work->txn, 0, err) &&
+		   store_table_put(work->txn, meta, STORE_META_POSITION, strlen(STORE_META_POSITION),
 			   &work->position, sizeof(work->position), err) &&
 		   store_table_put(work->txn, meta, STORE_META_TOTALS, strlen(STORE_META_TOTALS), &totals,
 			   sizeof(totals), err) &&
@@ -282,18 +297,27 @@ static bool commit(struct croft_store *store, struct checkpoint *work, struct cr
 	return code == 0 || store_mdb_error(err, code, "committing a checkpoint");
 }
 
-bool store_checkpoint(struct croft_store *store, struct croft_error *err)
+static void checkpoint_free(struct checkpoint *work)
+{
+	for (size_t i = 0; i < work->count; i++)
+		free((void *)work->changes[i].sums.data);
+	free(work->changes);
+	free(work->lives);
+	free(work->dead);
+}
+
+/* One transaction. */
+static bool step(struct croft_store *store, size_t most, bool *partial, struct croft_error *err)
 {
 	struct checkpoint work = {0};
 	pthread_mutex_lock(&store->lock);
-	uint64_t asked = store->keeper.asked;
-	gather(store, &work);
+	gather(store, &work, most);
 	pthread_mutex_unlock(&store->lock);
+	*partial = work.partial;
 	/* In key order the tree's pages are touched once each. */
 	qsort(work.changes, work.count, sizeof(*work.changes), by_hash);
 
-	struct croft_error failure = CROFT_ERROR_INIT;
-	bool ok = sync_renames(store, &work, &failure) && commit(store, &work, &failure);
+	bool ok = sync_renames(store, &work, err) && commit(store, &work, err);
 	if (ok)
 		unlink_gone(store, &work);
 
@@ -302,19 +326,42 @@ bool store_checkpoint(struct croft_store *store, struct croft_error *err)
 		settle(store, &work);
 	for (int i = 0; !ok && i < 256; i++)
 		store->log.renamed[i] |= work.renamed[i];
-	store->keeper.done = asked;
+	if (ok && !work.partial) {
+		store->keeper.done = work.asked;
+		store->keeper.failure = CROFT_ERROR_INIT;
+	}
+	pthread_cond_broadcast(&store->changed);
+	pthread_mutex_unlock(&store->lock);
+	checkpoint_free(&work);
+	return ok;
+}
+
+bool store_checkpoint(struct croft_store *store, struct croft_error *err)
+{
+	pthread_mutex_lock(&store->lock);
+	uint64_t asked = store->keeper.asked;
+	pthread_mutex_unlock(&store->lock);
+	struct croft_error failure = CROFT_ERROR_INIT;
+	size_t most = SIZE_MAX;
+	bool ok, partial;
+	do {
+		ok = step(store, most, &partial, &failure);
+		if (!ok && most > SMALL_STEP && store_is_no_room(&failure)) {
+			most = SMALL_STEP; /* each step gives back the pages that it replaced */
+			ok = partial = true;
+		}
+	} while (ok && partial);
+	store_look_at_disk(store);
+	if (ok)
+		return true;
+	pthread_mutex_lock(&store->lock);
+	store->keeper.done = asked > store->keeper.done ? asked : store->keeper.done;
 	store->keeper.failure = failure;
 	pthread_cond_broadcast(&store->changed);
 	pthread_mutex_unlock(&store->lock);
-
-	for (size_t i = 0; i < work.count; i++)
-		free((void *)work.changes[i].sums.data);
-	free(work.changes);
-	free(work.lives);
-	free(work.dead);
-	if (!ok && err)
+	if (err)
 		*err = failure;
-	return ok;
+	return false;
 }
 
 bool store_flush(struct croft_store *store, struct croft_error *err)
@@ -332,7 +379,7 @@ bool store_flush(struct croft_store *store, struct croft_error *err)
 /* Room for who waits, and some before anyone has to. False: nothing to be done. `lock` held. */
 static bool pressed(struct croft_store *store, uint64_t *target_bytes, uint64_t *target_inodes)
 {
-	uint64_t limit = store->budget_bytes - store->segment_limit;
+	uint64_t limit = store_limit_bytes(store);
 	uint64_t used = store_used_bytes(store) + store->keeper.want_bytes;
 	uint64_t inodes = store_used_inodes(store) + store->keeper.want_inodes;
 	uint64_t now_ns = croft_now_ns();

@@ -255,6 +255,8 @@ static void lead(struct croft_store *store)
 			store_pending_remove(&store->pending, batch->items[i]->digest.hash);
 			finish(store, batch->items[i], &err);
 		}
+		store->keeper.asked++; /* to look at the disk */
+		pthread_cond_signal(&store->keeper.wake);
 	}
 	store->log.writing = false;
 	if (idle || store->pending.settled >= CHECKPOINT_ENTRIES)

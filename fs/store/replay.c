@@ -93,7 +93,9 @@ static void bring_back_blob(struct croft_store *store, const struct store_record
 		CROFT_SLICE(NULL, 0));
 }
 
-/* The file is where it belongs or still under its temporary name; otherwise it never got to the
+/* In a cache nobody knows whether all of the file got to the disk: it is of an earlier epoch.
+ *
+ * The file is where it belongs or still under its temporary name; otherwise it never got to the
  * disk (and nobody was told that it did). */
 static void bring_back_large(struct croft_store *store, const struct store_record *record,
 	const unsigned char *payload)
@@ -114,7 +116,7 @@ static void bring_back_large(struct croft_store *store, const struct store_recor
 	store->log.renamed[record->hash[0]] = true;
 	put_back(store, record,
 		(struct store_entry){.size = record->size,
-			.offset = store->config.durable ? STORE_SYNCED : store->epoch},
+			.offset = store->config.durable ? STORE_SYNCED : store->epoch - 1},
 		CROFT_SLICE(copy, sums));
 }
 

@@ -4,6 +4,7 @@
 
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
+#include "proto/base/log.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -24,6 +25,9 @@ enum {
 	SEGMENT_LEAST = 128 << 10,
 	SEGMENT_MOST = 256 << 20,
 	INODES_FIXED = 300, /* directories, index, lock */
+	INDEX_ASIDE_MOST = 16 << 20,
+	DISK_MARGIN_LEAST = 2 << 20, /* kept free on the disk; it covers zeros written ahead */
+	DISK_MARGIN_MOST = 64 << 20,
 };
 
 uint64_t store_now_ms(const struct croft_store *store)
@@ -45,10 +49,45 @@ uint64_t store_used_inodes(const struct croft_store *store)
 		   store->reserved_inodes + INODES_FIXED;
 }
 
-static bool fits(const struct croft_store *store, uint64_t bytes, uint64_t inodes)
+uint64_t store_limit_bytes(const struct croft_store *store)
 {
 	/* One segment's worth stays free, for compaction to work in. */
-	return store_used_bytes(store) + bytes <= store->budget_bytes - store->segment_limit &&
+	uint64_t budget = store->budget_bytes - store->segment_limit;
+	return budget < store->disk_bytes ? budget : store->disk_bytes;
+}
+
+bool store_is_no_room(const struct croft_error *err)
+{
+	/* LMDB says EIO when the disk fills up in the middle of a write. */
+	return err->code == CROFT_RESOURCE_EXHAUSTED || err->sys_errno == EIO;
+}
+
+void store_look_at_disk(struct croft_store *store)
+{
+	struct statvfs fs;
+	if (fstatvfs(store->root_fd, &fs) < 0)
+		return;
+	uint64_t total = (uint64_t)fs.f_blocks * fs.f_frsize;
+	uint64_t aside = store->budget_bytes / 64;
+	aside = aside < INDEX_ASIDE_MOST ? aside : INDEX_ASIDE_MOST;
+	aside = aside < total / 50 ? aside : total / 50;
+	struct croft_error err = CROFT_ERROR_INIT;
+	bool ok = store_index_set_aside(&store->index, aside, &err);
+	if (fstatvfs(store->root_fd, &fs) < 0)
+		return;
+	uint64_t margin = total / 200, free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+	margin = margin < DISK_MARGIN_LEAST ? DISK_MARGIN_LEAST
+			 : margin > DISK_MARGIN_MOST ? DISK_MARGIN_MOST
+										 : margin;
+	CROFT_LOCKED(&store->lock);
+	store->index_bytes = store_index_disk_bytes(&store->index);
+	uint64_t held = store_used_bytes(store) - store->reserved_bytes + free_bytes;
+	store->disk_bytes = !ok || held < margin ? 0 : held - margin;
+}
+
+static bool fits(const struct croft_store *store, uint64_t bytes, uint64_t inodes)
+{
+	return store_used_bytes(store) + bytes <= store_limit_bytes(store) &&
 		   store_used_inodes(store) + inodes <= store->budget_inodes;
 }
 
@@ -61,7 +100,7 @@ bool store_reserve(struct croft_store *store, uint64_t bytes, uint64_t inodes,
 	while (!fits(store, bytes, inodes)) {
 		/* All that is left was found to be in use since we asked, or a moment before. */
 		uint64_t barren_ns = store->keeper.barren_ns;
-		if (bytes > store->budget_bytes - store->segment_limit || store->keeper.stop ||
+		if (bytes > store_limit_bytes(store) || store->keeper.stop ||
 			(barren_ns && barren_ns + 100000000 > asked_ns)) {
 			if (waiting) {
 				store->keeper.want_bytes -= bytes;
@@ -70,7 +109,7 @@ bool store_reserve(struct croft_store *store, uint64_t bytes, uint64_t inodes,
 			return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
 				"the store %s is full: %llu of %llu bytes are used and what is left is leased",
 				store->path, (unsigned long long)store_used_bytes(store),
-				(unsigned long long)store->budget_bytes);
+				(unsigned long long)store_limit_bytes(store));
 		}
 		if (!waiting) {
 			store->keeper.want_bytes += bytes;
@@ -212,10 +251,11 @@ static bool read_state(struct croft_store *store, struct store_position *positio
 	char boot[64], now_boot[64];
 	boot_name(now_boot);
 	memcpy(boot, now_boot, sizeof(boot));
-	read_meta(txn, &store->index, "format", &format, sizeof(format));
-	read_meta(txn, &store->index, "epoch", &store->epoch, sizeof(store->epoch));
-	read_meta(txn, &store->index, "clean", &clean, sizeof(clean));
-	read_meta(txn, &store->index, "boot", boot, sizeof(boot));
+	store->epoch = 1;
+	read_meta(txn, &store->index, STORE_META_FORMAT, &format, sizeof(format));
+	read_meta(txn, &store->index, STORE_META_EPOCH, &store->epoch, sizeof(store->epoch));
+	read_meta(txn, &store->index, STORE_META_CLEAN, &clean, sizeof(clean));
+	read_meta(txn, &store->index, STORE_META_BOOT, boot, sizeof(boot));
 	read_meta(txn, &store->index, STORE_META_POSITION, position, sizeof(*position));
 	read_meta(txn, &store->index, STORE_META_TOTALS, &store->totals, sizeof(store->totals));
 	read_meta(txn, &store->index, STORE_META_CLOCK, &clock_ms, sizeof(clock_ms));
@@ -232,24 +272,32 @@ static bool read_state(struct croft_store *store, struct store_position *positio
 	return true;
 }
 
-static bool write_state(struct croft_store *store, uint32_t clean, struct croft_error *err)
+bool store_put_state(struct croft_store *store, MDB_txn *txn, uint32_t clean,
+	struct croft_error *err)
 {
-	MDB_txn *txn;
-	int code = mdb_txn_begin(store->index.env, NULL, 0, &txn);
-	if (code)
-		return store_mdb_error(err, code, "writing its state");
 	char boot[64];
 	boot_name(boot);
 	MDB_dbi meta = store->index.meta;
-	if (!store_table_put(txn, meta, "format", 6, &format_version, 4, err) ||
-		!store_table_put(txn, meta, "epoch", 5, &store->epoch, 4, err) ||
-		!store_table_put(txn, meta, "clean", 5, &clean, 4, err) ||
-		!store_table_put(txn, meta, "boot", 4, boot, sizeof(boot), err)) {
+	return store_table_put(txn, meta, STORE_META_FORMAT, strlen(STORE_META_FORMAT),
+			   &format_version, sizeof(format_version), err) &&
+		   store_table_put(txn, meta, STORE_META_EPOCH, strlen(STORE_META_EPOCH), &store->epoch,
+			   sizeof(store->epoch), err) &&
+		   store_table_put(
+			   txn, meta, STORE_META_CLEAN, strlen(STORE_META_CLEAN), &clean, sizeof(clean), err) &&
+		   store_table_put(
+			   txn, meta, STORE_META_BOOT, strlen(STORE_META_BOOT), boot, sizeof(boot), err);
+}
+
+/* The last that is written. When it fails, the next start takes more care than it had to. */
+static void write_end(struct croft_store *store)
+{
+	MDB_txn *txn;
+	if (mdb_txn_begin(store->index.env, NULL, 0, &txn) != 0)
+		return;
+	if (store_put_state(store, txn, 1, NULL))
+		mdb_txn_commit(txn);
+	else
 		mdb_txn_abort(txn);
-		return false;
-	}
-	code = mdb_txn_commit(txn);
-	return code == 0 || store_mdb_error(err, code, "writing its state");
 }
 
 /* Files that were being written when the last process ended. */
@@ -294,12 +342,31 @@ static bool unlink_doomed(struct croft_store *store, struct croft_error *err)
 	store_read_end(&store->index, txn);
 	if (!ok)
 		return false;
-	code = mdb_txn_begin(store->index.env, NULL, 0, &txn);
-	if (code == 0 && (code = mdb_drop(txn, store->index.doomed, 0)) != 0)
-		mdb_txn_abort(txn);
-	else if (code == 0)
-		code = mdb_txn_commit(txn);
-	return code == 0 || store_mdb_error(err, code, "forgetting what was removed");
+	/* If the disk has no room for this they are looked at again next time. */
+	if (mdb_txn_begin(store->index.env, NULL, 0, &txn) == 0) {
+		if (mdb_drop(txn, store->index.doomed, 0) == 0)
+			mdb_txn_commit(txn);
+		else
+			mdb_txn_abort(txn);
+	}
+	return true;
+}
+
+/* A full disk must not keep a store from being read. */
+static bool first_checkpoint(struct croft_store *store, struct croft_error *err)
+{
+	struct croft_error failure = CROFT_ERROR_INIT;
+	store_look_at_disk(store);
+	if (store_checkpoint(store, &failure))
+		return true;
+	if (store_is_no_room(&failure)) {
+		croft_log(CROFT_LOG_WARNING, "%s: no room to change anything: %s", store->path,
+			failure.message);
+		return true;
+	}
+	if (err)
+		*err = failure;
+	return false;
 }
 
 static bool count_quarantine(struct croft_store *store, struct croft_error *err)
@@ -332,8 +399,7 @@ static bool start(struct croft_store *store, struct croft_error *err)
 	store->keeper.position = position;
 	return count_quarantine(store, err) && store_replay(store, position, err) &&
 		   clear_temporary(store, err) && unlink_doomed(store, err) && set_budget(store, err) &&
-		   write_state(store, 0, err) && store_checkpoint(store, err) &&
-		   store_keeper_start(store, err) && store_scrub_start(store, err);
+		   first_checkpoint(store, err) && store_keeper_start(store, err) && store_scrub_start(store, err);
 }
 
 static void init(struct croft_store *store, const struct croft_store_config *config)
@@ -348,6 +414,7 @@ static void init(struct croft_store *store, const struct croft_store_config *con
 	store->opened_ns = croft_now_ns();
 	store->clock_ms = (uint64_t)(croft_unix_ns() / 1000000);
 	store->log.tail = &store->log.head;
+	store->disk_bytes = UINT64_MAX;
 	uint64_t seeds[2];
 	if (getrandom(seeds, sizeof(seeds), 0) != sizeof(seeds))
 		abort();
@@ -410,7 +477,7 @@ void croft_store_close(struct croft_store *store)
 		store_keeper_stop(store);
 		/* The keeper is gone: this thread is it now. What fails here is done by the next replay. */
 		if (store_save_uses(store, true, NULL) && store_checkpoint(store, NULL))
-			write_state(store, 1, NULL);
+			write_end(store);
 	}
 	destroy(store);
 }
@@ -462,7 +529,7 @@ bool croft_store_collect(struct croft_store *store, uint64_t target_bytes, uint6
 	uint64_t bytes = store_used_bytes(store), blobs = store->totals.evicted_blobs;
 	store->keeper.collect = true;
 	store->keeper.collect_bytes =
-		target_bytes ? target_bytes : store->budget_bytes - store->segment_limit;
+		target_bytes ? target_bytes : store_limit_bytes(store);
 	pthread_cond_signal(&store->keeper.wake);
 	while (store->keeper.collect)
 		pthread_cond_wait(&store->changed, &store->lock);

@@ -156,6 +156,47 @@ static void a_scrub_finds_damage_by_itself(void **state)
 	place_destroy(place);
 }
 
+/* A filesystem of its own, small enough to fill. Skipped where mounting is not allowed. */
+static void a_full_disk_refuses_puts_and_leaves_all_readable(void **state)
+{
+	char mountpoint[] = "/tmp/croft-full-XXXXXX";
+	assert_non_null(mkdtemp(mountpoint));
+	if (mount("croft-test", mountpoint, "tmpfs", 0, "size=24m") < 0) {
+		rmdir(mountpoint);
+		skip();
+	}
+	char path[64];
+	snprintf(path, sizeof(path), "%s/store", mountpoint);
+	struct place place = {.arena = croft_arena_create(),
+		.config = {.path = path, .budget_bytes = 1 << 30, .durable = true}};
+	place_open(&place);
+	enum { COUNT = 4000 };
+	static struct croft_digest stored[COUNT];
+	unsigned count = 0, refused = 0;
+	for (unsigned i = 0; i < COUNT; i++) {
+		struct croft_slice bytes = place_bytes(&place, i, i % 10 ? 8000 : 100000);
+		stored[count] = croft_digest_of(bytes.data, bytes.size);
+		struct croft_error err = CROFT_ERROR_INIT;
+		if (croft_store_put(place.store, &stored[count], bytes, &err)) {
+			count++;
+			continue;
+		}
+		refused++;
+		if (err.code != CROFT_RESOURCE_EXHAUSTED)
+			fail_msg("%s: %s", croft_code_name(err.code), err.message);
+	}
+	assert_true(count > 500 && refused > 500);
+	for (unsigned i = 0; i < count; i++)
+		assert_true(place_has(&place, &stored[i]));
+	place_reopen(&place);
+	for (unsigned i = 0; i < count; i++)
+		assert_true(place_has(&place, &stored[i]));
+	place_close(&place);
+	croft_arena_destroy(place.arena);
+	assert_int_equal(umount(mountpoint), 0);
+	assert_int_equal(rmdir(mountpoint), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -164,7 +205,7 @@ int main(void)
 		cmocka_unit_test(a_closure_with_a_damaged_directory_is_not_complete),
 		cmocka_unit_test(fsck_finds_and_repairs),
 		cmocka_unit_test(a_scrub_finds_damage_by_itself),
-		/* a_full_disk */
+		cmocka_unit_test(a_full_disk_refuses_puts_and_leaves_all_readable),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
