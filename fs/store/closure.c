@@ -125,7 +125,7 @@ static void lease_node(struct croft_store *store, struct node *node, uint64_t un
 		return;
 	node->until_ms = until_ms;
 	for (size_t i = 0; i < node->key_count; i++)
-		store_lease(store, node->keys[i], until_ms);
+		store_lease(store, node->keys[i], until_ms, until_ms);
 	for (size_t i = 0; i < node->sub_count; i++)
 		lease_node(store, node->subs[i], until_ms);
 }
@@ -497,6 +497,7 @@ bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref
 		lease_ms = store->config.lease_ms;
 	*missing = NULL;
 	*missing_count = 0;
+	bool complete = false;
 	if (walk_refs(&walk, refs, count)) {
 		CROFT_LOCKED(&store->lock);
 		uint64_t until_ms = store_now_ms(store) + lease_ms;
@@ -506,12 +507,15 @@ bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref
 				lease_node(store, walk.roots.items[i], until_ms + lease_ms / 2);
 		}
 		for (size_t i = 0; i < walk.key_count; i++)
-			store_lease(store, walk.keys[i], until_ms);
+			store_lease(store, walk.keys[i], until_ms, until_ms + lease_ms / 2);
+		complete = true;
 	} else if (!walk.failed) {
 		*missing_count = walk.missing.list.count;
 		*missing = croft_arena_copy(
 			arena, walk.missing.list.items, *missing_count * sizeof(**missing));
 	}
+	if (complete)
+		store_lease_commit(store);
 	if (walk.failed && err)
 		*err = walk.err;
 	bool ok = !walk.failed;
@@ -568,6 +572,7 @@ bool croft_store_find_missing(struct croft_store *store, const struct croft_dige
 	if (!store_find_many(store, digests, count, STORE_LEASE,
 			store_now_ms(store) + store->config.lease_ms, missing, err))
 		return false;
+	store_lease_commit(store);
 	for (size_t i = 0; i < count; i++)
 		missing[i] = !missing[i] && !croft_digest_is_empty(&digests[i]);
 	return true;

@@ -38,13 +38,6 @@ static struct store_active *touch(struct croft_store *store, uint64_t key)
 	return active;
 }
 
-void store_lease(struct croft_store *store, uint64_t key, uint64_t until_ms)
-{
-	struct store_active *active = touch(store, key);
-	if (active->lease_ms < until_ms)
-		active->lease_ms = until_ms;
-}
-
 bool store_is_protected(const struct croft_store *store, uint64_t key, uint64_t now_ms)
 {
 	const struct store_active *active = store_activity_find(&store->activity, key);
@@ -64,7 +57,8 @@ static void take(struct croft_store *store, const uint8_t *hash, enum store_grip
 		touch(store, store_key(hash));
 		break;
 	case STORE_LEASE:
-		store_lease(store, store_key(hash), until_ms);
+		store_lease(
+			store, store_key(hash), until_ms, until_ms + store->config.lease_ms / 2);
 		break;
 	case STORE_PIN:
 		store_pin(store, store_key(hash));

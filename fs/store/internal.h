@@ -259,6 +259,7 @@ struct croft_store {
 	uint64_t budget_bytes, budget_inodes;
 	uint64_t disk_bytes; /* what could be used as the disk was at the last look */
 
+	struct store_leases *leases; /* see lease.c; NULL: read-only */
 	struct store_closures *closures; /* see closure.c */
 	uint64_t damage; /* counts what was found bad: what was known to be complete may not be */
 
@@ -329,8 +330,21 @@ bool store_find_sums(struct croft_store *store, const uint8_t *hash, struct crof
 /* `lock` held. */
 void store_pin(struct croft_store *store, uint64_t key);
 void store_unpin(struct croft_store *store, uint64_t key);
-void store_lease(struct croft_store *store, uint64_t key, uint64_t until_ms);
 bool store_is_protected(const struct croft_store *store, uint64_t key, uint64_t now_ms);
+
+/* Leases (lease.c) -------------------------------------------------------------------------------- */
+
+/* Used now and leased until `until_ms`; if it was not yet, at once until `grant_ms`, so that the next
+ * to ask finds it leased for long enough. store_lease_commit must follow before anyone is told.
+ * `lock` held. */
+void store_lease(struct croft_store *store, uint64_t key, uint64_t until_ms, uint64_t grant_ms);
+/* Whatever was leased before outlasts a restart when it returns. `lock` not held. */
+void store_lease_commit(struct croft_store *store);
+bool store_leases_open(struct croft_store *store, struct croft_error *err);
+void store_leases_close(struct croft_store *store);
+/* Renews those of what is held, removes files that are over. */
+void store_leases_sweep(struct croft_store *store);
+uint64_t store_lease_bytes(const struct croft_store *store); /* `lock` held */
 
 /* The log (log.c) ------------------------------------------------------------------------------- */
 

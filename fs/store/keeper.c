@@ -407,6 +407,8 @@ static void sweep(struct croft_store *store)
 {
 	store->keeper.swept_ms = store_now_ms(store);
 	store_save_uses(store, false, NULL);
+	store_leases_sweep(store);
+	store_lease_commit(store);
 	CROFT_LOCKED(&store->lock);
 	store_closures_sweep(store, store->keeper.swept_ms);
 	store_activity_sweep(&store->activity, store->keeper.swept_ms);

@@ -40,7 +40,7 @@ uint64_t store_now_ms(const struct croft_store *store)
 uint64_t store_used_bytes(const struct croft_store *store)
 {
 	return store->segment_bytes + store->totals.large_disk_bytes + store->index_bytes +
-		   store->quarantine_bytes + store->reserved_bytes;
+		   store->quarantine_bytes + store_lease_bytes(store) + store->reserved_bytes;
 }
 
 uint64_t store_used_inodes(const struct croft_store *store)
@@ -397,7 +397,8 @@ static bool start(struct croft_store *store, struct croft_error *err)
 	if (store->config.read_only)
 		return true;
 	store->keeper.position = position;
-	return count_quarantine(store, err) && store_replay(store, position, err) &&
+	return count_quarantine(store, err) && store_leases_open(store, err) &&
+		   store_replay(store, position, err) &&
 		   clear_temporary(store, err) && unlink_doomed(store, err) && set_budget(store, err) &&
 		   first_checkpoint(store, err) && store_keeper_start(store, err) && store_scrub_start(store, err);
 }
@@ -440,6 +441,7 @@ static void destroy(struct croft_store *store)
 	free(store->segments.items);
 	if (store->index.env)
 		store_index_close(&store->index);
+	store_leases_close(store);
 	store_closures_finish(store);
 	store_activity_finish(&store->activity);
 	store_pending_finish(&store->pending);

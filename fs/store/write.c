@@ -59,6 +59,8 @@ static int is_there(struct croft_store *store, const struct croft_digest *digest
 	if (!store_find_many(store, digest, 1, store->config.durable ? STORE_LEASE : STORE_TOUCH,
 			put_lease_ms(store), &found, err))
 		return -1;
+	if (found && store->config.durable)
+		store_lease_commit(store);
 	return found;
 }
 

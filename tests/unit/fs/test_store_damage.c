@@ -156,45 +156,97 @@ static void a_scrub_finds_damage_by_itself(void **state)
 	place_destroy(place);
 }
 
-/* A filesystem of its own, small enough to fill. Skipped where mounting is not allowed. */
+/* A filesystem of its own, small enough to fill; NULL where mounting is not allowed. */
+struct disk {
+	char mountpoint[32], store[64];
+	struct place place;
+};
+
+static struct disk *disk_create(uint64_t lease_ms)
+{
+	struct disk *disk = croft_zalloc(sizeof(*disk));
+	strcpy(disk->mountpoint, "/tmp/croft-full-XXXXXX");
+	assert_non_null(mkdtemp(disk->mountpoint));
+	if (mount("croft-test", disk->mountpoint, "tmpfs", 0, "size=24m") < 0) {
+		rmdir(disk->mountpoint);
+		free(disk);
+		return NULL;
+	}
+	snprintf(disk->store, sizeof(disk->store), "%s/store", disk->mountpoint);
+	disk->place.arena = croft_arena_create();
+	disk->place.config = (struct croft_store_config){.path = disk->store,
+		.budget_bytes = 1 << 30, .lease_ms = lease_ms, .durable = true};
+	place_open(&disk->place);
+	return disk;
+}
+
+static void disk_destroy(struct disk *disk)
+{
+	place_close(&disk->place);
+	croft_arena_destroy(disk->place.arena);
+	assert_int_equal(umount(disk->mountpoint), 0);
+	assert_int_equal(rmdir(disk->mountpoint), 0);
+	free(disk);
+}
+
+static bool try_put(struct place *place, unsigned seed, size_t size, struct croft_digest *digest)
+{
+	struct croft_slice bytes = place_bytes(place, seed, size);
+	*digest = croft_digest_of(bytes.data, bytes.size);
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (croft_store_put(place->store, digest, bytes, &err))
+		return true;
+	if (err.code != CROFT_RESOURCE_EXHAUSTED)
+		fail_msg("%s: %s", croft_code_name(err.code), err.message);
+	return false;
+}
+
 static void a_full_disk_refuses_puts_and_leaves_all_readable(void **state)
 {
-	char mountpoint[] = "/tmp/croft-full-XXXXXX";
-	assert_non_null(mkdtemp(mountpoint));
-	if (mount("croft-test", mountpoint, "tmpfs", 0, "size=24m") < 0) {
-		rmdir(mountpoint);
+	struct disk *disk = disk_create(0);
+	if (!disk)
 		skip();
-	}
-	char path[64];
-	snprintf(path, sizeof(path), "%s/store", mountpoint);
-	struct place place = {.arena = croft_arena_create(),
-		.config = {.path = path, .budget_bytes = 1 << 30, .durable = true}};
-	place_open(&place);
 	enum { COUNT = 4000 };
 	static struct croft_digest stored[COUNT];
-	unsigned count = 0, refused = 0;
-	for (unsigned i = 0; i < COUNT; i++) {
-		struct croft_slice bytes = place_bytes(&place, i, i % 10 ? 8000 : 100000);
-		stored[count] = croft_digest_of(bytes.data, bytes.size);
-		struct croft_error err = CROFT_ERROR_INIT;
-		if (croft_store_put(place.store, &stored[count], bytes, &err)) {
-			count++;
-			continue;
-		}
-		refused++;
-		if (err.code != CROFT_RESOURCE_EXHAUSTED)
-			fail_msg("%s: %s", croft_code_name(err.code), err.message);
-	}
-	assert_true(count > 500 && refused > 500);
+	unsigned count = 0;
+	for (unsigned i = 0; i < COUNT; i++)
+		count += try_put(&disk->place, i, i % 10 ? 8000 : 100000, &stored[count]);
+	assert_in_range(count, 500, COUNT - 500);
 	for (unsigned i = 0; i < count; i++)
-		assert_true(place_has(&place, &stored[i]));
-	place_reopen(&place);
+		assert_true(place_has(&disk->place, &stored[i]));
+	place_reopen(&disk->place);
 	for (unsigned i = 0; i < count; i++)
-		assert_true(place_has(&place, &stored[i]));
-	place_close(&place);
-	croft_arena_destroy(place.arena);
-	assert_int_equal(umount(mountpoint), 0);
-	assert_int_equal(rmdir(mountpoint), 0);
+		assert_true(place_has(&disk->place, &stored[i]));
+	disk_destroy(disk);
+}
+
+static void a_disk_filled_by_others_can_still_be_read_evicted_and_reopened(void **state)
+{
+	struct disk *disk = disk_create(1);
+	if (!disk)
+		skip();
+	enum { COUNT = 1000 };
+	static struct croft_digest stored[COUNT];
+	for (unsigned i = 0; i < COUNT; i++)
+		assert_true(try_put(&disk->place, i, i % 10 ? 8000 : 100000, &stored[i]));
+	char path[64];
+	snprintf(path, sizeof(path), "%s/filler", disk->mountpoint);
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	static const char filler[4096];
+	while (write(fd, filler, sizeof(filler)) > 0)
+		continue;
+	close(fd);
+	for (unsigned i = 0; i < COUNT; i++)
+		assert_true(place_has(&disk->place, &stored[i]));
+	place_reopen(&disk->place);
+	uint64_t freed;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_collect(disk->place.store, 4 << 20, &freed, NULL, &err), err);
+	assert_in_range(freed, 1 << 20, 24 << 20);
+	struct croft_digest digest;
+	assert_true(try_put(&disk->place, COUNT, 8000, &digest));
+	assert_true(place_has(&disk->place, &digest));
+	disk_destroy(disk);
 }
 
 int main(void)
@@ -206,6 +258,7 @@ int main(void)
 		cmocka_unit_test(fsck_finds_and_repairs),
 		cmocka_unit_test(a_scrub_finds_damage_by_itself),
 		cmocka_unit_test(a_full_disk_refuses_puts_and_leaves_all_readable),
+		cmocka_unit_test(a_disk_filled_by_others_can_still_be_read_evicted_and_reopened),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

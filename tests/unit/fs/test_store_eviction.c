@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tests/unit/fs/store_place.h"
 
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { MIB = 1 << 20 };
@@ -129,6 +130,42 @@ static void a_record_whose_blob_was_evicted_is_not_found(void **state)
 	place_destroy(place);
 }
 
+static void lease_and_die(const struct croft_store_config *config, const struct croft_digest *digest)
+{
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct croft_store *store = croft_store_open(config, NULL);
+		bool missing = true;
+		if (store)
+			croft_store_find_missing(store, digest, 1, &missing, NULL);
+		_exit(missing);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static void a_lease_outlasts_a_crash_and_ends(void **state)
+{
+	struct place *place =
+		place_create((struct croft_store_config){.budget_bytes = 8 * MIB, .lease_ms = 1000});
+	struct croft_digest leased = place_put_seed(place, 0, MIB), not = place_put_seed(place, 1, MIB);
+	place_close(place);
+	lease_and_die(&place->config, &leased);
+	uint64_t died_ns = croft_now_ns();
+	place_open(place);
+	croft_store_collect(place->store, 1, NULL, NULL, NULL);
+	assert_false(place_has(place, &not));
+	if (croft_now_ns() - died_ns < 900000000)
+		assert_true(place_has(place, &leased));
+	while (croft_now_ns() - died_ns < 1600000000)
+		usleep(50000);
+	croft_store_collect(place->store, 1, NULL, NULL, NULL);
+	assert_false(place_has(place, &leased));
+	place_destroy(place);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -138,6 +175,7 @@ int main(void)
 		cmocka_unit_test(the_budget_holds_with_small_blobs),
 		cmocka_unit_test(collect_frees_down_to_a_target),
 		cmocka_unit_test(a_record_whose_blob_was_evicted_is_not_found),
+		cmocka_unit_test(a_lease_outlasts_a_crash_and_ends),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
