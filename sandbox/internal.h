@@ -77,10 +77,14 @@ void slot_root(const struct launcher_context *context, unsigned slot, char *path
 
 void launcher_main(struct launcher_context *context, int socket) __attribute__((noreturn));
 /* A user namespace that maps 0 to base and up, for mapping owners on mounts; -1: not to be had. */
-int launcher_user_namespace(uint32_t base);
+int launcher_user_namespace(const struct launcher_context *context, uint32_t base);
 /* Runs one sandbox in a process of its own. */
 void supervisor_main(const struct launcher_context *context, const struct wire_spec *spec,
 	int control, int out, int errors) __attribute__((noreturn));
+
+/* mounts.c: puts this process (root, one thread) into a mount namespace of its own, whose root is what
+ * it sees as "/", and which hears of mounts that the host makes later. */
+bool mounts_own(const struct launcher_context *context, struct croft_error *err);
 
 /* root.c: the file system of a sandbox. */
 bool root_mount_layers(const struct launcher_context *context, const struct wire_spec *spec,

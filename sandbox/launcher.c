@@ -79,7 +79,7 @@ void launcher_main(struct launcher_context *context, int socket)
 }
 
 /* A user namespace that nobody lives in, for mapping owners on mounts; -1: not to be had. */
-int launcher_user_namespace(uint32_t base)
+int launcher_user_namespace(const struct launcher_context *context, uint32_t base)
 {
 	int ready[2], done[2];
 	if (pipe2(ready, O_CLOEXEC) < 0)
@@ -89,9 +89,9 @@ int launcher_user_namespace(uint32_t base)
 		close(ready[1]);
 		return -1;
 	}
-	pid_t pid = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, 0);
+	pid_t pid = fork();
 	if (pid == 0) {
-		char byte = 'y';
+		char byte = mounts_own(context, NULL) && unshare(CLONE_NEWUSER) == 0 ? 'y' : 'n';
 		close(done[1]); /* else our own copy keeps the read below from ending */
 		if (write(ready[1], &byte, 1) == 1 && read(done[0], &byte, 1) < 0)
 			_exit(1);

@@ -124,7 +124,7 @@ static bool prepare_context(struct croft_launcher *launcher,
 	context->user_namespaces = croft_array(config->slots, sizeof(int));
 	for (unsigned slot = 0; slot < config->slots; slot++)
 		context->user_namespaces[slot] = context->privileged
-			? launcher_user_namespace(context->uid_base + slot * IDS_PER_SLOT)
+			? launcher_user_namespace(context, context->uid_base + slot * IDS_PER_SLOT)
 			: -1;
 	const char *said = "";
 	if (!context->privileged)

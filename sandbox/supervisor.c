@@ -133,9 +133,7 @@ static bool begin(struct supervisor *supervisor, int out, int errors, struct cro
 {
 	const struct launcher_context *context = supervisor->context;
 	if (context->privileged) {
-		if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
-			return croft_error_errno(err, errno, "leaving the host's mount namespace");
-		if (!root_mount_layers(context, supervisor->spec, err))
+		if (!mounts_own(context, err) || !root_mount_layers(context, supervisor->spec, err))
 			return false;
 	}
 	return cgroups_begin(context->cgroups, supervisor->spec, err) &&

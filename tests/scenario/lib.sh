@@ -7,8 +7,9 @@ export LC_ALL=C.UTF-8
 folder=$(mktemp -d "${TMPDIR:-/var/tmp}/croft-scenario-XXXXXX")
 pids=()
 
+# finish [STATUS]
 finish() {
-    local status=$?
+    local status=${1:-$?}
     set +e
     for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done
     for pid in "${pids[@]}"; do

@@ -19,7 +19,11 @@ unmount() {
     for _ in $(seq 100); do grep -q " $1 " /proc/mounts || return 0; sleep 0.1; done
     return 1
 }
-leave() { for at in "$folder/mnt" "$folder/second"; do umount -l "$at" 2>/dev/null; done; finish; }
+leave() {
+    local status=$?
+    for at in "$folder/mnt" "$folder/second"; do umount -l "$at" 2>/dev/null || true; done
+    finish $status
+}
 trap leave EXIT
 
 echo "a tree is seen as it is"

@@ -67,7 +67,6 @@ static struct session *new_session(struct croft_call *call)
 {
 	struct session *session = &sessions[atomic_fetch_add(&next_session, 1) % MANY];
 	session->call = croft_call_ref(call);
-	atomic_fetch_add(&opened, 1);
 	return session;
 }
 
@@ -76,6 +75,7 @@ static bool watch(struct croft_call *call, void *user, struct croft_error *err)
 	struct session *session = new_session(call);
 	croft_call_park(call,
 		&(struct croft_parked){.on_closed = on_closed, .user = session, .queue_limit = 1 << 20});
+	atomic_fetch_add(&opened, 1); /* from here on it can be posted to */
 	Health__HealthCheckResponse response = HEALTH__HEALTH_CHECK_RESPONSE__INIT;
 	response.status = 1 + (int)(session - sessions);
 	croft_call_post(call, &response.base);
@@ -86,12 +86,14 @@ static bool converse(struct croft_call *call, void *user, struct croft_error *er
 {
 	struct session *session = new_session(call);
 	croft_call_park(call, &(struct croft_parked){on_message, on_closed, session, 0});
+	atomic_fetch_add(&opened, 1);
 	return true;
 }
 
 static bool park_and_fail(struct croft_call *call, void *user, struct croft_error *err)
 {
 	croft_call_park(call, &(struct croft_parked){.on_closed = on_closed, .user = new_session(call)});
+	atomic_fetch_add(&opened, 1);
 	return croft_error_set(err, CROFT_ABORTED, "after all");
 }
 
