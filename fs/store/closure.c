@@ -9,6 +9,7 @@
  */
 #include "fs/store/internal.h"
 
+#include "fs/tree.h"
 #include "proto/base/cleanup.h"
 #include "proto/rpc/message.h"
 
@@ -332,8 +333,8 @@ static bool list_message(struct walk *walk, enum croft_ref_kind kind, struct cro
 	struct croft_arena *arena, struct digests *files, struct digests *subs)
 {
 	if (kind == CROFT_REF_DIRECTORY) {
-		const Reapi__Directory *directory =
-			croft_message_decode(&reapi__directory__descriptor, bytes, arena, NULL, &walk->err);
+		/* One that is out of the canonical form no agent can mount: better told now. */
+		const Reapi__Directory *directory = croft_directory_decode(bytes, arena, &walk->err);
 		return directory && list_directory(walk, directory, files, subs);
 	}
 	const Reapi__Tree *tree =

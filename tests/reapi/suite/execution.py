@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What can be checked of Execute without an agent; runs of real commands come with `jobs`."""
+"""What can be checked of Execute without a worker; jobs.py runs real commands."""
 
 from .requirements import error, must, should
 from .server import check, equal, fails

@@ -13,7 +13,7 @@ from . import requirements
 from .server import Failure, Server, Skip
 
 AREAS = ["capabilities", "cas", "get_tree", "bytestream_read", "bytestream_write", "compression",
-         "chunking", "action_cache", "execution", "operations", "assets", "health", "reflection"]
+         "chunking", "action_cache", "execution", "jobs", "operations", "assets", "health", "reflection"]
 
 
 def run_one(test, server):
