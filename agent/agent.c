@@ -11,9 +11,11 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 static void *signal_thread(void *user)
@@ -83,12 +85,27 @@ static bool make_state(const struct croft_agent_config *config, struct croft_mac
 		croft_make_directories(croft_arena_printf(arena, "%s/sandboxes", config->state), err);
 }
 
+/* Jobs are root of their inputs. Where the kernel cannot map owners on FUSE, the mount itself says who
+ * owns them: one range of ids, which all slots share. $CROFT_OWNERS_UNMAPPED is for tests. */
+static uint32_t owner_of_inputs(void)
+{
+	struct utsname kernel;
+	unsigned major = 0, minor = 0;
+	bool known = uname(&kernel) == 0 && sscanf(kernel.release, "%u.%u", &major, &minor) == 2;
+	bool mapped = known && (major > 6 || (major == 6 && minor >= 12));
+	if (geteuid() != 0 || (mapped && !getenv("CROFT_OWNERS_UNMAPPED")))
+		return 0;
+	return CROFT_DEFAULT_UID_BASE;
+}
+
 static bool start_launcher(const struct croft_agent_config *config, struct croft_machine *machine,
 	struct croft_arena *arena, struct croft_error *err)
 {
 	struct croft_launcher_config launcher = {
 		.state = croft_arena_printf(arena, "%s/sandboxes", config->state),
 		.slots = config->slots,
+		.uid_base = machine->owner,
+		.shared_uids = machine->owner != 0,
 	};
 	const char *limits = NULL;
 	machine->launcher = croft_launcher_start(&launcher, arena, &limits, err);
@@ -120,7 +137,8 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	struct croft_agent_config config = *asked;
 	struct croft_machine machine = {
-		.root_image = config.root_image, .allow_network = config.allow_network};
+		.root_image = config.root_image, .allow_network = config.allow_network,
+		.owner = owner_of_inputs()};
 	if (config.slots == 0)
 		config.slots = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
 	if (!croft_make_directories(config.state, err))

@@ -276,6 +276,8 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 		.origin = origin_of(welcome->blob_url, config->server, arena),
 		.plane_address = config->plane_address,
 		.budget_bytes = config->cache_bytes,
+		.uid = session->machine->owner,
+		.gid = session->machine->owner,
 	};
 	if (!croft_make_directories(daemon.state, err))
 		return false;

@@ -22,6 +22,7 @@ struct croft_machine {
 	const char *state;           /* directory for logs of running jobs */
 	const char *agent_id;
 	bool allow_network;
+	uint32_t owner; /* of what the mount shows */
 	const char *root_image; /* path of the tree for jobs whose input root is no "/"; or NULL */
 };
 

@@ -63,6 +63,7 @@ struct launcher_context {
 	const char *staging; /* where roots are mounted: a path that every user may walk */
 	unsigned slots;
 	uint32_t uid_base;
+	bool shared_uids;
 	bool privileged; /* root in the initial user namespace */
 	int *user_namespaces; /* one per slot, for idmapped mounts; -1: cannot be made */
 	struct cgroups *cgroups;
@@ -72,6 +73,11 @@ struct launcher_context {
 /* slot's directory below the state directory: upper/, work/, input-upper/, input-work/, lower0/… */
 void slot_path(const struct launcher_context *context, unsigned slot, const char *name, char *path,
 	size_t size);
+/* The slot's kernel ids begin here. */
+static inline uint32_t slot_ids(const struct launcher_context *context, unsigned slot)
+{
+	return context->uid_base + (context->shared_uids ? 0 : slot * IDS_PER_SLOT);
+}
 /* Where the slot's root is mounted. */
 void slot_root(const struct launcher_context *context, unsigned slot, char *path, size_t size);
 

@@ -62,7 +62,7 @@ static bool make_owned(const struct launcher_context *context, unsigned slot, co
 	slot_path(context, slot, name, path, sizeof(path));
 	if (mkdir(path, mode) < 0 && errno != EEXIST)
 		return croft_error_errno(err, errno, "making %s", path);
-	uid_t owner = context->uid_base + slot * IDS_PER_SLOT;
+	uid_t owner = slot_ids(context, slot);
 	if (context->privileged && lchown(path, owner, owner) < 0)
 		return croft_error_errno(err, errno, "giving %s to the slot's user", path);
 	return chmod(path, mode) == 0 || croft_error_errno(err, errno, "opening %s to its user", path);

@@ -24,7 +24,6 @@
 #include <unistd.h>
 
 enum { DEFAULT_GRACE_MS = 2000, DISK_CHECK_MS = 1000, READ_BYTES = 64 * 1024 };
-static const uint32_t DEFAULT_UID_BASE = 1879048192; /* 0x70000000: beyond what distributions hand out */
 
 struct croft_launcher {
 	pid_t pid;
@@ -119,12 +118,13 @@ static bool prepare_context(struct croft_launcher *launcher,
 	struct launcher_context *context = &launcher->context;
 	context->state = launcher->state;
 	context->slots = config->slots;
-	context->uid_base = config->uid_base ? config->uid_base : DEFAULT_UID_BASE;
+	context->uid_base = config->uid_base ? config->uid_base : CROFT_DEFAULT_UID_BASE;
+	context->shared_uids = config->shared_uids;
 	context->privileged = geteuid() == 0;
 	context->user_namespaces = croft_array(config->slots, sizeof(int));
 	for (unsigned slot = 0; slot < config->slots; slot++)
 		context->user_namespaces[slot] = context->privileged
-			? launcher_user_namespace(context, context->uid_base + slot * IDS_PER_SLOT)
+			? launcher_user_namespace(context, slot_ids(context, slot))
 			: -1;
 	const char *said = "";
 	if (!context->privileged)
@@ -132,6 +132,9 @@ static bool prepare_context(struct croft_launcher *launcher,
 			"user ids (not started as root): jobs run under this user's id, which they share\n");
 	else if (context->user_namespaces[0] < 0)
 		said = croft_arena_printf(arena, "owners of inputs (no user namespace can be made)\n");
+	else if (context->shared_uids)
+		said = croft_arena_printf(arena,
+			"user ids (FUSE maps owners since Linux 6.12): jobs at the same time share theirs\n");
 	context->cgroups = cgroups_open(config->slots, arena, &said);
 	if (limits)
 		*limits = said;

@@ -31,10 +31,14 @@ struct croft_sandbox;
 enum croft_seccomp { CROFT_SECCOMP_DEFAULT, CROFT_SECCOMP_STRICT, CROFT_SECCOMP_COMPAT };
 enum croft_network { CROFT_NETWORK_LOOPBACK, CROFT_NETWORK_NONE, CROFT_NETWORK_HOST };
 
+enum { CROFT_DEFAULT_UID_BASE = 0x70000000 }; /* beyond what distributions hand out */
+
 struct croft_launcher_config {
 	const char *state;  /* directory for upper layers, on a local disk; emptied at start */
 	unsigned slots;     /* sandboxes at once */
-	uint32_t uid_base;  /* as root: slot i runs as kernel uids uid_base + i * 65536 …; 0: 1879048192 */
+	uint32_t uid_base;  /* as root: slot i runs as kernel uids uid_base + i * 65536 …; 0: the default */
+	bool shared_uids;   /* all slots run as uid_base …: for layers whose owners cannot be mapped, and
+	                     * that belong to uid_base */
 };
 
 /* Says in `limits` (may be NULL) what this machine cannot enforce, one line each, for the log. */

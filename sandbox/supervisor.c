@@ -67,7 +67,7 @@ static bool map_ids(const struct supervisor *supervisor, struct croft_error *err
 	char users[64], groups[64];
 	if (context->privileged) {
 		snprintf(users, sizeof(users), "0 %u %u\n",
-			context->uid_base + spec->slot * IDS_PER_SLOT, IDS_PER_SLOT);
+			slot_ids(context, spec->slot), IDS_PER_SLOT);
 		return write_map(supervisor->init, "uid_map", users, err) &&
 			write_map(supervisor->init, "gid_map", users, err);
 	}

@@ -54,7 +54,7 @@ static void extend_init(const struct croft_mount *mount, struct fuse_init_out *i
 {
 	/* So that a sandbox can show a tree's files as its own user's by an idmapped mount. */
 	uint64_t flags = mount->offered_flags & FUSE_ALLOW_IDMAP;
-	if (!flags)
+	if (!flags || mount->uid != 0) /* another owner than root is meant as it stands */
 		return;
 	init->flags |= FUSE_INIT_EXT;
 	init->flags2 |= (uint32_t)(flags >> 32);

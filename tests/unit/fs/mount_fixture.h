@@ -223,6 +223,8 @@ static inline const char *place(struct fixture *fixture, const struct croft_dige
 	return to;
 }
 
+static uint32_t owner = 1234; /* of what the next mount shows */
+
 static inline void mount_it(struct fixture *fixture, bool with_farm, const struct croft_digest *root)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
@@ -232,8 +234,8 @@ static inline void mount_it(struct fixture *fixture, bool with_farm, const struc
 		.fetcher = with_farm ? fixture->farm : NULL,
 		.root = root,
 		.allow_other = true,
-		.uid = 1234,
-		.gid = 2345,
+		.uid = owner,
+		.gid = owner ? 2345 : 0,
 	};
 	fixture->mount = croft_mount_create(&config, &err);
 	assert_ok(fixture->mount != NULL, err);
