@@ -60,7 +60,8 @@ static struct names merged_names(const struct view *view, const struct view_dire
 	add_names(&names, directory->upper);
 	for (size_t i = 0; i < view->lower_count; i++)
 		add_names(&names, directory->lowers[i]);
-	qsort(names.list, names.count, sizeof(char *), compare_names);
+	if (names.count)
+		qsort(names.list, names.count, sizeof(char *), compare_names);
 	size_t kept = 0;
 	for (size_t i = 0; i < names.count; i++) {
 		if (kept > 0 && strcmp(names.list[kept - 1], names.list[i]) == 0)

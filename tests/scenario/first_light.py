@@ -16,6 +16,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 from farm import Farm
 
 PATH = ["-e", "PATH=/bin"]
+# A job that nobody runs must not keep the test for ever.
+LIMIT = ["timeout", "--foreground", "100"]
 
 
 class Scenario:
@@ -145,7 +147,7 @@ def a_job_sees_nothing_of_the_host(s):
 
 
 def the_server_is_killed_and_nothing_is_lost(s):
-    running = subprocess.Popen([s.farm.croft, "run", "--server", f"grpc://{s.farm.address}", "-d", "root",
+    running = subprocess.Popen([*LIMIT, s.farm.croft, "run", "--server", f"grpc://{s.farm.address}", "-d", "root",
                                 *PATH, "--", "sh", "-c", "echo begun; sleep 4; echo done"],
                                stdout=subprocess.PIPE, text=True)
     equal(running.stdout.readline(), "begun\n", "first line")
@@ -161,7 +163,7 @@ def the_server_is_killed_and_nothing_is_lost(s):
 def an_agent_is_killed_and_its_job_goes_elsewhere(s):
     s.farm.agent("two")
     s.farm.wait_agents(2)
-    running = subprocess.Popen([s.farm.croft, "run", "--json", "--server", f"grpc://{s.farm.address}",
+    running = subprocess.Popen([*LIMIT, s.farm.croft, "run", "--json", "--server", f"grpc://{s.farm.address}",
                                 "-d", "root", *PATH, "--skip-cache", "--", "sh", "-c", "sleep 3"],
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     victim = None
@@ -196,7 +198,7 @@ def jobs_own_their_inputs_where_owners_cannot_be_mapped(s):
 
 
 def a_job_can_be_cancelled(s):
-    running = subprocess.Popen([s.farm.croft, "run", "--server", f"grpc://{s.farm.address}", "-d", "root",
+    running = subprocess.Popen([*LIMIT, s.farm.croft, "run", "--server", f"grpc://{s.farm.address}", "-d", "root",
                                 *PATH, "--", "sh", "-c", "echo begun; sleep 1000"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     equal(running.stdout.readline(), "begun\n", "first line")
@@ -222,7 +224,7 @@ def missing_inputs_are_named(s):
 
 
 def the_same_job_twice_at_once_runs_once(s):
-    command = [s.farm.croft, "run", "--json", "--server", f"grpc://{s.farm.address}", "-d", "root", *PATH,
+    command = [*LIMIT, s.farm.croft, "run", "--json", "--server", f"grpc://{s.farm.address}", "-d", "root", *PATH,
                "--", "sh", "-c", "sleep 2; cat /proc/sys/kernel/random/uuid"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(2)]
