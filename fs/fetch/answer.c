@@ -82,7 +82,7 @@ static bool begin_batch(struct fetch_connection *connection, const struct http_h
 {
 	if (head->status == 200 && !head->is_zstd && !head->unknown_coding)
 		return true;
-	if (head->status < 400 || head->status >= 500)
+	if (head->status != 404 && head->status != 405 && head->status != 501)
 		return broken(connection, "a batch was answered with an error");
 	/* It has blobs, perhaps, but knows nothing of batches. */
 	connection->source->no_batch = true;

@@ -134,6 +134,26 @@ static void serve(struct croft_fetcher *fetcher, bool background, bool large)
 	}
 }
 
+static bool is_anything_queued(const struct croft_fetcher *fetcher)
+{
+	for (int i = 0; i < 4; i++)
+		if (fetcher->queues[i / 2][i % 2].first)
+			return true;
+	return false;
+}
+
+/* A source that is given time after a failure takes up work again by itself: the one timer may have
+ * been set for something sooner when the source failed. */
+static void wait_for_sources(struct croft_fetcher *fetcher)
+{
+	uint64_t now = ring_now_ns(fetcher->ring);
+	for (unsigned i = 0; i < FETCH_SOURCES; i++) {
+		const struct fetch_source *source = &fetcher->sources[i];
+		if (source->used && source->listed && !source->bad && source->ready_ns > now)
+			fetch_wake(fetcher, source->ready_ns);
+	}
+}
+
 void fetch_pump(struct croft_fetcher *fetcher)
 {
 	fetcher->pump_again = true;
@@ -147,5 +167,7 @@ void fetch_pump(struct croft_fetcher *fetcher)
 			serve(fetcher, background, true);
 		}
 	}
+	if (is_anything_queued(fetcher))
+		wait_for_sources(fetcher);
 	fetcher->pumping = false;
 }

@@ -281,23 +281,41 @@ static void *serve(void *user)
 	return NULL;
 }
 
-static struct source *start_source(void (*talk)(struct dialog *dialog), const struct blob *blobs,
-	size_t count)
+/* A port that stays ours while nobody listens on it: two who both reuse an address may share it as
+ * long as only one listens. */
+static int reserve_port(uint16_t port, char name[32])
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof(address);
+	int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	assert_return_code(bind(fd, (struct sockaddr *)&address, size), 0);
+	assert_return_code(getsockname(fd, (struct sockaddr *)&address, &size), 0);
+	snprintf(name, 32, "127.0.0.1:%d", ntohs(address.sin_port));
+	return fd;
+}
+
+/* At a reserved place, or, with NULL, at any. */
+static struct source *start_source_at(const char *place, void (*talk)(struct dialog *dialog),
+	const struct blob *blobs, size_t count)
 {
 	struct source *source = croft_zalloc(sizeof(*source));
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t size = sizeof(address);
 	source->talk = talk;
 	source->blobs = blobs;
 	source->count = count;
-	source->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_return_code(bind(source->fd, (struct sockaddr *)&address, size), 0);
+	source->fd = reserve_port(
+		place ? (uint16_t)strtoul(strchr(place, ':') + 1, NULL, 10) : 0, source->name);
 	assert_return_code(listen(source->fd, 100), 0);
-	assert_return_code(getsockname(source->fd, (struct sockaddr *)&address, &size), 0);
 	assert_return_code(pipe2(source->stop, O_CLOEXEC), 0);
-	snprintf(source->name, sizeof(source->name), "127.0.0.1:%d", ntohs(address.sin_port));
 	pthread_create(&source->thread, NULL, serve, source);
 	return source;
+}
+
+static struct source *start_source(void (*talk)(struct dialog *dialog), const struct blob *blobs,
+	size_t count)
+{
+	return start_source_at(NULL, talk, blobs, count);
 }
 
 static void stop_source(struct source *source)
@@ -471,11 +489,8 @@ static void goes_on_when_the_origin_comes_back(void **state)
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct blob blob = farm_blob(fixture, 100, 51000);
 	struct crowd crowd = CROWD;
-	/* A port that is free for the moment. */
-	struct source *place = start_source(say_nothing, NULL, 0);
 	char origin[32];
-	snprintf(origin, sizeof(origin), "%s", place->name);
-	stop_source(place);
+	int place = reserve_port(0, origin);
 	struct croft_fetcher *fetcher = start_fetcher(fixture, origin, 0);
 	ask(fetcher, &crowd, &blob, 1, false);
 	poll(NULL, 0, 300);
@@ -487,7 +502,42 @@ static void goes_on_when_the_origin_comes_back(void **state)
 	assert_int_equal(crowd.failed, 0);
 	croft_fetcher_stop(fetcher);
 	croft_plane_stop(plane);
+	close(place);
 	free(blob.data);
+}
+
+/* Every connection ends when it has been asked for something. */
+static void hang_up(struct dialog *dialog)
+{
+	hear(dialog);
+}
+
+/* Several connections that break at once make the source's time-out longer than its blobs'. */
+static void goes_on_when_the_origin_comes_back_after_many_failures(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct blob blobs[4];
+	struct crowd crowd = CROWD;
+	for (uint32_t i = 0; i < 4; i++)
+		blobs[i] = farm_blob(fixture, 100000, 51100 + i);
+	char origin[32];
+	int place = reserve_port(0, origin);
+	struct source *source = start_source_at(origin, hang_up, blobs, 4);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, origin, 0);
+	ask(fetcher, &crowd, blobs, 4, false);
+	while (__atomic_load_n(&source->connections, __ATOMIC_RELAXED) < 8)
+		poll(NULL, 0, 10);
+	stop_source(source);
+	struct croft_plane *plane = croft_plane_start(&(struct croft_plane_config){
+		.address = origin, .store = fixture->farm}, &err);
+	assert_ok(plane, err);
+	wait_for(&crowd, 4);
+	assert_ok(crowd.failed == 0, crowd.err);
+	croft_fetcher_stop(fetcher);
+	croft_plane_stop(plane);
+	close(place);
+	free_blobs(blobs, 4);
 }
 
 /* Large blobs with a wrong byte, small ones too. */
@@ -856,6 +906,76 @@ static void stops_in_the_middle_of_things(void **state)
 	free_blobs(blobs, COUNT);
 }
 
+/* All that can go wrong at once --------------------------------------------------------------------- */
+
+/* Serves from an offset, and now and then does not, in one way or another. */
+static void misbehave(struct dialog *dialog)
+{
+	unsigned seed = (unsigned)dialog->number * 2654435761u;
+	while (hear(dialog)) {
+		const struct blob *blob = asked_for(dialog);
+		if (!blob) {
+			say_head(dialog, 404, 0, "");
+			continue;
+		}
+		size_t first = first_of_range(dialog), size = blob->size - first, part = size;
+		char fields[128];
+		snprintf(fields, sizeof(fields), "Content-Range: bytes %zu-%zu/%zu\r\n", first,
+			blob->size - 1, blob->size);
+		int mood = rand_r(&seed) % 8;
+		if (mood == 0) {
+			say_head(dialog, 500, 0, "");
+			continue;
+		}
+		if (mood <= 3)
+			part = size * (size_t)(rand_r(&seed) % 100) / 100;
+		say_head(dialog, first ? 206 : 200, size, first ? fields : "");
+		say(dialog, blob->data + first, part);
+		if (mood <= 3)
+			return;
+	}
+}
+
+enum { MANY = 300 };
+
+static void delivers_everything_whatever_goes_wrong(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct blob *blobs = croft_array(MANY, sizeof(*blobs));
+	struct crowd crowd = CROWD;
+	char origin[32];
+	int place = reserve_port(0, origin);
+	for (uint32_t i = 0; i < MANY; i++)
+		blobs[i] = farm_blob(fixture, i % 4 ? 100 + i * 20 : 80000 + i * 3000, 90000 + i);
+	struct source *peers[] = {start_source(misbehave, blobs, MANY),
+		start_source(misbehave, blobs, MANY), start_source(lie, blobs, MANY)};
+	struct croft_fetcher *fetcher = start_fetcher(fixture, origin, 120000);
+	croft_fetcher_set_peers(fetcher,
+		(const char *const[]){peers[0]->name, peers[1]->name, peers[2]->name}, 3);
+	for (size_t at = 0; at < MANY; at += 50)
+		ask(fetcher, &crowd, blobs + at, 50, at % 100 == 0);
+	/* The origin comes and goes. */
+	for (int i = 0; i < 6; i++) {
+		struct croft_plane *plane = croft_plane_start(&(struct croft_plane_config){
+			.address = origin, .store = fixture->farm}, &err);
+		assert_ok(plane, err);
+		poll(NULL, 0, i < 5 ? 3 + 5 * i : 0);
+		if (i == 5)
+			wait_for(&crowd, MANY);
+		croft_plane_stop(plane);
+	}
+	assert_ok(crowd.failed == 0, crowd.err);
+	for (size_t i = 0; i < MANY; i++)
+		assert_local(fixture, &blobs[i]);
+	croft_fetcher_stop(fetcher);
+	for (size_t i = 0; i < 3; i++)
+		stop_source(peers[i]);
+	close(place);
+	free_blobs(blobs, MANY);
+	free(blobs);
+}
+
 static void refuses_an_origin_that_is_no_address(void **state)
 {
 	struct fixture *fixture = *state;
@@ -880,6 +1000,7 @@ int main(void)
 		cmocka_unit_test(says_not_found_when_no_source_has_it),
 		cmocka_unit_test(gives_up_when_nobody_answers),
 		cmocka_unit_test(goes_on_when_the_origin_comes_back),
+		cmocka_unit_test(goes_on_when_the_origin_comes_back_after_many_failures),
 		cmocka_unit_test(drops_a_peer_that_lies),
 		cmocka_unit_test(never_stores_what_a_lying_origin_sends),
 		cmocka_unit_test(goes_on_where_a_connection_broke_off),
@@ -892,6 +1013,7 @@ int main(void)
 		cmocka_unit_test(takes_a_new_connection_when_an_old_one_has_ended),
 		cmocka_unit_test(pending_requests_end_with_cancelled),
 		cmocka_unit_test(stops_in_the_middle_of_things),
+		cmocka_unit_test(delivers_everything_whatever_goes_wrong),
 		cmocka_unit_test(refuses_an_origin_that_is_no_address),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
