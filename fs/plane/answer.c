@@ -14,9 +14,11 @@
 #include <stdio.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-/* One turn of a worker; more would keep others waiting. */
-enum { SENDFILE_TURN = 4 << 20 };
+/* One turn of a worker, and of the ring's own thread; more would keep others waiting. */
+enum { TURN = 4 << 20, TURN_HERE = 2 << 20 };
 /* A chunk's size line and its end, and the last chunk. */
 enum { CHUNK_LINE = 8, CHUNK_END = 2, LAST_CHUNK = 5, FRAMING = 32 };
 
@@ -64,6 +66,12 @@ void plane_head(struct plane_request *request, int status, const char *format, .
 
 static void go(struct plane_request *request);
 
+static void count_sent(struct plane_request *request, uint64_t size)
+{
+	__atomic_fetch_add(&request->plane->stat.bytes_sent, size, __ATOMIC_RELAXED);
+	plane_touch(request->connection, size);
+}
+
 /* Producing ------------------------------------------------------------------------------------ */
 
 /* Calls `produce` and puts a chunk's frame around what it wrote. */
@@ -96,16 +104,52 @@ void plane_produce(struct plane_request *request)
 	}
 }
 
+/* What was produced, as far as the socket takes it. */
+static void send_here(struct plane_request *request)
+{
+	struct plane_buffer *buffer = &request->buffers[request->fill];
+	while (buffer->start < buffer->end) {
+		ssize_t done = send(request->connection->fd, buffer->data + buffer->start,
+			buffer->end - buffer->start,
+			MSG_DONTWAIT | MSG_NOSIGNAL | (request->produced ? 0 : MSG_MORE));
+		if (done > 0) {
+			buffer->start += (size_t)done;
+			request->sent_here += (size_t)done;
+		} else if (errno != EINTR) {
+			request->broken |= errno != EAGAIN;
+			return;
+		}
+	}
+	buffer->start = buffer->end = 0;
+}
+
+/* While nothing is on its way, the worker sends what it produces by itself: handing every buffer to
+ * the ring's thread and back would cost more than sending it. */
 static void produce_work(struct ring_work *work)
 {
-	plane_produce(plane_request_of(work));
+	struct plane_request *request = plane_request_of(work);
+	do {
+		plane_produce(request);
+		if (request->sends_here && !request->broken)
+			send_here(request);
+	} while (request->sends_here && !request->broken && !request->produced &&
+		request->sent_here < TURN && request->buffers[request->fill].end == 0);
 }
 
 static void produced(struct plane_request *request)
 {
+	if (request->sent_here > 0)
+		count_sent(request, request->sent_here);
 	if (request->buffers[request->fill].end > 0)
 		request->fill ^= 1;
 	go(request);
+}
+
+static void produce(struct plane_request *request)
+{
+	request->sent_here = 0;
+	request->sends_here = !request->connection->sending && request->fill == request->drain;
+	plane_request_work(request, produce_work, produced);
 }
 
 /* Files ---------------------------------------------------------------------------------------- */
@@ -118,12 +162,11 @@ static bool set_nonblocking(struct plane_request *request, bool on)
 		fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) == 0;
 }
 
-static void sendfile_work(struct ring_work *work)
+static void send_some(struct plane_request *request, uint64_t most)
 {
-	struct plane_request *request = plane_request_of(work);
 	uint64_t end = request->end;
-	if (end - request->position > SENDFILE_TURN)
-		end = request->position + SENDFILE_TURN;
+	if (end - request->position > most)
+		end = request->position + most;
 	while (request->position < end) {
 		off_t at = (off_t)(request->file_offset + request->position);
 		ssize_t done = sendfile(request->connection->fd, request->file, &at,
@@ -137,6 +180,34 @@ static void sendfile_work(struct ring_work *work)
 	}
 }
 
+static void sendfile_work(struct ring_work *work)
+{
+	send_some(plane_request_of(work), TURN);
+}
+
+/* cachestat(2), of Linux 6.5, which the C library does not know yet. */
+struct cache_range {
+	uint64_t offset, size;
+};
+struct cache_state {
+	uint64_t cached, dirty, writeback, evicted, recently_evicted;
+};
+enum { SYSCALL_CACHESTAT = 451 };
+
+/* Is all that one turn would send in the page cache? Then sending does not wait for the disk, and
+ * the ring's thread may do it. False also where the kernel cannot say. */
+static bool is_cached(const struct plane_request *request)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), size = request->end - request->position;
+	uint64_t start = request->file_offset + request->position;
+	if (size > TURN_HERE)
+		size = TURN_HERE;
+	struct cache_range range = {start, size};
+	struct cache_state state;
+	return syscall(SYSCALL_CACHESTAT, request->file, &range, &state, 0) == 0 &&
+		state.cached >= (start + size - 1) / page - start / page + 1;
+}
+
 static void wait_until_writable(struct plane_request *request)
 {
 	struct plane_connection *connection = request->connection;
@@ -145,12 +216,6 @@ static void wait_until_writable(struct plane_request *request)
 	io_uring_sqe_set_data(sqe, &connection->sent);
 	connection->sending = true;
 	request->polling = true;
-}
-
-static void count_sent(struct plane_request *request, uint64_t size)
-{
-	__atomic_fetch_add(&request->plane->stat.bytes_sent, size, __ATOMIC_RELAXED);
-	plane_touch(request->connection, size);
 }
 
 static void file_was_sent(struct plane_request *request)
@@ -167,7 +232,14 @@ static void send_file(struct plane_request *request)
 	request->position_before = request->position;
 	if (!request->nonblocking && !set_nonblocking(request, true))
 		request->broken = true;
-	plane_request_work(request, sendfile_work, file_was_sent);
+	if (request->broken) {
+		go(request);
+	} else if (is_cached(request)) {
+		send_some(request, TURN_HERE);
+		file_was_sent(request);
+	} else {
+		plane_request_work(request, sendfile_work, file_was_sent);
+	}
 }
 
 /* Going on ------------------------------------------------------------------------------------- */
@@ -202,7 +274,7 @@ static void go(struct plane_request *request)
 		return;
 	if (!request->produced) {
 		if (request->buffers[request->fill].end == 0)
-			plane_request_work(request, produce_work, produced);
+			produce(request);
 		return;
 	}
 	if (connection->sending)
@@ -223,7 +295,7 @@ void plane_answer_begin(struct plane_request *request)
 		request->fill ^= 1;
 		go(request);
 	} else {
-		plane_request_work(request, produce_work, produced);
+		produce(request);
 	}
 }
 

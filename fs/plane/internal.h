@@ -107,6 +107,8 @@ struct plane_request {
 	int file; /* ≥ 0: by sendfile */
 	uint64_t file_offset;
 	bool nonblocking, polling;
+	bool sends_here;    /* the worker that produces sends, too */
+	uint64_t sent_here; /* by it, in this turn */
 	struct croft_slice value; /* of a record, in the arena */
 	struct ZSTD_CCtx_s *zstd;
 	char *zstd_in;
