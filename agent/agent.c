@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "agent/agent.h"
 
+#include "agent/image.h"
 #include "agent/session.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -145,6 +146,8 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 		return false;
 	CROFT_CLEANUP_FD int lock = lock_state(config.state, err);
 	if (lock < 0 || !make_state(&config, &machine, arena, err))
+		return false;
+	if (config.root_image && !croft_image_check(config.root_image, config.state, err))
 		return false;
 	machine.agent_id = agent_id(&config, arena, err);
 	if (!machine.agent_id)

@@ -18,7 +18,9 @@ struct croft_agent_config {
 	unsigned slots;       /* 0: one per CPU */
 	const char *const *properties; /* "key=value"; OSFamily and ISA are added */
 	size_t property_count;
-	const char *root_image; /* digest or host directory for jobs whose input root is no "/"; or NULL */
+	/* For jobs whose input root is no "/": an absolute directory, or the digest or name of a tree in the
+	 * farm; or NULL. */
+	const char *root_image;
 	const char *plane_address; /* serve the cache to peers; or NULL */
 	uint64_t cache_bytes;
 	bool allow_network; /* jobs that ask for network=on get this machine's network */

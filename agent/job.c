@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "agent/job.h"
 
+#include "agent/image.h"
 #include "agent/logs.h"
 #include "agent/options.h"
 #include "agent/outputs.h"
@@ -27,6 +28,7 @@ struct croft_job {
 	struct croft_digest input_root;
 	struct croft_layout layout;
 	struct croft_job_options options;
+	const char *root_image; /* path of its tree; NULL: the input root is "/" */
 	struct croft_job_logs *logs;
 	uint64_t pid_namespace;    /* 0 until the sandbox started */
 	uint64_t granted_stall_ns; /* by which the wall clock was put off so far */
@@ -180,6 +182,27 @@ static const char *input_root_path(struct croft_job *job)
 		croft_daemon_mountpoint(job->machine->daemon), text);
 }
 
+/* What stands at the job's "/": its input root, or an image. */
+static bool choose_root(struct croft_job *job, struct croft_error *err)
+{
+	const struct croft_machine *machine = job->machine;
+	const char *image =
+		job->options.root_image ? job->options.root_image : machine->root_image;
+	const char *instance = job->message->instance_name;
+	bool whole = job->options.root == CROFT_ROOT_INPUT;
+	if (!image && job->options.root == CROFT_ROOT_IMAGE)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"the job asks for a root image (croft-root=image), but this agent has none: start it "
+			"with --root-image, or name one in the property croft-root-image");
+	if (image && job->options.root == CROFT_ROOT_UNSAID &&
+		!croft_image_is_whole_root(&job->input_root, machine, instance, &whole, err))
+		return false;
+	if (!image || whole)
+		return true;
+	job->root_image = croft_image_path(image, machine, instance, job->arena, err);
+	return job->root_image != NULL;
+}
+
 static bool prepare(struct croft_job *job, struct croft_error *err)
 {
 	const Farm__Job *message = job->message;
@@ -188,14 +211,10 @@ static bool prepare(struct croft_job *job, struct croft_error *err)
 			err, CROFT_INVALID_ARGUMENT, "the command of this action has no arguments");
 	if (!croft_digest_from_message(
 			message->action->input_root_digest, "the action's input root", &job->input_root, err) ||
-		!croft_job_options_read(&job->options, message, job->machine->root_image != NULL, err) ||
+		!croft_job_options_read(&job->options, message, err) || !choose_root(job, err) ||
 		!croft_layout_of(message->command,
-			job->options.over_image ? "/croft/root" : "/", job->arena, &job->layout, err))
+			job->root_image ? "/croft/root" : "/", job->arena, &job->layout, err))
 		return false;
-	if (job->options.over_image && !job->machine->root_image)
-		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
-			"the job asks for a root image (croft-root=image), but this agent has none: start it "
-			"with --root-image");
 	if (job->options.network == CROFT_NETWORK_HOST && !job->machine->allow_network)
 		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
 			"the job asks for network=on, which this agent does not allow: start it with "
@@ -206,12 +225,12 @@ static bool prepare(struct croft_job *job, struct croft_error *err)
 static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_error *err)
 {
 	const char *input = input_root_path(job);
-	const char *roots[] = {job->options.over_image ? job->machine->root_image : input};
+	const char *roots[] = {job->root_image ? job->root_image : input};
 	struct croft_sandbox_spec spec = {
 		.roots = roots,
 		.root_count = 1,
-		.input_root = job->options.over_image ? input : NULL,
-		.input_target = job->options.over_image ? job->layout.input_target : NULL,
+		.input_root = job->root_image ? input : NULL,
+		.input_target = job->root_image ? job->layout.input_target : NULL,
 		.writable_directories = job->layout.writable,
 		.writable_count = job->layout.writable_count,
 		.root_writable = true,

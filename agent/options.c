@@ -46,6 +46,18 @@ static bool read_network(struct croft_job_options *options,
 	return true;
 }
 
+/* A job may name trees of the farm only: what directories an agent shows is not for jobs to say. */
+static bool read_image(struct croft_job_options *options,
+	const Reapi__Platform__Property *property, struct croft_error *err)
+{
+	char first = property->value[0];
+	if (first == '\0' || first == '/' || first == '.')
+		return bad_value(property, "the digest or name of a tree in the farm", err);
+	options->root_image = property->value;
+	options->root = CROFT_ROOT_IMAGE;
+	return true;
+}
+
 static bool read_property(struct croft_job_options *options,
 	const Reapi__Platform__Property *property, struct croft_error *err)
 {
@@ -65,15 +77,18 @@ static bool read_property(struct croft_job_options *options,
 	} else if (strcmp(property->name, "croft-root") == 0) {
 		if (strcmp(property->value, "image") != 0 && strcmp(property->value, "input") != 0)
 			return bad_value(property, "one of input, image", err);
-		options->over_image = strcmp(property->value, "image") == 0;
+		options->root =
+			strcmp(property->value, "image") == 0 ? CROFT_ROOT_IMAGE : CROFT_ROOT_INPUT;
+	} else if (strcmp(property->name, "croft-root-image") == 0) {
+		return read_image(options, property, err);
 	}
 	return true;
 }
 
-bool croft_job_options_read(struct croft_job_options *options, const Farm__Job *job, bool has_image,
+bool croft_job_options_read(struct croft_job_options *options, const Farm__Job *job,
 	struct croft_error *err)
 {
-	*options = (struct croft_job_options){.over_image = has_image};
+	*options = (struct croft_job_options){.root = CROFT_ROOT_UNSAID};
 	const Reapi__Platform *platform = platform_of(job);
 	for (size_t i = 0; platform && i < platform->n_properties; i++)
 		if (!read_property(options, platform->properties[i], err))

@@ -11,15 +11,16 @@
 #include "croft/v1/farm.pb-c.h"
 
 struct croft_job_options {
-	bool over_image; /* the input root is a folder over the agent's root image, not "/" */
+	/* What the input root is: "/", or a folder over a root image; or the job does not say. */
+	enum { CROFT_ROOT_UNSAID, CROFT_ROOT_INPUT, CROFT_ROOT_IMAGE } root;
+	const char *root_image; /* the job's own choice; or NULL: the agent's. Borrowed from the job */
 	uint32_t uid, gid;
 	enum croft_network network;
 	uint64_t memory_bytes;
 };
 
-/* `has_image`: what to take for granted when the job does not say (croft-root). INVALID_ARGUMENT
- * names a property whose value makes no sense. */
-bool croft_job_options_read(struct croft_job_options *options, const Farm__Job *job, bool has_image,
+/* INVALID_ARGUMENT names a property whose value makes no sense. */
+bool croft_job_options_read(struct croft_job_options *options, const Farm__Job *job,
 	struct croft_error *err);
 
 #endif

@@ -23,7 +23,7 @@ struct croft_machine {
 	const char *agent_id;
 	bool allow_network;
 	uint32_t owner; /* of what the mount shows */
-	const char *root_image; /* path of the tree for jobs whose input root is no "/"; or NULL */
+	const char *root_image; /* as croft_agent_config has it */
 };
 
 struct croft_session;

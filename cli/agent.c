@@ -60,7 +60,7 @@ static const struct option_spec agent_options[] = {
 	{"name", 0, "NAME", "how the farm calls this agent (else the host's name)"},
 	{"slots", 0, "N", "jobs at a time (else one per CPU)"},
 	{"property", 'p', "KEY=VALUE", "platform property that jobs may ask for; may be given again"},
-	{"root-image", 0, "DIGEST|DIR", "the / of jobs whose inputs are not a whole root (Bazel)"},
+	{"root-image", 0, "NAME|DIR", "the / of jobs whose inputs are not a whole root (Bazel)"},
 	{"plane", 0, "ADDR", "serve the cache to other agents there"},
 	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},

@@ -179,7 +179,7 @@ static const struct option_spec farm_options[] = {
 	{"listen", 0, "HOST:PORT", "for clients (else 127.0.0.1:8980); port 0 is any free one"},
 	{"budget", 0, "SIZE", "most bytes that the store may hold"},
 	{"cache", 0, "SIZE", "most bytes that each agent's cache may hold"},
-	{"root-image", 0, "DIGEST|DIR", "the / of jobs whose inputs are not a whole root (Bazel)"},
+	{"root-image", 0, "NAME|DIR", "the / of jobs whose inputs are not a whole root (Bazel)"},
 	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
 	{"policy", 0, "NAME", "how jobs are placed (else locality)"},
 	{"verbose", 'v', NULL, "log more"},

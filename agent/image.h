@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Root images: the "/" of jobs whose input root is only a folder in it (Bazel and its like).
+ *
+ * An image is a directory of this machine, or a tree in the farm's store (by digest, or by a name that
+ * `croft import --name` gave), which is mounted lazily as inputs are.
+ */
+#ifndef CROFT_AGENT_IMAGE_H
+#define CROFT_AGENT_IMAGE_H
+
+#include "agent/session.h"
+
+/* What --root-image says, checked as far as it can be without a server: a directory must be there,
+ * and may not hold the agent's own state. */
+bool croft_image_check(const char *image, const char *state, struct croft_error *err);
+
+/* The path of the image's tree on this machine, in the arena; names are looked up in the store each
+ * time, so that a new tree under the same name is what later jobs get. FAILED_PRECONDITION when there
+ * is no such image; UNAVAILABLE when the store could not be asked. */
+const char *croft_image_path(const char *image, const struct croft_machine *machine,
+	const char *instance_name, struct croft_arena *arena, struct croft_error *err);
+
+/* Whether this input root says of itself that it is a whole file system: BuildBox's clients mark its
+ * Directory with the property SubtreeReadOnly. */
+bool croft_image_is_whole_root(const struct croft_digest *input_root,
+	const struct croft_machine *machine, const char *instance_name, bool *whole,
+	struct croft_error *err);
+
+#endif
