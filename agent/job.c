@@ -30,6 +30,7 @@ struct croft_job {
 	struct croft_job_options options;
 	const char *root_image; /* path of its tree; NULL: the input root is "/" */
 	struct croft_job_logs *logs;
+	uint64_t output_connection[2]; /* by which stdout and stderr went to the server last */
 	uint64_t pid_namespace;    /* 0 until the sandbox started */
 	uint64_t granted_stall_ns; /* by which the wall clock was put off so far */
 
@@ -122,11 +123,23 @@ static void on_started(void *user, uint64_t pid_namespace)
 static void on_output(void *user, int stream, struct croft_slice data)
 {
 	struct croft_job *job = user;
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = NULL;
 	croft_job_logs_append(job->logs, stream, data);
+	uint64_t connection = croft_session_connection(job->session);
+	if (connection != job->output_connection[stream - 1]) {
+		/* What was printed meanwhile was lost, and the server may know nothing of what came before. */
+		job->output_connection[stream - 1] = connection;
+		arena = croft_arena_create();
+		struct croft_slice tail = croft_job_logs_tail(job->logs, stream, arena);
+		if (tail.size > data.size)
+			data = tail;
+	}
 	Farm__JobOutput output = FARM__JOB_OUTPUT__INIT;
 	output.lease = job->message->lease;
 	ProtobufCBinaryData bytes = {data.size, (uint8_t *)data.data};
+	uint64_t offset = croft_job_logs_size(job->logs, stream) - data.size;
 	*(stream == 1 ? &output.stdout : &output.stderr) = bytes;
+	*(stream == 1 ? &output.stdout_offset : &output.stderr_offset) = offset;
 	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
 	message.kind_case = FARM__AGENT_MESSAGE__KIND_JOB_OUTPUT;
 	message.job_output = &output;

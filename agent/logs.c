@@ -9,11 +9,14 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+enum { TAIL_BYTES = 1 << 20 };
+
 struct croft_job_logs {
 	int folder;
 	struct stream {
 		int fd;
 		char name[128];
+		uint64_t size;
 		struct croft_error failed; /* the first write that did */
 	} streams[2];
 };
@@ -49,6 +52,24 @@ void croft_job_logs_append(struct croft_job_logs *logs, int stream, struct croft
 	struct stream *log = &logs->streams[stream - 1];
 	if (log->failed.code == CROFT_OK)
 		croft_write_all(log->fd, data.data, data.size, log->name, &log->failed);
+	log->size += data.size;
+}
+
+uint64_t croft_job_logs_size(const struct croft_job_logs *logs, int stream)
+{
+	return logs->streams[stream - 1].size;
+}
+
+struct croft_slice croft_job_logs_tail(const struct croft_job_logs *logs, int stream,
+	struct croft_arena *arena)
+{
+	const struct stream *log = &logs->streams[stream - 1];
+	size_t size = log->size < TAIL_BYTES ? (size_t)log->size : TAIL_BYTES;
+	char *bytes = croft_arena_alloc(arena, size + 1);
+	if (log->failed.code != CROFT_OK ||
+		!croft_pread_all(log->fd, bytes, size, log->size - size, log->name, NULL))
+		return CROFT_SLICE("", 0);
+	return CROFT_SLICE(bytes, size);
 }
 
 bool croft_job_logs_finish(struct croft_job_logs *logs, struct croft_upload *upload,

@@ -16,6 +16,11 @@ bool croft_job_logs_open(const char *folder, const char *lease, struct croft_job
 	struct croft_error *err);
 /* stream 1 or 2. A failed write is told by finish. One thread at a time. */
 void croft_job_logs_append(struct croft_job_logs *logs, int stream, struct croft_slice data);
+/* How much was appended. */
+uint64_t croft_job_logs_size(const struct croft_job_logs *logs, int stream);
+/* The last bytes (1 MiB at the most), in the arena, for a server that was restarted. */
+struct croft_slice croft_job_logs_tail(const struct croft_job_logs *logs, int stream,
+	struct croft_arena *arena);
 /* Queues both for upload and names them in the result. */
 bool croft_job_logs_finish(struct croft_job_logs *logs, struct croft_upload *upload,
 	Reapi__ActionResult *result, struct croft_arena *arena, struct croft_error *err);

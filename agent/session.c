@@ -36,6 +36,7 @@ struct croft_session {
 	bool stopping, draining;
 	unsigned heartbeat_ms;
 
+	uint64_t connections; /* Welcomes so far; guarded by lock */
 	pthread_mutex_t write_lock; /* guards: stream, and keeps writes to it one at a time */
 	struct croft_stream *stream;
 };
@@ -68,6 +69,12 @@ struct croft_session *croft_session_create(const struct croft_agent_config *conf
 	pthread_cond_init(&session->changed, &attributes);
 	pthread_condattr_destroy(&attributes);
 	return session;
+}
+
+uint64_t croft_session_connection(struct croft_session *session)
+{
+	CROFT_LOCKED(&session->lock);
+	return session->connections;
 }
 
 void croft_session_send(struct croft_session *session, const Farm__AgentMessage *message)
@@ -323,6 +330,7 @@ static bool handle(struct croft_session *session, const Farm__ServerMessage *mes
 		pthread_mutex_lock(&session->lock);
 		if (message->welcome->heartbeat_ms)
 			session->heartbeat_ms = message->welcome->heartbeat_ms;
+		session->connections++;
 		pthread_mutex_unlock(&session->lock);
 		croft_log(CROFT_LOG_INFO, "connected to %s", croft_channel_target(session->machine->channel));
 		drop_revoked(session, message->welcome);

@@ -37,6 +37,8 @@ bool croft_session_run(struct croft_session *session, struct croft_error *err);
 void croft_session_stop(struct croft_session *session);
 void croft_session_destroy(struct croft_session *session);
 
+/* How many connections there were up to now; 0: none yet. */
+uint64_t croft_session_connection(struct croft_session *session);
 /* For jobs, from their threads. Sending while there is no connection does nothing. */
 void croft_session_send(struct croft_session *session, const Farm__AgentMessage *message);
 

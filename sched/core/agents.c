@@ -176,8 +176,10 @@ static void on_output(struct session *session, const Farm__JobOutput *output)
 	struct task *task = own_task(session, output->lease);
 	if (!task)
 		return;
-	log_append(session->sched, task, 0, &output->stdout);
-	log_append(session->sched, task, 1, &output->stderr);
+	log_append(session->sched, task, 0, output->stdout_offset,
+		CROFT_SLICE(output->stdout.data, output->stdout.len));
+	log_append(session->sched, task, 1, output->stderr_offset,
+		CROFT_SLICE(output->stderr.data, output->stderr.len));
 }
 
 static void on_refused(struct session *session, const Farm__JobRefused *refused)

@@ -206,8 +206,8 @@ void agent_cancel(struct task *task, const char *reason);
 void agent_free(struct agent *agent);
 
 /* logs.c */
-void log_append(struct croft_sched *sched, struct task *task, int stream,
-	const ProtobufCBinaryData *data);
+void log_append(struct croft_sched *sched, struct task *task, int stream, uint64_t offset,
+	struct croft_slice data);
 void logs_free(struct task *task);
 
 /* Method tables of the services. */

@@ -10,13 +10,29 @@
 
 enum { READ_BYTES = 256 * 1024 };
 
-void log_append(struct croft_sched *sched, struct task *task, int stream,
-	const ProtobufCBinaryData *data)
+/* How many of the bytes from `offset` to `end` are in the log already. A gap begins it anew (this
+ * server was away meanwhile), and so does what reaches further back. */
+static uint64_t known_bytes(struct live_log *log, uint64_t offset, uint64_t end)
+{
+	uint64_t log_end = log->start + log->size;
+	if (log->size > 0 && offset <= log_end && (offset >= log->start || end < log_end))
+		return log_end - offset;
+	log->start = offset;
+	log->size = 0;
+	return 0;
+}
+
+void log_append(struct croft_sched *sched, struct task *task, int stream, uint64_t offset,
+	struct croft_slice data)
 {
 	struct live_log *log = &task->logs[stream];
-	if (data->len == 0)
+	if (data.size == 0)
 		return;
-	size_t excess = log->size + data->len > LOG_KEEP_BYTES ? log->size + data->len - LOG_KEEP_BYTES : 0;
+	uint64_t known = known_bytes(log, offset, offset + data.size);
+	if (known >= data.size)
+		return;
+	data = CROFT_SLICE((const char *)data.data + known, data.size - (size_t)known);
+	size_t excess = log->size + data.size > LOG_KEEP_BYTES ? log->size + data.size - LOG_KEEP_BYTES : 0;
 	if (excess > log->size)
 		excess = log->size;
 	if (excess) {
@@ -24,12 +40,12 @@ void log_append(struct croft_sched *sched, struct task *task, int stream,
 		log->size -= excess;
 		log->start += excess;
 	}
-	if (log->room < log->size + data->len) {
-		log->room = (log->size + data->len) * 2;
+	if (log->room < log->size + data.size) {
+		log->room = (log->size + data.size) * 2;
 		log->data = croft_realloc(log->data, log->room, 1);
 	}
-	memcpy(log->data + log->size, data->data, data->len);
-	log->size += data->len;
+	memcpy(log->data + log->size, data.data, data.size);
+	log->size += data.size;
 	pthread_cond_broadcast(&sched->log_changed);
 }
 
