@@ -89,7 +89,9 @@ int launcher_user_namespace(const struct launcher_context *context, uint32_t bas
 		close(ready[1]);
 		return -1;
 	}
-	pid_t pid = fork();
+	/* Not fork(): the thread sanitizer would start a thread in the child, and a user namespace is for a
+	 * process with one. */
+	pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, 0);
 	if (pid == 0) {
 		char byte = mounts_own(context, NULL) && unshare(CLONE_NEWUSER) == 0 ? 'y' : 'n';
 		close(done[1]); /* else our own copy keeps the read below from ending */

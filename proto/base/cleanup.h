@@ -33,9 +33,9 @@ static inline void croft_cleanup_unlock(pthread_mutex_t **mutex)
 		pthread_mutex_unlock(*mutex);
 }
 
-#define CROFT_CLEANUP_FD __attribute__((cleanup(croft_cleanup_fd)))
-#define CROFT_CLEANUP_FREE __attribute__((cleanup(croft_cleanup_free)))
-#define CROFT_CLEANUP_ARENA __attribute__((cleanup(croft_cleanup_arena)))
+#define CROFT_CLEANUP_FD __attribute__((cleanup(croft_cleanup_fd), unused))
+#define CROFT_CLEANUP_FREE __attribute__((cleanup(croft_cleanup_free), unused))
+#define CROFT_CLEANUP_ARENA __attribute__((cleanup(croft_cleanup_arena), unused))
 
 /* Holds the mutex to the end of the scope: `CROFT_LOCKED(&store->lock);` */
 #define CROFT_LOCKED(mutex) CROFT_LOCKED_AT(mutex, __LINE__)
