@@ -9,6 +9,9 @@ ca-certificates"
 test_packages="clang libclang-rt-14-dev python3 python3-grpcio python3-protobuf iproute2
 busybox-static curl openssl procps util-linux"
 
+# Clients that Debian has, and what their jobs find in their root.
+client_packages="bazel-bootstrap bazel-bootstrap-data bazel-platforms bazel-rules-java g++ make zip"
+
 demo_packages="dpkg-dev python3"
 
 # install_missing PACKAGE...: quiet when nothing is missing; root is needed otherwise.

@@ -1,0 +1,3 @@
+#!/bin/bash
+echo "this test fails"
+exit 3

@@ -1,0 +1,2 @@
+#include "lib/sum.h"
+int sum(int a, int b) { return a + b; }
