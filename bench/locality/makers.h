@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Trace makers. */
+#ifndef CROFT_BENCH_LOCALITY_MAKERS_H
+#define CROFT_BENCH_LOCALITY_MAKERS_H
+
+#include "bench/locality/trace.h"
+
+struct debian_options {
+	const char *directory; /* for apt's lists: they are fetched anew if they changed */
+	const char *mirror, *suite; /* NULL: deb.debian.org, bookworm */
+	bool lazy; /* synthetic read shares instead of whole packages */
+};
+struct trace *make_debian(const struct debian_options *options, struct croft_error *err);
+
+#endif
