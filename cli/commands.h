@@ -11,6 +11,7 @@ extern const struct command command_farm;
 extern const struct command command_run;
 extern const struct command command_import;
 extern const struct command command_export;
+extern const struct command command_bench;
 extern const struct command command_ls, command_cat, command_du, command_find; /* browse.c */
 extern const struct command command_diff;
 extern const struct command command_mount;

@@ -32,6 +32,7 @@ const struct command *const commands[] = {
 	&command_gc,
 	&command_fsck,
 	&command_store,
+	&command_bench,
 	&command_completion,
 	&command_help,
 	NULL,

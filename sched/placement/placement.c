@@ -267,7 +267,7 @@ static struct croft_placement_job *choose(struct croft_placement *placement, dou
 		decision->reason = "the least queued work and transfer time when it came";
 		return bound_next(placement, agent, &job) ? job : NULL;
 	}
-	if (placement->started % placement->config.oldest_every == 0 &&
+	if ((placement->started + 1) % placement->config.oldest_every == 0 &&
 		(class = next_class(placement, true, round))) {
 		job = TAILQ_FIRST(&class->by_age);
 		*agent = choose_agent(placement, job, decision);

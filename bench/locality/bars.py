@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Replays one trace under every policy, on 64 and on 512 agents, and holds the locality policy against
+the baselines. Whole packages are read, as in the figures that others publish; run times are synthetic."""
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+
+
+def bar(name, value, goal, right):
+    print(f"BAR {name} {value} {goal} {'ok' if right else 'short'}", flush=True)
+
+
+class Bench:
+    def __init__(self, croft, folder):
+        self.croft, self.trace = croft, f"{folder}/trace.zst"
+        self.run("--state", f"{folder}/apt", "--whole", "--write-trace", self.trace)
+
+    def run(self, *arguments):
+        return subprocess.run([self.croft, "bench", "locality", *arguments], check=True,
+                              stdout=subprocess.PIPE, text=True).stdout
+
+    def replay(self, title, *arguments):
+        print(f"\n{title}", flush=True)
+        rows = {row["policy"]: row for row in json.loads(
+            self.run("--trace", self.trace, "--json", *arguments))}
+        print(f"  {'policy':14} {'moved':>10} {'x random':>9} {'makespan':>9} {'p99 wait':>9} {'map':>8}")
+        for name, row in rows.items():
+            print(f"  {name:14} {row['bytes_moved'] / 1e9:7.1f} GB "
+                  f"{row['bytes_moved'] / rows['random']['bytes_moved']:8.3f}x "
+                  f"{row['makespan']:8.0f}s {row['wait_p99']:8.1f}s "
+                  f"{row['presence_bytes'] / 1e6:5.1f} MB", flush=True)
+        return rows
+
+    def stream(self, agents):
+        rows = self.replay(f"A stream of jobs at 70 % load, {agents} agents with 4 slots",
+                           "--agents", str(agents), "--mode", "stream")
+        moved = {name: row["bytes_moved"] for name, row in rows.items() if name != "no-eviction"}
+        mine = moved.pop("locality")
+        random = mine / moved["random"]
+        best = mine / min(moved.values())
+        bar(f"locality-stream-{agents}-of-random", f"{random:.3f}", "<=0.25", random <= 0.25)
+        bar(f"locality-stream-{agents}-of-best-baseline", f"{best:.3f}", "<=0.80", best <= 0.80)
+        self.waits(f"stream-{agents}", rows)
+
+    def saturated(self, agents):
+        rows = self.replay(f"Everything at once, {agents} agents with 4 slots",
+                           "--agents", str(agents), "--mode", "saturated")
+        mine = rows["locality"]
+        random = mine["bytes_moved"] / rows["random"]["bytes_moved"]
+        longer = mine["makespan"] / rows["least-loaded"]["makespan"]
+        bar(f"locality-saturated-{agents}-of-random", f"{random:.3f}", "<=0.42", random <= 0.42)
+        bar(f"locality-saturated-{agents}-makespan", f"{longer:.3f}", "<=1.03", longer <= 1.03)
+        self.waits(f"saturated-{agents}", rows)
+
+    def waits(self, name, rows):
+        mine = rows["locality"]
+        bar(f"locality-{name}-skips", mine["most_skips"], f"<={mine['skip_bound']}",
+            mine["most_skips"] <= mine["skip_bound"])
+
+    def decisions(self):
+        rows = self.replay("Decisions, 10,000 agents with 4 slots, in a stream", "--agents", "10000",
+                           "--policy", "locality")
+        mine = rows["locality"]
+        bar("placement-decisions-per-second", f"{mine['decisions_per_second']:.0f}", ">=100000",
+            mine["decisions_per_second"] >= 100000)
+        bar("placement-decision-p99-us", f"{mine['decision_p99_us']:.1f}", "<100",
+            mine["decision_p99_us"] < 100)
+        bar("placement-map-megabytes", f"{mine['presence_bytes'] / 1e6:.1f}", "<80",
+            mine["presence_bytes"] < 80e6)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("croft")
+    with tempfile.TemporaryDirectory(prefix="croft-locality-",
+                                     dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
+        bench = Bench(parser.parse_args().croft, folder)
+        for agents in (64, 512):
+            bench.stream(agents)
+            bench.saturated(agents)
+        bench.decisions()
+
+
+if __name__ == "__main__":
+    main()
