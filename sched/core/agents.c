@@ -14,7 +14,8 @@
 
 /* Heartbeats that may be missed before an agent is lost, and how many it may take to come back after
  * its connection broke. */
-enum { MISSED_HEARTBEATS = 5, RECONNECT_HEARTBEATS = 3, REFUSED_MS = 500 };
+enum { MISSED_HEARTBEATS = 5, RECONNECT_HEARTBEATS = 3 };
+static const double REFUSED_SECONDS = 0.5;
 
 static void post(struct session *session, Farm__ServerMessage__KindCase kind, void *part)
 {
@@ -73,6 +74,13 @@ static void describe_agent(struct agent *agent, const Farm__Hello *hello)
 			abort();
 }
 
+void agent_open(struct croft_sched *sched, const struct agent *agent)
+{
+	if (agent->placed != UINT32_MAX)
+		croft_placement_agent_open(
+			sched->placement, agent->placed, agent->session && !agent->draining);
+}
+
 /* All its tasks go elsewhere. */
 static void lose_agent(struct croft_sched *sched, struct agent *agent, const char *why)
 {
@@ -84,6 +92,21 @@ static void lose_agent(struct croft_sched *sched, struct agent *agent, const cha
 }
 
 /* Hello -------------------------------------------------------------------------------------------- */
+
+static void tell_placement(struct croft_sched *sched, struct agent *agent)
+{
+	struct croft_placement_agent description = {
+		.properties = (const char *const *)agent->properties,
+		.property_count = agent->property_count,
+		.slots = agent->slots,
+		.user = agent,
+	};
+	if (agent->placed == UINT32_MAX)
+		agent->placed = croft_placement_agent_add(sched->placement, &description);
+	else
+		croft_placement_agent_change(sched->placement, agent->placed, &description);
+	agent_open(sched, agent);
+}
 
 static bool names_lease(const Farm__Hello *hello, const char *lease)
 {
@@ -111,6 +134,7 @@ static void settle_leases(struct croft_sched *sched, struct agent *agent, const 
 		task->agent = agent; /* after a restart of the server */
 		agent->running++;
 		LIST_INSERT_HEAD(&agent->tasks, task, agent_link);
+		placed_adopt(sched, task, agent);
 	}
 	struct task *task = LIST_FIRST(&agent->tasks);
 	while (task) {
@@ -135,6 +159,7 @@ static void on_hello(struct session *session, const Farm__Hello *hello)
 	if (!agent) {
 		agent = croft_zalloc(sizeof(*agent));
 		agent->id = croft_strdup(hello->agent_id);
+		agent->placed = UINT32_MAX;
 		LIST_INIT(&agent->tasks);
 		LIST_INSERT_HEAD(&sched->agents, agent, link);
 	}
@@ -149,7 +174,8 @@ static void on_hello(struct session *session, const Farm__Hello *hello)
 	agent->session = session;
 	session->agent = agent;
 	agent->heard_ns = croft_now_ns();
-	agent->lost_ns = agent->refused_until_ns = 0;
+	agent->lost_ns = 0;
+	tell_placement(sched, agent);
 
 	Farm__Welcome welcome = FARM__WELCOME__INIT;
 	welcome.server_version = (char *)CROFT_VERSION;
@@ -187,12 +213,13 @@ static void on_refused(struct session *session, const Farm__JobRefused *refused)
 	struct task *task = own_task(session, refused->lease);
 	if (!task)
 		return;
-	session->agent->refused_until_ns = croft_now_ns() + REFUSED_MS * 1000000ull;
+	croft_placement_agent_pause(
+		session->sched->placement, session->agent->placed, placed_now() + REFUSED_SECONDS);
 	task->attempts--; /* a refusal is no try */
 	if (task->cancelling)
 		task_lost(session->sched, task, refused->reason);
 	else
-		task_enqueue(session->sched, task, true);
+		task_enqueue(session->sched, task);
 	dispatch(session->sched);
 }
 
@@ -227,6 +254,24 @@ static bool may_retry(const Farm__JobDone *done)
 		return false;
 	return done->status->code == CROFT_UNAVAILABLE || done->status->code == CROFT_INTERNAL ||
 		done->status->code == CROFT_UNKNOWN;
+}
+
+static double timestamp_seconds(const Google__Protobuf__Timestamp *time)
+{
+	return time ? (double)time->seconds + time->nanos / 1e9 : 0;
+}
+
+/* What the command took, without waiting for fetches; 0: not known. */
+static double run_seconds_of(const Farm__JobDone *done)
+{
+	const Reapi__ExecutedActionMetadata *metadata =
+		done->result ? done->result->execution_metadata : NULL;
+	if (!metadata)
+		return 0;
+	double seconds = timestamp_seconds(metadata->execution_completed_timestamp) -
+		timestamp_seconds(metadata->execution_start_timestamp);
+	double stalled = done->inputs ? (double)done->inputs->stall_ms / 1000 : 0;
+	return seconds > stalled ? seconds - stalled : 0;
 }
 
 /* Storing the result reads and writes the store: the lock is not held. */
@@ -272,6 +317,7 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 		ack(session, done->lease);
 		task_lost(sched, task, done->status->message);
 	} else {
+		task->run_seconds = run_seconds_of(done);
 		task_complete(sched, task, response, failed);
 	}
 	dispatch(sched);
@@ -318,6 +364,7 @@ static void on_message(void *user, void *raw)
 		break;
 	case FARM__AGENT_MESSAGE__KIND_DRAINING:
 		session->agent->draining = true;
+		agent_open(session->sched, session->agent);
 		break;
 	default:
 		/* A newer agent may say more than this server knows. */
@@ -333,6 +380,7 @@ static void on_closed(void *user)
 	if (session->agent) {
 		session->agent->session = NULL;
 		session->agent->lost_ns = croft_now_ns();
+		agent_open(sched, session->agent);
 	}
 	pthread_mutex_unlock(&sched->lock);
 	croft_call_unref(session->call);
@@ -358,6 +406,7 @@ static void tick_agent(struct croft_sched *sched, struct agent *agent, uint64_t 
 		croft_call_finish(agent->session->call, &err);
 		agent->session->agent = NULL;
 		agent->session = NULL;
+		agent_open(sched, agent);
 		lose_agent(sched, agent, "no heartbeat came");
 	} else if (!agent->session && now_ns > agent->lost_ns + RECONNECT_HEARTBEATS * heartbeat_ns) {
 		lose_agent(sched, agent, "its connection broke");

@@ -57,7 +57,6 @@ struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *pl
 	class->key = key;
 	class->requirements = requirements;
 	class->requirement_count = count;
-	TAILQ_INIT(&class->levels);
 	LIST_INSERT_HEAD(&sched->classes, class, link);
 	return class;
 }
@@ -78,43 +77,15 @@ bool class_matches(const struct task_class *class, const struct agent *agent)
 	return true;
 }
 
-static struct level *level_of(struct task_class *class, int32_t priority)
+void classes_free(struct croft_sched *sched)
 {
-	struct level *at;
-	TAILQ_FOREACH (at, &class->levels, link)
-		if (at->priority >= priority)
-			break;
-	if (at && at->priority == priority)
-		return at;
-	struct level *level = croft_zalloc(sizeof(*level));
-	level->priority = priority;
-	TAILQ_INIT(&level->tasks);
-	if (at)
-		TAILQ_INSERT_BEFORE(at, level, link);
-	else
-		TAILQ_INSERT_TAIL(&class->levels, level, link);
-	return level;
-}
-
-void class_push(struct croft_sched *sched, struct task *task, bool at_front)
-{
-	struct level *level = level_of(task->class, task->priority);
-	if (at_front)
-		TAILQ_INSERT_HEAD(&level->tasks, task, queue_link);
-	else
-		TAILQ_INSERT_TAIL(&level->tasks, task, queue_link);
-	task->class->queued++;
-	sched->queued++;
-}
-
-void class_remove(struct croft_sched *sched, struct task *task)
-{
-	struct level *level = level_of(task->class, task->priority);
-	TAILQ_REMOVE(&level->tasks, task, queue_link);
-	task->class->queued--;
-	sched->queued--;
-	if (TAILQ_EMPTY(&level->tasks)) {
-		TAILQ_REMOVE(&task->class->levels, level, link);
-		free(level);
+	struct task_class *class;
+	while ((class = LIST_FIRST(&sched->classes))) {
+		LIST_REMOVE(class, link);
+		for (size_t i = 0; i < class->requirement_count; i++)
+			free(class->requirements[i]);
+		free(class->requirements);
+		free(class->key);
+		free(class);
 	}
 }

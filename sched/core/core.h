@@ -17,13 +17,14 @@
 
 #include "croft/v1/farm.pb-c.h"
 #include "croft/v1/journal.pb-c.h"
+#include "sched/placement.h"
+
 #include "google/longrunning/operations.pb-c.h"
 
 #include <pthread.h>
 #include <sys/queue.h>
 
-enum { NAME_TEXT = 33 /* 16 random bytes in hex and NUL */, LOG_KEEP_BYTES = 8 << 20,
-	RECENT_ROOTS = 256 };
+enum { NAME_TEXT = 33 /* 16 random bytes in hex and NUL */, LOG_KEEP_BYTES = 8 << 20 };
 
 enum task_state { TASK_QUEUED, TASK_LEASED, TASK_RUNNING, TASK_COMPLETED };
 
@@ -53,7 +54,7 @@ struct live_log {
 struct task {
 	LIST_ENTRY(task) lease_link;  /* of its lease's bucket, while leased or running */
 	LIST_ENTRY(task) action_link; /* of its action's bucket, while it may be merged with */
-	TAILQ_ENTRY(task) queue_link; /* of its level, while queued; of `completed` afterwards */
+	TAILQ_ENTRY(task) queue_link; /* of `queue`, while queued; of `completed` afterwards */
 	LIST_ENTRY(task) agent_link;  /* of its agent */
 	char id[NAME_TEXT];
 	enum task_state state;
@@ -76,25 +77,24 @@ struct task {
 	struct croft_hold *hold;
 	struct croft_slice request_metadata, response; /* owned */
 	char *description; /* for people: first argument and outputs */
+	struct croft_placement_job *placed; /* what placement knows it as; NULL: not yet, or no more */
+	struct croft_placement_input *inputs; /* for placement, until it knows it; owned */
+	size_t input_count;
 	char *reason;      /* why it was placed as it was */
+	struct croft_candidate *candidates; /* and where else it could have gone; owned */
+	size_t candidate_count;
+	double run_seconds; /* of the run that ended, without waiting for fetches */
 	struct live_log logs[2];
 	LIST_HEAD(, operation) operations;
 	unsigned announcing; /* announcements under way: it must not be freed */
 };
 
-/* Tasks of one set of platform requirements, and one priority within it. */
-struct level {
-	TAILQ_ENTRY(level) link;
-	int32_t priority;
-	TAILQ_HEAD(task_queue, task) tasks;
-};
+/* One set of platform requirements. */
 struct task_class {
 	LIST_ENTRY(task_class) link;
 	char *key; /* "name=value\n" of each requirement, sorted */
 	char **requirements;
 	size_t requirement_count;
-	size_t queued;
-	TAILQ_HEAD(, level) levels; /* the most urgent (lowest number) first */
 };
 
 struct agent {
@@ -102,14 +102,12 @@ struct agent {
 	char *id, *hostname, *blob_url;
 	char **properties; /* "name=value" */
 	size_t property_count;
+	uint32_t placed; /* its number in placement */
 	unsigned slots, running;
 	struct session *session; /* NULL: not connected */
-	uint64_t heard_ns, lost_ns, refused_until_ns;
+	uint64_t heard_ns, lost_ns;
 	bool draining;
 	uint64_t cache_bytes, cache_budget_bytes, jobs_done, fetched_bytes;
-	/* The first bytes of the hashes of the input roots that it ran last: their bytes are likely there. */
-	uint64_t recent_roots[RECENT_ROOTS];
-	unsigned next_root;
 	LIST_HEAD(, task) tasks;
 };
 
@@ -138,6 +136,8 @@ struct croft_sched {
 	LIST_HEAD(, task) actions[BUCKETS];
 	LIST_HEAD(, task_class) classes;
 	LIST_HEAD(, agent) agents;
+	struct croft_placement *placement;
+	TAILQ_HEAD(, task) queue; /* in the order in which they came, for people to look at */
 	TAILQ_HEAD(, task) completed; /* the oldest first */
 	size_t completed_count;
 	size_t queued, running;
@@ -159,7 +159,7 @@ void task_free(struct croft_sched *sched, struct task *task);
 struct operation *task_add_operation(struct croft_sched *sched, struct task *task, const char *name);
 /* Moves it to the state, and writes that down. Announced, or the lease handed to its agent, only after
  * it is on disk. */
-void task_enqueue(struct croft_sched *sched, struct task *task, bool at_front);
+void task_enqueue(struct croft_sched *sched, struct task *task);
 void task_lease(struct croft_sched *sched, struct task *task, struct agent *agent);
 void task_run(struct croft_sched *sched, struct task *task);
 /* Takes the response's bytes (malloc'ed). */
@@ -191,8 +191,22 @@ struct croft_slice error_response(enum croft_code code, const char *message);
 /* class.c: platform requirements ------------------------------------------------------------- */
 struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *platform);
 bool class_matches(const struct task_class *class, const struct agent *agent);
-void class_push(struct croft_sched *sched, struct task *task, bool at_front);
-void class_remove(struct croft_sched *sched, struct task *task);
+void classes_free(struct croft_sched *sched);
+
+/* placed.c: between tasks and placement --------------------------------------------------------- */
+double placed_now(void);
+/* Into the queue: for the first time, or back from its agent to its old turn. */
+void placed_queue(struct croft_sched *sched, struct task *task);
+/* The same in two steps for tasks that the journal brings back in no order: placement hears of them when
+ * all are there, in the order in which they came. */
+void placed_restore(struct croft_sched *sched, struct task *task);
+void placed_restored(struct croft_sched *sched);
+/* Out of the queue, to an agent or to its end. */
+void placed_unqueue(struct croft_sched *sched, struct task *task);
+/* It runs there since before the server's restart. */
+void placed_adopt(struct croft_sched *sched, struct task *task, struct agent *agent);
+/* It is over: its slot is free. */
+void placed_end(struct croft_sched *sched, struct task *task);
 
 /* dispatch.c --------------------------------------------------------------------------------- */
 void dispatch(struct croft_sched *sched);
@@ -204,6 +218,8 @@ void agents_tick(struct croft_sched *sched);
 void agent_ack(struct croft_sched *sched, const char *agent_id, const char *lease);
 void agent_cancel(struct task *task, const char *reason);
 void agent_free(struct agent *agent);
+/* Placement gives it jobs from now on, or no more. */
+void agent_open(struct croft_sched *sched, const struct agent *agent);
 
 /* logs.c */
 void log_append(struct croft_sched *sched, struct task *task, int stream, uint64_t offset,

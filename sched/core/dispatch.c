@@ -1,93 +1,35 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which task goes to which agent.
- *
- * An agent that ran the same input root before has its bytes; otherwise the least loaded one is taken.
+ * Hands tasks to agents: which goes where is placement's to say.
  */
 #include "sched/core/core.h"
 
 #include "proto/base/io.h"
-#include "proto/base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-static uint64_t root_key(const struct croft_digest *root)
+static void assign(struct croft_sched *sched, const struct croft_decision *decision)
 {
-	uint64_t key;
-	memcpy(&key, root->hash, sizeof(key));
-	return key;
-}
-
-static bool ran_root(const struct agent *agent, uint64_t key)
-{
-	for (unsigned i = 0; i < RECENT_ROOTS; i++)
-		if (agent->recent_roots[i] == key)
-			return true;
-	return false;
-}
-
-static bool is_free(const struct agent *agent, uint64_t now_ns)
-{
-	return agent->session && !agent->draining && agent->running < agent->slots &&
-		now_ns >= agent->refused_until_ns;
-}
-
-/* Seconds that are expected to be lost by running there: a busy slot costs the others some of their
- * speed, an unknown root costs its fetches. */
-static double cost_of(const struct agent *agent, uint64_t key)
-{
-	double load = (double)agent->running / agent->slots;
-	return 2.0 * load + (ran_root(agent, key) ? 0.0 : 1.5);
-}
-
-static struct agent *choose_agent(struct croft_sched *sched, const struct task *task)
-{
-	uint64_t now_ns = croft_now_ns(), key = root_key(&task->input_root);
-	struct agent *agent, *best = NULL;
-	double best_cost = 0;
-	LIST_FOREACH (agent, &sched->agents, link) {
-		if (!is_free(agent, now_ns) || !class_matches(task->class, agent))
-			continue;
-		double cost = cost_of(agent, key);
-		if (!best || cost < best_cost) {
-			best = agent;
-			best_cost = cost;
-		}
-	}
-	return best;
-}
-
-static void assign(struct croft_sched *sched, struct task *task, struct agent *agent)
-{
-	uint64_t key = root_key(&task->input_root);
+	struct task *task = decision->job_user;
+	struct agent *agent = decision->agent_user;
 	free(task->reason);
-	if (asprintf(&task->reason, "%s, %u of %u slots busy",
-			ran_root(agent, key) ? "ran this input root before" : "least loaded", agent->running,
-			agent->slots) < 0)
+	free(task->candidates);
+	if (asprintf(&task->reason, "%s, after %.1f s", decision->reason, decision->waited_seconds) < 0)
 		abort();
-	if (!ran_root(agent, key))
-		agent->recent_roots[agent->next_root++ % RECENT_ROOTS] = key;
+	size_t size = decision->candidate_count * sizeof(*task->candidates);
+	task->candidates = croft_alloc(size);
+	memcpy(task->candidates, decision->candidates, size);
+	task->candidate_count = decision->candidate_count;
 	task_lease(sched, task, agent);
-}
-
-static struct task *first_queued(const struct task_class *class)
-{
-	struct level *level = TAILQ_FIRST(&class->levels);
-	return level ? TAILQ_FIRST(&level->tasks) : NULL;
 }
 
 void dispatch(struct croft_sched *sched)
 {
-	struct task_class *class;
-	if (sched->stopping)
-		return;
-	LIST_FOREACH (class, &sched->classes, link) {
-		struct task *task;
-		struct agent *agent;
-		while ((task = first_queued(class)) && (agent = choose_agent(sched, task)))
-			assign(sched, task, agent);
-	}
+	struct croft_decision decision;
+	while (!sched->stopping &&
+		croft_placement_next(sched->placement, placed_now(), &decision, NULL))
+		assign(sched, &decision);
 }
 
 /* Sending --------------------------------------------------------------------------------------- */

@@ -298,7 +298,7 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 	struct operation *operation = task_add_operation(sched, task, NULL);
 	waiter_add(park(sched, execution->call), operation);
 	if (!merged) {
-		task_enqueue(sched, task, false);
+		task_enqueue(sched, task);
 		dispatch(sched);
 	}
 	pthread_mutex_unlock(&sched->lock);

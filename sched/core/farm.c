@@ -6,6 +6,8 @@
 
 #include "proto/base/io.h"
 
+#include <inttypes.h>
+
 enum { SHOWN_OPERATIONS = 50 };
 
 static Farm__AgentStatus *agent_status(const struct agent *agent, struct croft_arena *arena)
@@ -91,17 +93,11 @@ static void fill_status(struct croft_sched *sched, Farm__FarmStatus *status,
 		LIST_FOREACH (task, &agent->tasks, agent_link)
 			add_operations(task, status, arena);
 	}
-	struct task_class *class;
-	LIST_FOREACH (class, &sched->classes, link) {
-		struct level *level;
-		TAILQ_FOREACH (level, &class->levels, link) {
-			struct task *task;
-			TAILQ_FOREACH (task, &level->tasks, queue_link) {
-				if (status->n_operations >= SHOWN_OPERATIONS)
-					return;
-				add_operations(task, status, arena);
-			}
-		}
+	struct task *task;
+	TAILQ_FOREACH (task, &sched->queue, queue_link) {
+		if (status->n_operations >= SHOWN_OPERATIONS)
+			return;
+		add_operations(task, status, arena);
 	}
 }
 
@@ -138,6 +134,7 @@ static bool drain_agent(struct croft_call *call, void *user, struct croft_error 
 			continue;
 		found = true;
 		agent->draining = !request->resume;
+		agent_open(sched, agent);
 	}
 	dispatch(sched);
 	pthread_mutex_unlock(&sched->lock);
@@ -149,7 +146,7 @@ static bool drain_agent(struct croft_call *call, void *user, struct croft_error 
 }
 
 static const char *why_waiting(struct croft_sched *sched, const struct task *task,
-	struct croft_arena *arena)
+	struct croft_arena *arena, const struct croft_candidate **candidates, size_t *count)
 {
 	struct agent *agent;
 	unsigned matching = 0, ready = 0;
@@ -163,9 +160,37 @@ static const char *why_waiting(struct croft_sched *sched, const struct task *tas
 			task->class->key[0] ? task->class->key : "(nothing: there is no agent at all)");
 	if (ready == 0)
 		return "every agent that fits is lost or draining";
+	struct croft_decision decision;
+	uint64_t before = 0;
+	croft_placement_explain(sched->placement, task->placed, placed_now(), &decision, &before);
+	*candidates = croft_arena_copy(
+		arena, decision.candidates, decision.candidate_count * sizeof(decision.candidates[0]));
+	*count = decision.candidate_count;
 	return croft_arena_printf(
-		arena, "every slot of the %u agents that fit is taken; %zu jobs are queued", ready,
-		sched->queued);
+		arena, "%s; %u agents fit, %" PRIu64 " of %zu queued jobs go before it", decision.reason, ready,
+		before, sched->queued);
+}
+
+static void add_candidates(struct croft_sched *sched, Farm__Explanation *explanation,
+	const struct croft_candidate *candidates, size_t count, struct croft_arena *arena)
+{
+	explanation->candidates = croft_arena_array(arena, count, sizeof(void *));
+	for (size_t i = 0; i < count; i++) {
+		struct agent *agent;
+		LIST_FOREACH (agent, &sched->agents, link)
+			if (agent->placed == candidates[i].agent)
+				break;
+		if (!agent)
+			continue;
+		Farm__Candidate *candidate = croft_arena_alloc(arena, sizeof(*candidate));
+		farm__candidate__init(candidate);
+		candidate->agent_id = croft_arena_strdup(arena, agent->id);
+		candidate->score_seconds = candidates[i].score_seconds;
+		candidate->wait_seconds = candidates[i].wait_seconds;
+		candidate->bytes_there = candidates[i].bytes_there;
+		candidate->bytes_missing = candidates[i].bytes_missing;
+		explanation->candidates[explanation->n_candidates++] = candidate;
+	}
 }
 
 static bool explain(struct croft_call *call, void *user, struct croft_error *err)
@@ -182,9 +207,12 @@ static bool explain(struct croft_call *call, void *user, struct croft_error *err
 		explanation.stage = (char *)state_name(task->state);
 		if (task->agent_id)
 			explanation.agent_id = croft_arena_strdup(arena, task->agent_id);
+		const struct croft_candidate *candidates = task->candidates;
+		size_t count = task->candidate_count;
 		explanation.reason = (char *)(task->state == TASK_QUEUED
-				? why_waiting(sched, task, arena)
+				? why_waiting(sched, task, arena, &candidates, &count)
 				: croft_arena_strdup(arena, task->reason ? task->reason : ""));
+		add_candidates(sched, &explanation, candidates, count, arena);
 	}
 	pthread_mutex_unlock(&sched->lock);
 	if (!operation)

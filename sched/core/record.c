@@ -79,7 +79,7 @@ static void resume(struct croft_sched *sched, struct task *task, const Journal__
 		task->action_listed = true;
 	}
 	if (task->state == TASK_QUEUED) {
-		class_push(sched, task, false);
+		placed_restore(sched, task);
 		return;
 	}
 	memcpy(task->lease, record->lease, strnlen(record->lease, NAME_TEXT - 1));
@@ -128,6 +128,7 @@ bool task_restore(struct croft_sched *sched, struct croft_slice bytes, struct cr
 	task->request_metadata = own(&record->request_metadata);
 	task->response = own(&record->response);
 	task->description = croft_strdup(record->description);
+	task->sequence = record->sequence;
 	if (record->sequence >= sched->next_sequence)
 		sched->next_sequence = record->sequence + 1;
 	for (size_t i = 0; i < record->n_operations; i++)

@@ -65,13 +65,22 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	pthread_cond_init(&sched->log_changed, &attributes);
 	pthread_cond_init(&sched->tick, &attributes);
 	pthread_condattr_destroy(&attributes);
+	TAILQ_INIT(&sched->queue);
 	TAILQ_INIT(&sched->completed);
+	struct croft_placement_config placement = {.seed = sched->started_ns};
+	if (!croft_policy_parse(config->policy, &placement.policy, err)) {
+		sched->stopping = true;
+		croft_sched_close(sched);
+		return NULL;
+	}
+	sched->placement = croft_placement_create(&placement);
 	sched->journal = croft_journal_open(config->path, err);
 	if (!sched->journal || !croft_journal_each(sched->journal, restore, sched, err)) {
 		sched->stopping = true;
 		croft_sched_close(sched);
 		return NULL;
 	}
+	placed_restored(sched);
 	if (sched->queued || sched->running)
 		croft_log(CROFT_LOG_INFO, "going on with %zu queued and %zu running operations",
 			sched->queued, sched->running);
@@ -103,21 +112,12 @@ static void free_tasks(struct croft_sched *sched)
 		TAILQ_REMOVE(&sched->completed, task, queue_link);
 		task_free(sched, task);
 	}
-	struct task_class *class;
-	while ((class = LIST_FIRST(&sched->classes))) {
-		struct level *level;
-		while ((level = TAILQ_FIRST(&class->levels))) {
-			task = TAILQ_FIRST(&level->tasks);
-			class_remove(sched, task); /* with its last task the level goes */
-			task_free(sched, task);
-		}
-		LIST_REMOVE(class, link);
-		for (size_t i = 0; i < class->requirement_count; i++)
-			free(class->requirements[i]);
-		free(class->requirements);
-		free(class->key);
-		free(class);
+	while ((task = TAILQ_FIRST(&sched->queue))) {
+		TAILQ_REMOVE(&sched->queue, task, queue_link);
+		task_free(sched, task);
 	}
+	classes_free(sched);
+	croft_placement_destroy(sched->placement);
 }
 
 void croft_sched_close(struct croft_sched *sched)

@@ -59,6 +59,8 @@ void task_free(struct croft_sched *sched, struct task *task)
 	free(task->agent_id);
 	free(task->description);
 	free(task->reason);
+	free(task->inputs);
+	free(task->candidates);
 	logs_free(task);
 	free(task);
 }
@@ -148,7 +150,7 @@ static void leave_agent(struct croft_sched *sched, struct task *task)
 	}
 }
 
-void task_enqueue(struct croft_sched *sched, struct task *task, bool at_front)
+void task_enqueue(struct croft_sched *sched, struct task *task)
 {
 	leave_agent(sched, task);
 	free(task->agent_id);
@@ -157,7 +159,7 @@ void task_enqueue(struct croft_sched *sched, struct task *task, bool at_front)
 	task->agent_lost_ns = 0;
 	task->state = TASK_QUEUED;
 	logs_free(task);
-	class_push(sched, task, at_front);
+	placed_queue(sched, task);
 	if (task->may_merge && !task->action_listed) {
 		size_t bucket = XXH3_64bits(task->action.hash, CROFT_HASH_SIZE) % BUCKETS;
 		LIST_INSERT_HEAD(&sched->actions[bucket], task, action_link);
@@ -168,7 +170,7 @@ void task_enqueue(struct croft_sched *sched, struct task *task, bool at_front)
 
 void task_lease(struct croft_sched *sched, struct task *task, struct agent *agent)
 {
-	class_remove(sched, task);
+	placed_unqueue(sched, task);
 	task->state = TASK_LEASED;
 	task->attempts++;
 	make_name(task->lease);
@@ -193,8 +195,9 @@ void task_complete(struct croft_sched *sched, struct task *task, struct croft_sl
 	bool failed)
 {
 	if (task->state == TASK_QUEUED)
-		class_remove(sched, task);
+		placed_unqueue(sched, task);
 	leave_agent(sched, task);
+	placed_end(sched, task);
 	unlist_action(task);
 	task->state = TASK_COMPLETED;
 	free((void *)task->response.data);
@@ -228,7 +231,7 @@ void task_lost(struct croft_sched *sched, struct task *task, const char *why)
 			task->attempts, task->agent_id ? task->agent_id : "unknown", why);
 		task_complete_error(sched, task, CROFT_UNAVAILABLE, message);
 	} else {
-		task_enqueue(sched, task, true);
+		task_enqueue(sched, task);
 	}
 }
 

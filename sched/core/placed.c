@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Tasks as placement sees them: what they are like, who shares fairly with whom, what they read.
+ */
+#include "sched/core/core.h"
+
+#include "proto/base/io.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+double placed_now(void)
+{
+	return (double)croft_now_ns() / 1e9;
+}
+
+/* What a task is like. Clients that say what they build (Bazel's target and mnemonic) are taken at
+ * their word; for others it is the command and its first output. */
+static void describe(const struct task *task, struct croft_placement_job_info *info,
+	struct croft_arena *arena)
+{
+	const Reapi__RequestMetadata *metadata = task->request_metadata.size
+		? croft_message_decode(&reapi__request_metadata__descriptor, task->request_metadata, arena,
+			  NULL, NULL)
+		: NULL;
+	const char *text = task->description ? task->description : "";
+	const char *kind = text, *build = "";
+	const char *family = croft_arena_strndup(arena, text, strcspn(text, " "));
+	if (metadata) {
+		build = metadata->tool_invocation_id;
+		if (*metadata->target_id && *metadata->action_mnemonic) {
+			family = metadata->action_mnemonic;
+			kind = croft_arena_printf(arena, "%s %s", family, metadata->target_id);
+		}
+	}
+	info->kind = croft_slice_str(kind);
+	info->family = croft_slice_str(family);
+	/* Builds share the farm evenly, whatever they ask for. */
+	info->tenant = croft_slice_str(croft_arena_printf(arena, "%s\n%s", task->instance_name, build));
+}
+
+static void introduce(struct croft_sched *sched, struct task *task)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_placement_job_info info = {
+		.requirements = (const char *const *)task->class->requirements,
+		.requirement_count = task->class->requirement_count,
+		.priority = task->priority,
+		.inputs = task->inputs,
+		.input_count = task->input_count,
+		.user = task,
+	};
+	memcpy(&info.hint, task->input_root.hash, sizeof(info.hint));
+	describe(task, &info, arena);
+	task->placed = croft_placement_job_add(sched->placement, &info, placed_now());
+	free(task->inputs);
+	task->inputs = NULL;
+	task->input_count = 0;
+}
+
+void placed_queue(struct croft_sched *sched, struct task *task)
+{
+	if (task->placed)
+		croft_placement_job_requeue(sched->placement, task->placed, placed_now());
+	else
+		introduce(sched, task);
+	TAILQ_INSERT_TAIL(&sched->queue, task, queue_link);
+	sched->queued++;
+}
+
+void placed_restore(struct croft_sched *sched, struct task *task)
+{
+	TAILQ_INSERT_TAIL(&sched->queue, task, queue_link);
+	sched->queued++;
+}
+
+static int by_sequence(const void *a, const void *b)
+{
+	const struct task *const *one = a, *const *other = b;
+	return ((*one)->sequence > (*other)->sequence) - ((*one)->sequence < (*other)->sequence);
+}
+
+void placed_restored(struct croft_sched *sched)
+{
+	CROFT_CLEANUP_FREE struct task **tasks = croft_array(sched->queued + 1, sizeof(*tasks));
+	size_t count = 0;
+	struct task *task;
+	while ((task = TAILQ_FIRST(&sched->queue))) {
+		TAILQ_REMOVE(&sched->queue, task, queue_link);
+		tasks[count++] = task;
+	}
+	qsort(tasks, count, sizeof(*tasks), by_sequence);
+	for (size_t i = 0; i < count; i++) {
+		introduce(sched, tasks[i]);
+		TAILQ_INSERT_TAIL(&sched->queue, tasks[i], queue_link);
+	}
+}
+
+void placed_unqueue(struct croft_sched *sched, struct task *task)
+{
+	TAILQ_REMOVE(&sched->queue, task, queue_link);
+	sched->queued--;
+}
+
+void placed_adopt(struct croft_sched *sched, struct task *task, struct agent *agent)
+{
+	introduce(sched, task);
+	croft_placement_job_adopt(sched->placement, task->placed, agent->placed, placed_now());
+}
+
+void placed_end(struct croft_sched *sched, struct task *task)
+{
+	if (!task->placed)
+		return;
+	struct croft_placement_outcome outcome = {.run_seconds = task->run_seconds};
+	croft_placement_job_end(sched->placement, task->placed, &outcome, placed_now());
+	task->placed = NULL;
+}
