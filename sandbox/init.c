@@ -63,6 +63,8 @@ static bool raise_loopback(struct croft_error *err)
 static bool set_names(const struct wire_spec *spec, struct croft_error *err)
 {
 	const char *hostname = wire_text(spec, spec->hostname);
+	if (weak(spec, WEAKEN_UTS_NAMESPACE))
+		return true;
 	if (sethostname(hostname, strlen(hostname)) < 0 || setdomainname("", 0) < 0)
 		return croft_error_errno(err, errno, "setting the host name");
 	return true;
@@ -82,6 +84,8 @@ static bool limit(int resource, rlim_t value, struct croft_error *err)
 
 static bool set_limits(const struct wire_spec *spec, struct croft_error *err)
 {
+	if (weak(spec, WEAKEN_RLIMITS))
+		return true;
 	return limit(RLIMIT_CORE, 0, err) && limit(RLIMIT_NOFILE, 65536, err) &&
 		limit(RLIMIT_MEMLOCK, 64 << 10, err) && limit(RLIMIT_MSGQUEUE, 819200, err) &&
 		(!spec->file_bytes || limit(RLIMIT_FSIZE, spec->file_bytes, err)) &&
@@ -104,25 +108,32 @@ static bool drop_capabilities(struct croft_error *err)
 static bool become_user(const struct init_context *context, struct croft_error *err)
 {
 	const struct wire_spec *spec = context->spec;
+	uint32_t base = weak(spec, WEAKEN_USER_NAMESPACE)
+		? context->launcher->uid_base + spec->slot * IDS_PER_SLOT
+		: 0;
 	/* An ordinary user's namespace has one id and may not call setgroups. */
 	if (context->launcher->privileged && syscall(SYS_setgroups, 0, NULL) < 0)
 		return croft_error_errno(err, errno, "dropping supplementary groups");
 	/* Root keeps no power over exec either. */
-	if (prctl(PR_SET_SECUREBITS,
+	if (!weak(spec, WEAKEN_CAPABILITIES) &&
+		prctl(PR_SET_SECUREBITS,
 			SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
 				SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
 				SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED,
 			0, 0, 0) < 0)
 		return croft_error_errno(err, errno, "locking the secure bits");
-	if (!set_groups(spec->gid) || !set_users(spec->uid))
+	if (!set_groups(base + spec->gid) || !set_users(base + spec->uid))
 		return croft_error_errno(
 			err, errno, "becoming user %u, group %u", spec->uid, spec->gid);
-	return drop_capabilities(err);
+	/* Tests weaken one or the other, never both: that would be the host's root. */
+	return (weak(spec, WEAKEN_CAPABILITIES) && !base) || drop_capabilities(err);
 }
 
 static bool set_streams(const struct init_context *context, struct croft_error *err)
 {
 	int in = context->spec->terminal ? context->out : open("/dev/null", O_RDONLY);
+	if (weak(context->spec, WEAKEN_STREAMS))
+		in = 0;
 	if (in < 0 || dup2(in, 0) < 0 || dup2(context->out, 1) < 0 || dup2(context->errors, 2) < 0)
 		return croft_error_errno(err, errno, "connecting stdin, stdout and stderr");
 	if (context->spec->terminal && ioctl(0, TIOCSCTTY, 0) < 0)
@@ -170,8 +181,10 @@ static int execute(const char **arguments, const char **environment)
 static bool load_seccomp(const struct init_context *context, struct croft_error *err)
 {
 	const struct sock_fprog *program = &context->launcher->seccomp[context->spec->seccomp];
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-		prctl(PR_SET_SECCOMP, 2 /* filter */, program, 0, 0) < 0)
+	bool privileges = weak(context->spec, WEAKEN_NEW_PRIVILEGES);
+	if ((!privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) ||
+		(!privileges && !weak(context->spec, WEAKEN_SECCOMP) &&
+			prctl(PR_SET_SECCOMP, 2 /* filter */, program, 0, 0) < 0))
 		return croft_error_errno(err, errno, "loading the seccomp filter");
 	return true;
 }
@@ -190,13 +203,16 @@ static void command_main(const struct init_context *context, int failed)
 		ok = croft_error_errno(&err, errno, "entering the working directory %s",
 			wire_text(spec, spec->working_directory));
 	/* Nothing of ours stays open in the command; `failed` closes by itself when it is executed. */
-	if (ok && (dup3(failed, 3, O_CLOEXEC) < 0 || syscall(SYS_close_range, 4, ~0u, 0) < 0))
+	if (ok && weak(spec, WEAKEN_DESCRIPTORS))
+		ok = fcntl(failed, F_SETFD, FD_CLOEXEC) == 0;
+	else if (ok && (dup3(failed, 3, O_CLOEXEC) < 0 || syscall(SYS_close_range, 4, ~0u, 0) < 0))
 		ok = croft_error_errno(&err, errno, "closing descriptors");
 	else if (ok)
 		failed = 3;
 	reset_signals();
 	if (ok && load_seccomp(context, &err))
-		status.exec_errno = execute(arguments, environment);
+		status.exec_errno = execute(arguments,
+			weak(spec, WEAKEN_ENVIRONMENT) ? (const char **)environ : environment);
 	else
 		snprintf(status.failed, sizeof(status.failed), "%s", err.message);
 	if (write(failed, &status, sizeof(status)) < 0)
@@ -219,7 +235,8 @@ static int reap_until(pid_t command)
 		while ((dead = waitpid(-1, &status, WNOHANG)) > 0)
 			if (dead == command)
 				return status;
-		if (sigwaitinfo(&wanted, NULL) == SIGTERM)
+		/* As any other process than pid 1 this would reach beyond the sandbox. */
+		if (sigwaitinfo(&wanted, NULL) == SIGTERM && getpid() == 1)
 			kill(-1, SIGTERM);
 	}
 }
@@ -243,6 +260,9 @@ static bool build(const struct init_context *context, struct croft_error *err)
 	if (!context->launcher->privileged &&
 		!root_mount_layers(context->launcher, context->spec, err))
 		return false;
+	/* Only now is this process in the slot's cgroup, which becomes what is seen as the root. */
+	if (!weak(context->spec, WEAKEN_CGROUP_NAMESPACE) && unshare(CLONE_NEWCGROUP) < 0)
+		return croft_error_errno(err, errno, "making the cgroup namespace");
 	return set_names(context->spec, err) &&
 		(context->spec->network != CROFT_NETWORK_LOOPBACK || raise_loopback(err)) &&
 		root_enter(context->launcher, context->spec, err);
@@ -253,7 +273,9 @@ int init_main(const struct init_context *context)
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct init_status status = {0};
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	prctl(PR_SET_DUMPABLE, 0); /* the command may have our uid: it must not trace us */
+	/* The command may have our uid: it must not trace us. */
+	bool dumpable = weak(context->spec, WEAKEN_DUMPABLE);
+	prctl(PR_SET_DUMPABLE, dumpable);
 	sigset_t blocked;
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGCHLD);
@@ -263,6 +285,7 @@ int init_main(const struct init_context *context)
 		return 1;
 	if (!build(context, &err))
 		return fail(context, &err);
+	prctl(PR_SET_DUMPABLE, dumpable);
 	/* Ready: the agent hears of the namespace before the command's first instruction. */
 	tell(context, &status);
 	int failed[2];

@@ -31,7 +31,44 @@ struct wire_spec {
 	uint32_t writable, arguments, environment, working_directory, hostname;
 	uint32_t mount_sources, mount_targets, mount_writable;
 	uint64_t memory_bytes, cpu_millis, processes, file_bytes;
+	uint32_t weaken; /* 0 outside tests/escape */
 };
+
+/* What a case of tests/escape switches off, to see that it would notice. Only the copy of the library
+ * that those tests link has the switch compiled in: nothing can weaken a sandbox of the real one. */
+enum weaken {
+	WEAKEN_SECCOMP = 1 << 0,
+	WEAKEN_CAPABILITIES = 1 << 1,
+	WEAKEN_NEW_PRIVILEGES = 1 << 2,
+	WEAKEN_USER_NAMESPACE = 1 << 3, /* the slot's kernel ids stay, without a namespace */
+	WEAKEN_PID_NAMESPACE = 1 << 4,
+	WEAKEN_IPC_NAMESPACE = 1 << 5,
+	WEAKEN_UTS_NAMESPACE = 1 << 6,
+	WEAKEN_CGROUP_NAMESPACE = 1 << 7,
+	WEAKEN_PIVOT = 1 << 8,       /* chroot in its place */
+	WEAKEN_SEAL = 1 << 9,        /* read-only roots are writable */
+	WEAKEN_OVERLAY = 1 << 10,    /* the first root layer itself, writable */
+	WEAKEN_PROC = 1 << 11,       /* all of /proc, pid 1 seen too */
+	WEAKEN_DEV = 1 << 12,        /* the host's /dev */
+	WEAKEN_NOSUID = 1 << 13,     /* and nodev */
+	WEAKEN_DESCRIPTORS = 1 << 14,
+	WEAKEN_ENVIRONMENT = 1 << 15,
+	WEAKEN_RLIMITS = 1 << 16,
+	WEAKEN_DUMPABLE = 1 << 17,
+	WEAKEN_AGENT_LOSS = 1 << 18, /* the supervisor does not mind that the agent is gone */
+	WEAKEN_STREAMS = 1 << 19,    /* stdin is the launcher's */
+};
+#ifdef CROFT_SANDBOX_WEAKEN
+extern uint32_t sandbox_weaken; /* for the sandboxes prepared from now on */
+#endif
+static inline bool weak(const struct wire_spec *spec, enum weaken what)
+{
+#ifdef CROFT_SANDBOX_WEAKEN
+	return spec->weaken & what;
+#else
+	return false;
+#endif
+}
 /* The spec in a sealed memory file; -1 on error. */
 int wire_spec_write(const struct croft_sandbox_spec *spec, unsigned slot, struct croft_error *err);
 const struct wire_spec *wire_spec_map(int fd);

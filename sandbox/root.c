@@ -94,7 +94,7 @@ static bool make_in_upper(const struct launcher_context *context, unsigned slot,
 /* A mount's options are there to read for everyone inside: names relative to the slot's directory,
  * where root_mount_layers went, tell nothing of the host. */
 static bool mount_overlay(const struct launcher_context *context, const char *lower,
-	const char *upper, const char *work, const char *target, struct croft_error *err)
+	const char *upper, const char *work, const char *target, bool trusted, struct croft_error *err)
 {
 	CROFT_CLEANUP_FD int fs = fsopen("overlay", FSOPEN_CLOEXEC);
 	if (fs < 0)
@@ -106,7 +106,8 @@ static bool mount_overlay(const struct launcher_context *context, const char *lo
 		(!context->privileged && fsconfig(fs, FSCONFIG_SET_FLAG, "userxattr", NULL, 0) < 0) ||
 		fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
 		return croft_error_errno(err, errno, "making the overlay over %s", lower);
-	CROFT_CLEANUP_FD int tree = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
+	unsigned attributes = trusted ? 0 : MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
+	CROFT_CLEANUP_FD int tree = fsmount(fs, FSMOUNT_CLOEXEC, attributes);
 	if (tree < 0 || move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
 		return croft_error_errno(err, errno, "mounting the overlay on %s", target);
 	return true;
@@ -138,6 +139,16 @@ static bool make_places(const struct launcher_context *context, const struct wir
 	return true;
 }
 
+static bool bind(const char *source, const char *target, unsigned long extra,
+	struct croft_error *err)
+{
+	if (mount(source, target, NULL, MS_BIND | MS_REC, NULL) < 0)
+		return croft_error_errno(err, errno, "binding %s to %s", source, target);
+	if (extra && mount(NULL, target, NULL, MS_BIND | MS_REMOUNT | extra, NULL) < 0)
+		return croft_error_errno(err, errno, "remounting %s", target);
+	return true;
+}
+
 static bool mount_root(const struct launcher_context *context, const struct wire_spec *spec,
 	struct croft_error *err)
 {
@@ -152,7 +163,10 @@ static bool mount_root(const struct launcher_context *context, const struct wire
 		used += (size_t)snprintf(joined + used, sizeof(joined) - used, "%s%s", i ? ":" : "", name);
 	}
 	slot_root(context, spec->slot, target, sizeof(target));
-	return mount_overlay(context, joined, "upper", "work", target, err);
+	if (weak(spec, WEAKEN_OVERLAY))
+		return bind("lower0", target, 0, err);
+	return mount_overlay(
+		context, joined, "upper", "work", target, weak(spec, WEAKEN_NOSUID), err);
 }
 
 static bool mount_input(const struct launcher_context *context, const struct wire_spec *spec,
@@ -165,17 +179,7 @@ static bool mount_input(const struct launcher_context *context, const struct wir
 	slot_root(context, spec->slot, target, sizeof(target));
 	strncat(target, wire_text(spec, spec->input_target), sizeof(target) - strlen(target) - 1);
 	return mount_lower(context, spec->slot, input, "input-lower", err) &&
-		mount_overlay(context, "input-lower", "input-upper", "input-work", target, err);
-}
-
-static bool bind(const char *source, const char *target, unsigned long extra,
-	struct croft_error *err)
-{
-	if (mount(source, target, NULL, MS_BIND | MS_REC, NULL) < 0)
-		return croft_error_errno(err, errno, "binding %s to %s", source, target);
-	if (extra && mount(NULL, target, NULL, MS_BIND | MS_REMOUNT | extra, NULL) < 0)
-		return croft_error_errno(err, errno, "remounting %s", target);
-	return true;
+		mount_overlay(context, "input-lower", "input-upper", "input-work", target, false, err);
 }
 
 static bool touch(const char *path, struct croft_error *err)
@@ -236,13 +240,15 @@ bool root_mount_layers(const struct launcher_context *context, const struct wire
 
 /* A /dev of six devices, pseudo-terminals and shared memory. mknod is not for user namespaces: the
  * host's nodes are bound. */
-static bool make_dev(const char *root, struct croft_error *err)
+static bool make_dev(const char *root, const struct wire_spec *spec, struct croft_error *err)
 {
 	static const char *const devices[] = {"null", "zero", "full", "random", "urandom", "tty"};
 	static const char *const links[][2] = {{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"},
 		{"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"}};
 	char path[4096], source[64];
 	snprintf(path, sizeof(path), "%s/dev", root);
+	if (weak(spec, WEAKEN_DEV))
+		return bind("/dev", path, 0, err);
 	if (mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k") < 0)
 		return croft_error_errno(err, errno, "mounting /dev");
 	for (size_t i = 0; i < sizeof(devices) / sizeof(devices[0]); i++) {
@@ -268,15 +274,21 @@ static bool make_dev(const char *root, struct croft_error *err)
 }
 
 /* The job's own /proc, without the ways into the kernel that it has. */
-static bool make_proc(const char *root, struct croft_error *err)
+static bool make_proc(const char *root, const struct wire_spec *spec, struct croft_error *err)
 {
 	static const char *const read_only[] = {"sys", "sysrq-trigger", "irq", "bus", "fs"};
 	static const char *const hidden[] = {"kcore", "keys", "timer_list", "sched_debug", "kallsyms",
 		"kmsg", "config.gz", "latency_stats"};
 	char path[4096];
 	snprintf(path, sizeof(path), "%s/proc", root);
-	if (mount("proc", path, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+	if (weak(spec, WEAKEN_PID_NAMESPACE))
+		return bind("/proc", path, 0, err);
+	/* Init began as a copy of the agent: its command line is nobody's business. */
+	const char *options = weak(spec, WEAKEN_PROC) ? "" : "hidepid=invisible";
+	if (mount("proc", path, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
 		return croft_error_errno(err, errno, "mounting /proc");
+	if (weak(spec, WEAKEN_PROC))
+		return true;
 	for (size_t i = 0; i < sizeof(read_only) / sizeof(read_only[0]); i++) {
 		snprintf(path, sizeof(path), "%s/proc/%s", root, read_only[i]);
 		if (access(path, F_OK) == 0 &&
@@ -294,7 +306,7 @@ static bool make_proc(const char *root, struct croft_error *err)
 /* Everything read-only but the declared directories and /tmp. */
 static bool seal(const char *root, const struct wire_spec *spec, struct croft_error *err)
 {
-	if (spec->root_writable)
+	if (spec->root_writable || weak(spec, WEAKEN_SEAL))
 		return true;
 	const char **writable = wire_list(spec, spec->writable);
 	char path[4096];
@@ -321,9 +333,11 @@ bool root_enter(const struct launcher_context *context, const struct wire_spec *
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return croft_error_errno(err, errno, "taking leave of the host's mounts");
 	/* A mount of our own: those that came from the host are locked and cannot become the root. */
-	if (!bind(root, root, 0, err) || !make_proc(root, err) || !make_dev(root, err) ||
+	if (!bind(root, root, 0, err) || !make_proc(root, spec, err) || !make_dev(root, spec, err) ||
 		!seal(root, spec, err))
 		return false;
+	if (weak(spec, WEAKEN_PIVOT))
+		return chdir(root) == 0 && chroot(".") == 0;
 	if (chdir(root) < 0 || syscall(SYS_pivot_root, ".", ".") < 0)
 		return croft_error_errno(err, errno, "changing the root");
 	/* The host's root now lies on top of ours: it goes with everything below it. */

@@ -182,8 +182,11 @@ void croft_launcher_stop(struct croft_launcher *launcher)
 {
 	if (!launcher)
 		return;
-	if (launcher->socket >= 0)
+	if (launcher->socket >= 0) {
+		/* A child that the caller forked since may hold a copy: closing ours would not tell. */
+		shutdown(launcher->socket, SHUT_RDWR);
 		close(launcher->socket);
+	}
 	if (launcher->pid > 0)
 		waitpid(launcher->pid, NULL, 0);
 	cgroups_close(launcher->context.cgroups);

@@ -64,6 +64,8 @@ static bool map_ids(const struct supervisor *supervisor, struct croft_error *err
 {
 	const struct launcher_context *context = supervisor->context;
 	const struct wire_spec *spec = supervisor->spec;
+	if (weak(spec, WEAKEN_USER_NAMESPACE))
+		return true;
 	char users[64], groups[64];
 	if (context->privileged) {
 		snprintf(users, sizeof(users), "0 %u %u\n",
@@ -78,16 +80,28 @@ static bool map_ids(const struct supervisor *supervisor, struct croft_error *err
 		write_map(supervisor->init, "gid_map", groups, err);
 }
 
+static unsigned long clone_flags(const struct wire_spec *spec)
+{
+	unsigned long flags = CLONE_NEWNS | CLONE_PIDFD | SIGCHLD;
+	if (spec->network != CROFT_NETWORK_HOST)
+		flags |= CLONE_NEWNET;
+	if (!weak(spec, WEAKEN_USER_NAMESPACE))
+		flags |= CLONE_NEWUSER;
+	if (!weak(spec, WEAKEN_PID_NAMESPACE))
+		flags |= CLONE_NEWPID;
+	if (!weak(spec, WEAKEN_IPC_NAMESPACE))
+		flags |= CLONE_NEWIPC;
+	if (!weak(spec, WEAKEN_UTS_NAMESPACE))
+		flags |= CLONE_NEWUTS;
+	return flags;
+}
+
 static bool clone_init(struct supervisor *supervisor, int out, int errors, struct croft_error *err)
 {
 	int go[2], status[2];
 	if (pipe2(go, O_CLOEXEC) < 0 || pipe2(status, O_CLOEXEC) < 0)
 		return croft_error_errno(err, errno, "making pipes");
-	unsigned long flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-		CLONE_NEWCGROUP | CLONE_PIDFD | SIGCHLD;
-	if (supervisor->spec->network != CROFT_NETWORK_HOST)
-		flags |= CLONE_NEWNET;
-	pid_t pid = (pid_t)syscall(SYS_clone, flags, NULL, &supervisor->init_fd, NULL, 0);
+	pid_t pid = (pid_t)syscall(SYS_clone, clone_flags(supervisor->spec), NULL, &supervisor->init_fd, NULL, 0);
 	if (pid < 0)
 		return croft_error_errno(err, errno, "making the namespaces");
 	if (pid == 0) {
@@ -172,6 +186,8 @@ static void on_control(struct supervisor *supervisor)
 		let_go(supervisor);
 	} else if (got == (ssize_t)sizeof(command) && command.kind == COMMAND_TERMINATE) {
 		kill(supervisor->init, SIGTERM);
+	} else if (got <= 0 && weak(supervisor->spec, WEAKEN_AGENT_LOSS)) {
+		supervisor->control = -1;
 	} else if (!(got < 0 && errno == EINTR)) {
 		/* Told to, or the agent is gone. */
 		kill(supervisor->init, SIGKILL);

@@ -9,6 +9,10 @@
 
 #include "proto/base/io.h"
 
+#ifdef CROFT_SANDBOX_WEAKEN
+uint32_t sandbox_weaken;
+#endif
+
 struct writer {
 	char *data;
 	size_t size, room;
@@ -85,6 +89,9 @@ int wire_spec_write(const struct croft_sandbox_spec *spec, unsigned slot, struct
 		.processes = spec->processes,
 		.file_bytes = spec->file_bytes,
 	};
+#ifdef CROFT_SANDBOX_WEAKEN
+	wire.weaken = sandbox_weaken;
+#endif
 	put(&writer, &wire, sizeof(wire));
 	wire.roots = put_list(&writer, spec->roots, spec->root_count);
 	wire.input_root = put_text(&writer, spec->input_root);
