@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { V1_MEMORY, V1_PIDS, V1_CPU, V1_COUNT };
+enum { V1_MEMORY, V1_PIDS, V1_CPU, V1_CPUACCT, V1_BLKIO, V1_COUNT };
 
 struct cgroups {
 	bool v2;
@@ -112,7 +112,8 @@ static bool open_v2(struct cgroups *cgroups)
 static void open_v1(struct cgroups *cgroups)
 {
 	static const char *const roots[V1_COUNT] = {
-		"/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/cpu"};
+		"/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/cpu",
+		"/sys/fs/cgroup/cpuacct", "/sys/fs/cgroup/blkio"};
 	for (int i = 0; i < V1_COUNT; i++)
 		if (access(roots[i], W_OK) == 0)
 			cgroups->roots[i] = make_root(roots[i], cgroups);
@@ -188,7 +189,49 @@ static void renew(struct cgroups *cgroups, unsigned slot)
 	}
 }
 
-void cgroups_end(struct cgroups *cgroups, unsigned slot, struct report *report)
+/* Over all devices. Lines are "8:0 rbytes=1 wbytes=2 …" (v2) or "8:0 Read 1" (v1). */
+static void read_traffic(const struct cgroups *cgroups, unsigned slot, struct report *report)
+{
+	char path[4096], text[16384];
+	const char *root = cgroups->roots[cgroups->v2 ? 0 : V1_BLKIO];
+	if (!root)
+		return;
+	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, cgroups->name, slot,
+		cgroups->v2 ? "io.stat" : "blkio.throttle.io_service_bytes");
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	if (got < 0)
+		return;
+	text[got] = '\0';
+	report->read_bytes = report->written_bytes = 0;
+	for (char *at = text; (at = strpbrk(at, "Rrw")); at++) {
+		char *digits = at + strcspn(at, "0123456789\n");
+		if (strncmp(at, "rbytes=", 7) == 0 || strncmp(at, "Read ", 5) == 0)
+			report->read_bytes += strtoull(digits, NULL, 10);
+		else if (strncmp(at, "wbytes=", 7) == 0)
+			report->written_bytes += strtoull(digits, NULL, 10);
+	}
+	for (char *at = text; (at = strstr(at, "Write ")); at++)
+		report->written_bytes += strtoull(at + 6, NULL, 10);
+}
+
+bool cgroups_limit_processes(const struct cgroups *cgroups)
+{
+	return cgroups->roots[cgroups->v2 ? 0 : V1_PIDS] != NULL;
+}
+
+uint64_t cgroups_cpu_ns(const struct cgroups *cgroups, unsigned slot)
+{
+	if (cgroups->v2)
+		return read_number(cgroups->roots[0], cgroups->name, slot, "cpu.stat", "usage_usec") * 1000;
+	return cgroups->roots[V1_CPUACCT]
+		? read_number(cgroups->roots[V1_CPUACCT], cgroups->name, slot, "cpuacct.usage", NULL)
+		: 0;
+}
+
+void cgroups_measure(struct cgroups *cgroups, unsigned slot, struct report *report)
 {
 	const char *root = cgroups->roots[0], *name = cgroups->name;
 	if (cgroups->v2) {
@@ -198,12 +241,28 @@ void cgroups_end(struct cgroups *cgroups, unsigned slot, struct report *report)
 		report->user_ns = read_number(root, name, slot, "cpu.stat", "user_usec") * 1000;
 		report->system_ns = read_number(root, name, slot, "cpu.stat", "system_usec") * 1000;
 	} else if (root) {
+		/* The whole is exact; how it divides is as the kernel's clock ticks. */
+		uint64_t both = cgroups_cpu_ns(cgroups, slot);
+		uint64_t sum = report->user_ns + report->system_ns;
+		if (both > 0) {
+			report->user_ns = sum ? (uint64_t)((double)both * (double)report->user_ns / (double)sum) : both;
+			report->system_ns = both - report->user_ns;
+		}
 		report->peak_memory_bytes =
 			read_number(root, name, slot, "memory.max_usage_in_bytes", NULL);
 		report->memory_exceeded =
 			read_number(root, name, slot, "memory.oom_control", "oom_kill") > 0;
 		report->memory_measured = 1;
 	}
+	int pids = cgroups->v2 ? 0 : V1_PIDS;
+	if (cgroups->roots[pids])
+		report->processes_exceeded =
+			read_number(cgroups->roots[pids], name, slot, "pids.events", "max") > 0;
+	read_traffic(cgroups, slot, report);
+}
+
+void cgroups_end(struct cgroups *cgroups, unsigned slot)
+{
 	renew(cgroups, slot);
 }
 

@@ -82,14 +82,19 @@ static bool limit(int resource, rlim_t value, struct croft_error *err)
 		croft_error_errno(err, errno, "setting resource limit %d", resource);
 }
 
-static bool set_limits(const struct wire_spec *spec, struct croft_error *err)
+static bool set_limits(const struct init_context *context, struct croft_error *err)
 {
+	const struct wire_spec *spec = context->spec;
+	/* Where a cgroup limits processes, it shall be what refuses, since it counts that. */
+	bool counted = cgroups_limit_processes(context->launcher->cgroups);
 	if (weak(spec, WEAKEN_RLIMITS))
 		return true;
 	return limit(RLIMIT_CORE, 0, err) && limit(RLIMIT_NOFILE, 65536, err) &&
 		limit(RLIMIT_MEMLOCK, 64 << 10, err) && limit(RLIMIT_MSGQUEUE, 819200, err) &&
+		/* For one process, where no cgroup counts for all. */
+		(!spec->cpu_ms || limit(RLIMIT_CPU, (spec->cpu_ms + 999) / 1000, err)) &&
 		(!spec->file_bytes || limit(RLIMIT_FSIZE, spec->file_bytes, err)) &&
-		limit(RLIMIT_NPROC, spec->processes ? spec->processes : 16384, err);
+		limit(RLIMIT_NPROC, spec->processes && !counted ? spec->processes : 16384, err);
 }
 
 static bool drop_capabilities(struct croft_error *err)
@@ -198,7 +203,7 @@ static void command_main(const struct init_context *context, int failed)
 	const char **environment = wire_list(spec, spec->environment);
 	setsid();
 	umask(022);
-	bool ok = set_streams(context, &err) && set_limits(spec, &err) && become_user(context, &err);
+	bool ok = set_streams(context, &err) && set_limits(context, &err) && become_user(context, &err);
 	if (ok && chdir(wire_text(spec, spec->working_directory)) < 0)
 		ok = croft_error_errno(&err, errno, "entering the working directory %s",
 			wire_text(spec, spec->working_directory));

@@ -30,7 +30,7 @@ struct wire_spec {
 	uint32_t roots, input_root, input_target;
 	uint32_t writable, arguments, environment, working_directory, hostname;
 	uint32_t mount_sources, mount_targets, mount_writable;
-	uint64_t memory_bytes, cpu_millis, processes, file_bytes;
+	uint64_t memory_bytes, cpu_millis, cpu_ms, processes, file_bytes;
 	uint32_t weaken; /* 0 outside tests/escape */
 };
 
@@ -89,10 +89,20 @@ struct report {
 	uint64_t pid_namespace;  /* started */
 	int32_t wait_status;     /* ended: of the command; -1: init was killed */
 	int32_t exec_errno;      /* ended: the command could not be executed */
-	uint64_t user_ns, system_ns, peak_memory_bytes;
+	uint64_t user_ns, system_ns, peak_memory_bytes, read_bytes, written_bytes;
 	uint32_t memory_measured, memory_exceeded, processes_exceeded;
 	char message[400]; /* failed: why the sandbox could not be made */
 };
+
+/* end.c: what the agent's side knows when all is over. */
+struct end_facts {
+	const struct report *report;
+	const struct croft_sandbox_spec *spec;
+	enum croft_end limit;    /* that the agent's side enforced; EXIT: none */
+	bool too_many_inodes;
+	const char *kill_reason; /* NULL: it was not killed */
+};
+void end_judge(const struct end_facts *facts, struct croft_sandbox_result *result);
 
 /* What the launcher sets up once, shared by its supervisors. */
 struct launcher_context {
@@ -160,7 +170,14 @@ struct cgroups;
 struct cgroups *cgroups_open(unsigned slots, struct croft_arena *arena, const char **limits);
 bool cgroups_begin(struct cgroups *cgroups, const struct wire_spec *spec, struct croft_error *err);
 bool cgroups_enter(struct cgroups *cgroups, unsigned slot, pid_t pid, struct croft_error *err);
-void cgroups_end(struct cgroups *cgroups, unsigned slot, struct report *report);
+/* Whether the number of processes is limited, so that refusals are counted. */
+bool cgroups_limit_processes(const struct cgroups *cgroups);
+/* What the job used; to be asked when it is over. */
+void cgroups_measure(struct cgroups *cgroups, unsigned slot, struct report *report);
+/* Processor time so far; 0 where no cgroup counts it. */
+uint64_t cgroups_cpu_ns(const struct cgroups *cgroups, unsigned slot);
+/* Ready for the next job. */
+void cgroups_end(struct cgroups *cgroups, unsigned slot);
 void cgroups_close(struct cgroups *cgroups);
 
 #endif

@@ -23,7 +23,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { DEFAULT_GRACE_MS = 2000, DISK_CHECK_MS = 1000, READ_BYTES = 64 * 1024 };
+enum { DEFAULT_GRACE_MS = 2000, LOOK_MS = 1000, READ_BYTES = 64 * 1024 };
 
 struct croft_launcher {
 	pid_t pid;
@@ -55,6 +55,8 @@ struct croft_sandbox {
 	enum croft_end limit; /* CROFT_END_EXIT: none was hit */
 	uint64_t started_ns;
 	bool ended;
+	bool too_many_inodes;
+	uint64_t captured_bytes;
 };
 
 /* The launcher --------------------------------------------------------------------------------------- */
@@ -353,6 +355,15 @@ void croft_sandbox_kill(struct croft_sandbox *sandbox, const char *reason)
 	command(sandbox, COMMAND_KILL);
 }
 
+/* The first limit that is hit is the one that is told. */
+static void hit(struct croft_sandbox *sandbox, enum croft_end limit)
+{
+	if (sandbox->limit != CROFT_END_EXIT)
+		return;
+	sandbox->limit = limit;
+	command(sandbox, COMMAND_KILL);
+}
+
 static void read_stream(struct croft_sandbox *sandbox, int i)
 {
 	char buffer[READ_BYTES];
@@ -368,10 +379,7 @@ static void read_stream(struct croft_sandbox *sandbox, int i)
 	size_t size = (size_t)got;
 	if (most && sandbox->streamed[i] + size > most) {
 		size = (size_t)(most - sandbox->streamed[i]);
-		if (sandbox->limit == CROFT_END_EXIT) {
-			sandbox->limit = CROFT_END_LOG;
-			command(sandbox, COMMAND_KILL);
-		}
+		hit(sandbox, CROFT_END_LOG);
 	}
 	sandbox->streamed[i] += size;
 	if (size && sandbox->spec.output)
@@ -380,12 +388,12 @@ static void read_stream(struct croft_sandbox *sandbox, int i)
 
 /* When the job is to be looked at next; what is due is done. */
 struct clockwork {
-	uint64_t wall_ns, kill_ns, disk_ns; /* 0: none */
+	uint64_t wall_ns, kill_ns, look_ns; /* 0: none */
 };
 
 static int next_timeout(const struct clockwork *clock, uint64_t now_ns)
 {
-	uint64_t due = UINT64_MAX, times[] = {clock->wall_ns, clock->kill_ns, clock->disk_ns};
+	uint64_t due = UINT64_MAX, times[] = {clock->wall_ns, clock->kill_ns, clock->look_ns};
 	for (int i = 0; i < 3; i++)
 		if (times[i] && times[i] < due)
 			due = times[i];
@@ -394,20 +402,26 @@ static int next_timeout(const struct clockwork *clock, uint64_t now_ns)
 	return due <= now_ns ? 0 : (int)((due - now_ns) / 1000000 + 1);
 }
 
+static void check_cpu(struct croft_sandbox *sandbox)
+{
+	uint64_t used_ns = cgroups_cpu_ns(sandbox->launcher->context.cgroups, sandbox->slot);
+	if (sandbox->spec.cpu_ms && used_ns > sandbox->spec.cpu_ms * 1000000)
+		hit(sandbox, CROFT_END_CPU);
+}
+
 static void check_disk(struct croft_sandbox *sandbox)
 {
 	char path[4096];
 	uint64_t bytes = 0, inodes = 0;
+	if (!sandbox->spec.disk_bytes && !sandbox->spec.disk_inodes)
+		return;
 	slot_path(&sandbox->launcher->context, sandbox->slot, "upper", path, sizeof(path));
 	view_usage(path, &bytes, &inodes);
 	slot_path(&sandbox->launcher->context, sandbox->slot, "input-upper", path, sizeof(path));
 	view_usage(path, &bytes, &inodes);
-	bool over = (sandbox->spec.disk_bytes && bytes > sandbox->spec.disk_bytes) ||
-		(sandbox->spec.disk_inodes && inodes > sandbox->spec.disk_inodes);
-	if (over && sandbox->limit == CROFT_END_EXIT) {
-		sandbox->limit = CROFT_END_DISK;
-		command(sandbox, COMMAND_KILL);
-	}
+	sandbox->too_many_inodes = sandbox->spec.disk_inodes && inodes > sandbox->spec.disk_inodes;
+	if (sandbox->too_many_inodes || (sandbox->spec.disk_bytes && bytes > sandbox->spec.disk_bytes))
+		hit(sandbox, CROFT_END_DISK);
 }
 
 static void tick(struct croft_sandbox *sandbox, struct clockwork *clock)
@@ -429,8 +443,9 @@ static void tick(struct croft_sandbox *sandbox, struct clockwork *clock)
 		clock->kill_ns = 0;
 		command(sandbox, COMMAND_KILL);
 	}
-	if (clock->disk_ns && now_ns >= clock->disk_ns) {
-		clock->disk_ns = now_ns + DISK_CHECK_MS * 1000000ull;
+	if (clock->look_ns && now_ns >= clock->look_ns) {
+		clock->look_ns = now_ns + LOOK_MS * 1000000ull;
+		check_cpu(sandbox);
 		check_disk(sandbox);
 	}
 }
@@ -441,8 +456,8 @@ static void on_started(struct croft_sandbox *sandbox, const struct report *repor
 	sandbox->started_ns = croft_now_ns();
 	if (sandbox->spec.wall_ms)
 		clock->wall_ns = sandbox->started_ns + sandbox->spec.wall_ms * 1000000;
-	if (sandbox->spec.disk_bytes || sandbox->spec.disk_inodes)
-		clock->disk_ns = sandbox->started_ns + DISK_CHECK_MS * 1000000ull;
+	if (sandbox->spec.disk_bytes || sandbox->spec.disk_inodes || sandbox->spec.cpu_ms)
+		clock->look_ns = sandbox->started_ns + LOOK_MS * 1000000ull;
 	if (sandbox->spec.started)
 		sandbox->spec.started(sandbox->spec.user, report->pid_namespace);
 	pthread_mutex_lock(&sandbox->lock);
@@ -484,50 +499,6 @@ static bool pump(struct croft_sandbox *sandbox, struct report *end, struct croft
 	return true;
 }
 
-static void judge(struct croft_sandbox *sandbox, const struct report *end,
-	struct croft_sandbox_result *result)
-{
-	int status = end->wait_status;
-	bool died = status == -1 || WIFSIGNALED(status);
-	result->signal = status == -1 ? SIGKILL : WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-	result->exit_code = died ? 128 + result->signal : WEXITSTATUS(status);
-	result->end = died ? CROFT_END_SIGNAL : CROFT_END_EXIT;
-	pthread_mutex_lock(&sandbox->lock);
-	bool killed = sandbox->killed;
-	pthread_mutex_unlock(&sandbox->lock);
-	if (end->exec_errno) {
-		char reason[128];
-		result->end = CROFT_END_EXEC;
-		result->exit_code = end->exec_errno == ENOENT ? 127 : 126;
-		snprintf(result->message, sizeof(result->message), "the command cannot be executed: %s",
-			strerror_r(end->exec_errno, reason, sizeof(reason)));
-	} else if (sandbox->limit == CROFT_END_WALL_CLOCK) {
-		result->end = CROFT_END_WALL_CLOCK;
-		snprintf(result->message, sizeof(result->message),
-			"ended after its timeout of %.1f seconds", (double)sandbox->spec.wall_ms / 1000);
-	} else if (sandbox->limit == CROFT_END_LOG) {
-		result->end = CROFT_END_LOG;
-		snprintf(result->message, sizeof(result->message),
-			"ended because it printed more than %llu bytes",
-			(unsigned long long)sandbox->spec.output_log_bytes);
-	} else if (sandbox->limit == CROFT_END_DISK) {
-		result->end = CROFT_END_DISK;
-		snprintf(result->message, sizeof(result->message),
-			"ended because it wrote more than its share of disk");
-	} else if (killed) {
-		result->end = CROFT_END_KILLED;
-		snprintf(result->message, sizeof(result->message), "%s", sandbox->kill_reason);
-	} else if (end->memory_exceeded && result->exit_code != 0) {
-		result->end = CROFT_END_MEMORY;
-		snprintf(result->message, sizeof(result->message),
-			"ended because it needed more memory than its limit of %llu bytes",
-			(unsigned long long)sandbox->spec.memory_bytes);
-	} else if (died) {
-		snprintf(result->message, sizeof(result->message), "ended by signal %d (%s)", result->signal,
-			strsignal(result->signal));
-	}
-}
-
 bool croft_sandbox_wait(struct croft_sandbox *sandbox, struct croft_sandbox_result *result,
 	struct croft_error *err)
 {
@@ -543,7 +514,21 @@ bool croft_sandbox_wait(struct croft_sandbox *sandbox, struct croft_sandbox_resu
 	result->system_ns = end.system_ns;
 	result->peak_memory_bytes = end.peak_memory_bytes;
 	result->memory_measured = end.memory_measured;
-	judge(sandbox, &end, result);
+	result->read_bytes = end.read_bytes;
+	result->written_bytes = end.written_bytes;
+	/* A job that was quicker than the look at its disk did not get away with it. */
+	check_disk(sandbox);
+	pthread_mutex_lock(&sandbox->lock);
+	bool killed = sandbox->killed;
+	pthread_mutex_unlock(&sandbox->lock);
+	struct end_facts facts = {
+		.report = &end,
+		.spec = &sandbox->spec,
+		.limit = sandbox->limit,
+		.too_many_inodes = sandbox->too_many_inodes,
+		.kill_reason = killed ? sandbox->kill_reason : NULL,
+	};
+	end_judge(&facts, result);
 	return true;
 }
 
@@ -553,6 +538,26 @@ int croft_sandbox_terminal(struct croft_sandbox *sandbox)
 }
 
 /* Afterwards -------------------------------------------------------------------------------------------- */
+
+struct bounded_capture {
+	struct croft_sandbox *sandbox;
+	bool (*entry)(void *user, const struct croft_capture_entry *entry, struct croft_error *err);
+	void *user;
+};
+
+static bool count_entry(void *user, const struct croft_capture_entry *entry, struct croft_error *err)
+{
+	struct bounded_capture *bounded = user;
+	struct croft_sandbox *sandbox = bounded->sandbox;
+	uint64_t most = sandbox->spec.capture_bytes;
+	if (entry->changed && __builtin_add_overflow(sandbox->captured_bytes, entry->size_bytes,
+							&sandbox->captured_bytes))
+		sandbox->captured_bytes = UINT64_MAX;
+	if (most && sandbox->captured_bytes > most)
+		return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
+			"the job's outputs are larger than its limit of %llu bytes", (unsigned long long)most);
+	return bounded->entry(bounded->user, entry, err);
+}
 
 bool croft_sandbox_capture(struct croft_sandbox *sandbox, const char *path,
 	bool (*entry)(void *user, const struct croft_capture_entry *entry, struct croft_error *err),
@@ -569,7 +574,8 @@ bool croft_sandbox_capture(struct croft_sandbox *sandbox, const char *path,
 	struct view view;
 	if (!view_open(&view, upper, in_input ? input : (const char *const *)sandbox->roots, err))
 		return false;
-	bool ok = view_capture(&view, in_input ? path + size : path, entry, user, err);
+	struct bounded_capture bounded = {sandbox, entry, user};
+	bool ok = view_capture(&view, in_input ? path + size : path, count_entry, &bounded, err);
 	view_close(&view);
 	return ok;
 }

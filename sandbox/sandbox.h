@@ -85,8 +85,11 @@ struct croft_sandbox_spec {
 	uint64_t wall_ms;         /* 0: no limit, here and below */
 	uint64_t grace_ms;        /* from SIGTERM to SIGKILL; 0: 2 s */
 	uint64_t memory_bytes, cpu_millis /* thousandths of a CPU */, processes, file_bytes;
-	uint64_t disk_bytes, disk_inodes; /* of the writable layer */
+	uint64_t disk_bytes, disk_inodes; /* of the writable layer; looked at every second and at the end */
 	uint64_t output_log_bytes;        /* of stdout and stderr each */
+	uint64_t cpu_ms;                  /* processor time of all its processes together */
+	uint64_t capture_bytes;           /* of all that croft_sandbox_capture names, as the files say they
+					   * are long: a sparse terabyte counts as one */
 
 	/* Called on a thread of the library. `started` before the command's first instruction: the
 	 * inode number of its pid namespace. Output as it comes. All may be NULL. */
@@ -108,7 +111,12 @@ enum croft_end {
 	CROFT_END_LOG,
 	CROFT_END_KILLED,    /* croft_sandbox_kill */
 	CROFT_END_EXEC,      /* the command could not be executed: see message */
+	CROFT_END_CPU,       /* it used up its processor time */
+	CROFT_END_PROCESSES, /* it failed, having been refused a process */
+	CROFT_END_FILE_SIZE, /* a file was to become too large */
 };
+/* A word for programs to read: "exit", "wall-clock", …; static. */
+const char *croft_end_name(enum croft_end end);
 
 struct croft_sandbox_result {
 	enum croft_end end;
@@ -133,7 +141,8 @@ int croft_sandbox_terminal(struct croft_sandbox *sandbox);
 /* After wait: what stands at a path (absolute inside; ".." and symlinked parents that lead out of the
  * root are INVALID_ARGUMENT) in the merged view, entry by entry. Directories first, then what is in
  * them, in name order. NOT_FOUND when nothing is there. Entries that no tree can hold (fifo, socket,
- * device) are FAILED_PRECONDITION naming the path. `changed` false: the entry comes from a root
+ * device) are FAILED_PRECONDITION naming the path, more than `capture_bytes` in all is
+ * RESOURCE_EXHAUSTED. `changed` false: the entry comes from a root
  * layer untouched (its whole subtree, for a directory: it is not descended into). */
 struct croft_capture_entry {
 	struct croft_slice path;   /* relative to the captured path; "" for itself */

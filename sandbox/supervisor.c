@@ -248,8 +248,12 @@ static void finish(struct supervisor *supervisor)
 			snprintf(message.message, sizeof(message.message), "%s", supervisor->end.failed);
 		}
 	}
-	cgroups_end(supervisor->context->cgroups, supervisor->spec->slot, &message);
+	message.read_bytes = (uint64_t)usage.ru_inblock * 512;
+	message.written_bytes = (uint64_t)usage.ru_oublock * 512;
+	cgroups_measure(supervisor->context->cgroups, supervisor->spec->slot, &message);
 	report(supervisor, &message);
+	/* Who waits for the result need not wait for this. */
+	cgroups_end(supervisor->context->cgroups, supervisor->spec->slot);
 }
 
 void supervisor_main(const struct launcher_context *context, const struct wire_spec *spec,
@@ -269,8 +273,7 @@ void supervisor_main(const struct launcher_context *context, const struct wire_s
 		kill(supervisor.init, SIGKILL);
 		waitpid(supervisor.init, NULL, 0);
 	}
-	struct report ignored = {0};
-	cgroups_end(context->cgroups, spec->slot, &ignored);
+	cgroups_end(context->cgroups, spec->slot);
 	report_failure(&supervisor, &err);
 	_exit(1);
 }

@@ -86,6 +86,7 @@ int wire_spec_write(const struct croft_sandbox_spec *spec, unsigned slot, struct
 		.terminal = spec->terminal,
 		.memory_bytes = spec->memory_bytes,
 		.cpu_millis = spec->cpu_millis,
+		.cpu_ms = spec->cpu_ms,
 		.processes = spec->processes,
 		.file_bytes = spec->file_bytes,
 	};

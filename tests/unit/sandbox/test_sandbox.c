@@ -184,6 +184,67 @@ static void a_memory_bomb_is_told_as_such(void **unused)
 	assert_int_equal(result.end, CROFT_END_MEMORY);
 }
 
+static void processor_time_that_is_used_up_ends_it(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c", "while :; do :; done", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.cpu_ms = 300;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_equal(result.end, CROFT_END_CPU);
+	assert_non_null(strstr(result.message, "processor time"));
+	assert_true(result.user_ns + result.system_ns >= 300000000);
+}
+
+static void a_file_that_grows_too_large_is_told_as_such(void **unused)
+{
+	const char *const arguments[] = {
+		"busybox", "sh", "-c", "busybox dd if=/dev/zero of=/f bs=64k count=64", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.file_bytes = 1 << 20;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_equal(result.end, CROFT_END_FILE_SIZE);
+	assert_string_equal(croft_end_name(result.end), "file-size");
+}
+
+static void too_many_processes_are_told_as_such(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c",
+		"i=0; while [ $i -lt 200 ]; do busybox sleep 1000 & i=$((i + 1)); done", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.processes = 20;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_not_equal(result.exit_code, 0);
+	/* Without a cgroup nobody counts refusals. */
+	if (result.memory_measured)
+		assert_int_equal(result.end, CROFT_END_PROCESSES);
+}
+
+static void a_quick_job_does_not_get_away_with_too_many_files(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c",
+		"i=0; while [ $i -lt 50 ]; do echo >/f$i; i=$((i + 1)); done", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.disk_inodes = 40;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_equal(result.end, CROFT_END_DISK);
+	assert_non_null(strstr(result.message, "40 files"));
+}
+
+static void a_flood_of_output_ends_it_and_is_cut(void **unused)
+{
+	const char *const arguments[] = {"busybox", "yes", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.output_log_bytes = 10000;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_equal(result.end, CROFT_END_LOG);
+	assert_int_equal(printed_size, 10000);
+}
+
 static void a_daemon_left_behind_dies_and_holds_nothing_up(void **unused)
 {
 	struct croft_sandbox_result result = shell("busybox setsid busybox sleep 1000 & echo left");
@@ -248,6 +309,20 @@ static void a_fifo_is_no_output(void **unused)
 	croft_sandbox_destroy(sandbox);
 }
 
+static void outputs_have_a_size_limit_that_holes_count_towards(void **unused)
+{
+	const char *const arguments[] = {"busybox", "truncate", "-s", "1000G", "/out", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.capture_bytes = 1 << 30;
+	struct croft_sandbox_result result;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_sandbox *sandbox = run_spec(&spec, &result);
+	assert_int_equal(result.exit_code, 0);
+	assert_false(croft_sandbox_capture(sandbox, "/out", keep_entry, NULL, &err));
+	assert_int_equal(err.code, CROFT_RESOURCE_EXHAUSTED);
+	croft_sandbox_destroy(sandbox);
+}
+
 static void an_input_root_can_stand_over_an_image(void **unused)
 {
 	const char *const arguments[] = {"busybox", "sh", "-c",
@@ -293,6 +368,12 @@ int main(void)
 		cmocka_unit_test(inputs_belong_to_the_jobs_root_and_stay_as_they_are),
 		cmocka_unit_test(a_timeout_ends_all_of_it),
 		cmocka_unit_test(a_memory_bomb_is_told_as_such),
+		cmocka_unit_test(processor_time_that_is_used_up_ends_it),
+		cmocka_unit_test(a_file_that_grows_too_large_is_told_as_such),
+		cmocka_unit_test(too_many_processes_are_told_as_such),
+		cmocka_unit_test(a_quick_job_does_not_get_away_with_too_many_files),
+		cmocka_unit_test(a_flood_of_output_ends_it_and_is_cut),
+		cmocka_unit_test(outputs_have_a_size_limit_that_holes_count_towards),
 		cmocka_unit_test(a_daemon_left_behind_dies_and_holds_nothing_up),
 		cmocka_unit_test(a_missing_command_is_127),
 		cmocka_unit_test(outputs_are_captured_with_what_was_there),
