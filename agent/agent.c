@@ -2,6 +2,7 @@
 #include "agent/agent.h"
 
 #include "agent/image.h"
+#include "agent/presence.h"
 #include "agent/session.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -162,10 +163,12 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 	sigaddset(&blocked, SIGUSR1);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (ok) {
+		machine.presence = croft_presence_create();
 		machine.channel = croft_channel_create(config.server, config.tls, err);
 		ok = machine.channel && run_session(&config, &machine, err);
 	}
 	croft_daemon_detach(machine.daemon, false);
+	croft_presence_destroy(machine.presence);
 	croft_channel_destroy(machine.channel);
 	croft_launcher_stop(machine.launcher);
 	return ok;

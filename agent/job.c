@@ -6,6 +6,7 @@
 #include "agent/options.h"
 #include "agent/outputs.h"
 #include "agent/paths.h"
+#include "agent/presence.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -339,6 +340,8 @@ static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct
 	if (job->pid_namespace)
 		croft_daemon_account_end(job->machine->daemon, job->pid_namespace, &account, NULL);
 	fill_account(job, &account);
+	croft_presence_of_job(job->machine->presence, job->machine->daemon, job->message,
+		account.fetched_bytes > 0, &job->done, job->arena);
 	if (!ok || !judge(job, &ended, err))
 		return false;
 	/* A job that could not read an input may still have exited with 0: its result means nothing. */

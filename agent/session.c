@@ -2,6 +2,7 @@
 #include "agent/session.h"
 
 #include "agent/job.h"
+#include "agent/presence.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -14,7 +15,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-enum { RECONNECT_FIRST_MS = 100, RECONNECT_MOST_MS = 5000, HEARTBEAT_MS = 2000 };
+enum { RECONNECT_FIRST_MS = 100, RECONNECT_MOST_MS = 5000, HEARTBEAT_MS = 2000,
+	REFRESHED_ROOTS = 16 /* with each heartbeat */ };
 
 struct running {
 	struct running *next;
@@ -292,6 +294,31 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 	return session->machine->daemon != NULL || croft_error_wrap(err, "starting the filesystem");
 }
 
+static void send_presence(struct croft_session *session, Farm__PresenceDelta *delta)
+{
+	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
+	message.kind_case = FARM__AGENT_MESSAGE__KIND_PRESENCE;
+	message.presence = delta;
+	croft_session_send(session, &message);
+}
+
+static void send_snapshot(struct croft_session *session)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	send_presence(session, croft_presence_snapshot(session->machine->presence, arena));
+}
+
+static void refresh_presence(struct croft_session *session)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	if (!session->machine->daemon)
+		return;
+	Farm__PresenceDelta *delta = croft_presence_refresh(
+		session->machine->presence, session->machine->daemon, REFRESHED_ROOTS, arena);
+	if (delta)
+		send_presence(session, delta);
+}
+
 static void *heartbeat_thread(void *user)
 {
 	struct croft_session *session = user;
@@ -317,6 +344,7 @@ static void *heartbeat_thread(void *user)
 		message.kind_case = FARM__AGENT_MESSAGE__KIND_HEARTBEAT;
 		message.heartbeat = &heartbeat;
 		croft_session_send(session, &message);
+		refresh_presence(session);
 	}
 }
 
@@ -334,7 +362,11 @@ static bool handle(struct croft_session *session, const Farm__ServerMessage *mes
 		pthread_mutex_unlock(&session->lock);
 		croft_log(CROFT_LOG_INFO, "connected to %s", croft_channel_target(session->machine->channel));
 		drop_revoked(session, message->welcome);
+		send_snapshot(session);
 		resend_results(session);
+		break;
+	case FARM__SERVER_MESSAGE__KIND_RESYNC_PRESENCE:
+		send_snapshot(session);
 		break;
 	case FARM__SERVER_MESSAGE__KIND_CANCEL_JOB:
 		cancel_job(session, message->cancel_job->lease, message->cancel_job->reason);

@@ -23,6 +23,7 @@ struct croft_machine {
 	const char *agent_id;
 	bool allow_network;
 	uint32_t owner; /* of what the mount shows */
+	struct croft_presence *presence;
 	const char *root_image; /* as croft_agent_config has it */
 };
 

@@ -51,6 +51,10 @@ struct croft_tree_totals;
 bool croft_daemon_measure(struct croft_daemon *daemon, const struct croft_digest *root,
 	struct croft_tree_totals *totals, struct croft_error *err);
 
+/* How much of a tree, or of a blob, the cache holds. */
+bool croft_daemon_present(struct croft_daemon *daemon, const struct croft_digest *root,
+	bool directory, uint64_t *bytes, struct croft_error *err);
+
 struct croft_daemon_stat {
 	struct croft_store_stat store;
 	struct croft_fetch_stat fetch;

@@ -61,6 +61,10 @@ bool croft_store_put_many(struct croft_store *store, const struct croft_digest *
 bool croft_store_find_missing(struct croft_store *store, const struct croft_digest *digests,
 	size_t count, bool *missing, struct croft_error *err);
 
+/* Only looks: what is there is neither used nor leased by it. */
+bool croft_store_has(struct croft_store *store, const struct croft_digest *digests, size_t count,
+	bool *there, struct croft_error *err);
+
 /* The digest of the blob that has this hash, for those who are asked for a hash alone; NOT_FOUND. */
 bool croft_store_find_hash(struct croft_store *store, const uint8_t hash[CROFT_HASH_SIZE],
 	struct croft_digest *digest, struct croft_error *err);

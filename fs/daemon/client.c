@@ -353,6 +353,19 @@ bool croft_daemon_measure(struct croft_daemon *daemon, const struct croft_digest
 	return true;
 }
 
+bool croft_daemon_present(struct croft_daemon *daemon, const struct croft_digest *root,
+	bool directory, uint64_t *bytes, struct croft_error *err)
+{
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct daemon_request request = {
+		.op = OP_PRESENT, .digest = *root, .is_directory = directory};
+	if (!call(daemon, &request, -1, answer, err))
+		return false;
+	*bytes = answer->present_bytes;
+	return true;
+}
+
 bool croft_daemon_stat(struct croft_daemon *daemon, struct croft_daemon_stat *stat,
 	struct croft_error *err)
 {

@@ -5,6 +5,7 @@
  *	daemon.c   the daemon's life
  *	server.c   answers on its socket
  *	measure.c  totals below input roots
+ *	present.c  how much of a tree the cache holds
  *	command.c  the arguments of the hidden command
  *	client.c   the agent's side
  *	protocol.c what goes over the socket
@@ -24,6 +25,11 @@ void measurer_destroy(struct measurer *measurer);
 /* Any thread. Directory messages that are not here are fetched, a level of the tree at a time. */
 bool measurer_measure(struct measurer *measurer, const struct croft_digest *root,
 	struct croft_tree_totals *totals, struct croft_error *err);
+
+/* present.c --------------------------------------------------------------------------------- */
+
+bool present_bytes(struct croft_store *store, const struct croft_digest *root, bool directory,
+	uint64_t *bytes, struct croft_error *err);
 
 /* server.c ---------------------------------------------------------------------------------- */
 

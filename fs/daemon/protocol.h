@@ -12,7 +12,7 @@
 
 #include <linux/limits.h>
 
-enum { DAEMON_VERSION = 1, DAEMON_TEXT = 16384 };
+enum { DAEMON_VERSION = 2, DAEMON_TEXT = 16384 };
 
 enum daemon_op {
 	OP_STOP = 1,
@@ -24,12 +24,14 @@ enum daemon_op {
 	OP_SET_PEERS,
 	OP_MEASURE,
 	OP_STAT,
+	OP_PRESENT,
 };
 
 struct daemon_request {
 	uint32_t version, op;
 	uint64_t pid_namespace;
 	struct croft_digest digest;
+	uint32_t is_directory; /* OP_PRESENT */
 	uint32_t peer_count, text_size;
 	char text[DAEMON_TEXT]; /* peers, each with a NUL behind it */
 };
@@ -46,6 +48,7 @@ struct daemon_answer {
 		struct croft_mount_account account;
 		struct croft_tree_totals totals;
 		struct croft_daemon_stat stat;
+		uint64_t present_bytes;
 	};
 };
 

@@ -123,6 +123,9 @@ static bool perform(struct server *server, const struct daemon_request *request,
 		return set_peers(server, request, err);
 	case OP_MEASURE:
 		return measurer_measure(config->measurer, &request->digest, &answer->totals, err);
+	case OP_PRESENT:
+		return present_bytes(config->store, &request->digest, request->is_directory,
+			&answer->present_bytes, err);
 	case OP_STAT:
 		croft_store_stat(config->store, &answer->stat.store);
 		if (config->fetcher)

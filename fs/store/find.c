@@ -268,3 +268,9 @@ bool croft_store_find_hash(struct croft_store *store, const uint8_t hash[CROFT_H
 	*digest = found;
 	return true;
 }
+
+bool croft_store_has(struct croft_store *store, const struct croft_digest *digests, size_t count,
+	bool *there, struct croft_error *err)
+{
+	return store_find_many(store, digests, count, STORE_LOOK, 0, there, err);
+}

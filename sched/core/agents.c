@@ -294,6 +294,7 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 		.do_not_cache = task->do_not_cache,
 		.cancelled = task->cancelling,
 	};
+	struct croft_digest input_root = task->input_root;
 	pthread_mutex_unlock(&sched->lock);
 
 	struct croft_slice response = CROFT_SLICE(NULL, 0);
@@ -301,15 +302,20 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 	if (!retry)
 		response = result_store(sched->store, &source, done, &failed);
 	free(source.instance_name);
+	size_t touched_count;
+	struct croft_placement_touch *touched = placed_touched(sched, &input_root, done, &touched_count);
 
 	CROFT_LOCKED(&sched->lock);
 	task = own_task(session, done->lease);
 	if (!task) {
 		free((void *)response.data);
+		free(touched);
 		return;
 	}
 	if (done->inputs)
 		session->agent->fetched_bytes += done->inputs->fetched_bytes;
+	for (size_t i = 0; i < done->n_roots; i++)
+		placed_presence(sched, session->agent, done->roots[i]);
 	session->agent->jobs_done++;
 	if (retry) {
 		croft_log(CROFT_LOG_WARNING, "%s could not run %s, it is queued again: %s",
@@ -318,8 +324,12 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 		task_lost(sched, task, done->status->message);
 	} else {
 		task->run_seconds = run_seconds_of(done);
+		task->touched = touched;
+		task->touched_count = touched_count;
+		touched = NULL;
 		task_complete(sched, task, response, failed);
 	}
+	free(touched);
 	dispatch(sched);
 }
 
@@ -329,6 +339,27 @@ static void on_heartbeat(struct session *session, const Farm__Heartbeat *heartbe
 {
 	session->agent->cache_bytes = heartbeat->cache_bytes;
 	session->agent->cache_budget_bytes = heartbeat->cache_budget_bytes;
+}
+
+static void on_presence(struct session *session, const Farm__PresenceDelta *delta)
+{
+	struct croft_placement *placement = session->sched->placement;
+	uint32_t agent = session->agent->placed;
+	if (agent == UINT32_MAX)
+		return;
+	if (!croft_placement_delta_begin(
+			placement, agent, delta->epoch, delta->sequence, delta->snapshot)) {
+		Farm__ResyncPresence resync = FARM__RESYNC_PRESENCE__INIT;
+		post(session, FARM__SERVER_MESSAGE__KIND_RESYNC_PRESENCE, &resync);
+		return;
+	}
+	for (size_t i = 0; i < delta->n_present; i++)
+		placed_presence(session->sched, session->agent, delta->present[i]);
+	for (size_t i = 0; i < delta->n_gone; i++) {
+		struct croft_digest root;
+		if (croft_digest_from_message(delta->gone[i], "a root", &root, NULL))
+			croft_placement_gone(placement, agent, &root);
+	}
 }
 
 static void on_message(void *user, void *raw)
@@ -361,6 +392,9 @@ static void on_message(void *user, void *raw)
 		break;
 	case FARM__AGENT_MESSAGE__KIND_JOB_REFUSED:
 		on_refused(session, message->job_refused);
+		break;
+	case FARM__AGENT_MESSAGE__KIND_PRESENCE:
+		on_presence(session, message->presence);
 		break;
 	case FARM__AGENT_MESSAGE__KIND_DRAINING:
 		session->agent->draining = true;

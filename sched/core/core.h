@@ -17,6 +17,7 @@
 
 #include "croft/v1/farm.pb-c.h"
 #include "croft/v1/journal.pb-c.h"
+#include "fs/roots.h"
 #include "sched/placement.h"
 
 #include "google/longrunning/operations.pb-c.h"
@@ -84,6 +85,8 @@ struct task {
 	struct croft_candidate *candidates; /* and where else it could have gone; owned */
 	size_t candidate_count;
 	double run_seconds; /* of the run that ended, without waiting for fetches */
+	struct croft_placement_touch *touched; /* by that run; owned */
+	size_t touched_count;
 	struct live_log logs[2];
 	LIST_HEAD(, operation) operations;
 	unsigned announcing; /* announcements under way: it must not be freed */
@@ -137,6 +140,7 @@ struct croft_sched {
 	LIST_HEAD(, task_class) classes;
 	LIST_HEAD(, agent) agents;
 	struct croft_placement *placement;
+	struct croft_roots *roots; /* has a lock of its own */
 	TAILQ_HEAD(, task) queue; /* in the order in which they came, for people to look at */
 	TAILQ_HEAD(, task) completed; /* the oldest first */
 	size_t completed_count;
@@ -205,6 +209,16 @@ void placed_restored(struct croft_sched *sched);
 void placed_unqueue(struct croft_sched *sched, struct task *task);
 /* It runs there since before the server's restart. */
 void placed_adopt(struct croft_sched *sched, struct task *task, struct agent *agent);
+/* What a job's inputs weigh, for placement: malloc'ed. Without the lock. Nothing when the tree cannot
+ * be read, which the job will tell. */
+struct croft_placement_input *placed_inputs(struct croft_sched *sched,
+	const struct croft_digest *input_root, size_t *count);
+/* What an agent said of its cache. */
+void placed_presence(struct croft_sched *sched, struct agent *agent,
+	const Farm__PresentRoot *root);
+/* What a run read of each input, as far as the agent's cache tells: malloc'ed. Without the lock. */
+struct croft_placement_touch *placed_touched(struct croft_sched *sched,
+	const struct croft_digest *input_root, const Farm__JobDone *done, size_t *count);
 /* It is over: its slot is free. */
 void placed_end(struct croft_sched *sched, struct task *task);
 

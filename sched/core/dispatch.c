@@ -36,7 +36,7 @@ void dispatch(struct croft_sched *sched)
 
 /* What is needed of a task to make its Job message without holding the lock. */
 struct job_source {
-	struct croft_digest action, command;
+	struct croft_digest action, command, input_root;
 	char *instance_name, *operation;
 	uint64_t timeout_ms;
 	int64_t queued_unix_ns;
@@ -55,6 +55,7 @@ static bool copy_source(struct croft_sched *sched, const char *lease, struct cro
 	*source = (struct job_source){
 		.action = task->action,
 		.command = task->command,
+		.input_root = task->input_root,
 		.instance_name = croft_arena_strdup(arena, task->instance_name),
 		.operation = croft_arena_strdup(arena, operation ? operation->name : task->id),
 		.timeout_ms = task->timeout_ms,
@@ -75,6 +76,24 @@ static void *read_stored(struct croft_sched *sched, const struct croft_digest *d
 		!croft_store_get(sched->store, digest, arena, &bytes, err))
 		return NULL;
 	return croft_message_decode(type, bytes, arena, NULL, err);
+}
+
+static void add_roots(struct croft_sched *sched, Farm__Job *job,
+	const struct croft_digest *input_root, struct croft_arena *arena)
+{
+	struct croft_root *roots;
+	size_t count;
+	if (!croft_roots_find(sched->roots, input_root, arena, &roots, &count, NULL))
+		return;
+	job->roots = croft_arena_array(arena, count, sizeof(void *));
+	for (size_t i = 0; i < count; i++) {
+		Farm__TrackedRoot *root = croft_arena_alloc(arena, sizeof(*root));
+		farm__tracked_root__init(root);
+		root->root = croft_digest_to_message(&roots[i].digest, arena);
+		root->directory = roots[i].directory;
+		root->total_bytes = roots[i].bytes;
+		job->roots[job->n_roots++] = root;
+	}
 }
 
 static Farm__Job *make_job(struct croft_sched *sched, const char *lease,
@@ -98,6 +117,7 @@ static Farm__Job *make_job(struct croft_sched *sched, const char *lease,
 		source->request_metadata.size, (uint8_t *)source->request_metadata.data};
 	job->attempt = source->attempts;
 	job->stall_cap_ms = sched->config.stall_cap_ms;
+	add_roots(sched, job, &source->input_root, arena);
 	return job;
 }
 

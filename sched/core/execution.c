@@ -22,6 +22,8 @@ struct execution {
 	struct croft_digest action_digest, command_digest, input_root;
 	const Reapi__Action *action;
 	const Reapi__Command *command;
+	struct croft_placement_input *inputs; /* owned */
+	size_t input_count;
 };
 
 /* Missing blobs --------------------------------------------------------------------------------- */
@@ -235,6 +237,9 @@ static struct task *new_task(struct execution *execution, struct croft_hold *hol
 	struct task *task = task_create(sched, request->instance_name, &execution->action_digest);
 	task->command = execution->command_digest;
 	task->input_root = execution->input_root;
+	task->inputs = execution->inputs;
+	task->input_count = execution->input_count;
+	execution->inputs = NULL;
 	task->class = class_of(sched,
 		execution->action->platform ? execution->action->platform : execution->command->platform);
 	task->priority = request->execution_policy ? request->execution_policy->priority : 0;
@@ -285,6 +290,7 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 		return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
 			"the queue is full (%zu operations): try again later", sched->config.queue_limit);
 	}
+	execution->inputs = placed_inputs(sched, &execution->input_root, &execution->input_count);
 	/* A worker's thread may see the stream close before the operation has its waiter: the lock orders
 	 * the two, since waiter_closed takes it. */
 	pthread_mutex_lock(&sched->lock);
@@ -304,6 +310,7 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 	pthread_mutex_unlock(&sched->lock);
 	if (merged)
 		croft_store_release(hold);
+	free(execution->inputs);
 	return true;
 }
 

@@ -112,7 +112,64 @@ void placed_end(struct croft_sched *sched, struct task *task)
 {
 	if (!task->placed)
 		return;
-	struct croft_placement_outcome outcome = {.run_seconds = task->run_seconds};
+	struct croft_placement_outcome outcome = {
+		.run_seconds = task->run_seconds,
+		.touched = task->touched,
+		.touched_count = task->touched_count,
+	};
 	croft_placement_job_end(sched->placement, task->placed, &outcome, placed_now());
 	task->placed = NULL;
+}
+
+/* Inputs and presence ------------------------------------------------------------------------------ */
+
+struct croft_placement_input *placed_inputs(struct croft_sched *sched,
+	const struct croft_digest *input_root, size_t *count)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_root *roots;
+	*count = 0;
+	if (!croft_roots_find(sched->roots, input_root, arena, &roots, count, NULL))
+		return NULL;
+	struct croft_placement_input *inputs = croft_array(*count, sizeof(*inputs));
+	for (size_t i = 0; i < *count; i++)
+		inputs[i] = (struct croft_placement_input){roots[i].digest, roots[i].bytes, roots[i].label};
+	return inputs;
+}
+
+void placed_presence(struct croft_sched *sched, struct agent *agent, const Farm__PresentRoot *root)
+{
+	struct croft_digest digest;
+	if (agent->placed != UINT32_MAX &&
+		croft_digest_from_message(root->root, "a root", &digest, NULL))
+		croft_placement_present(sched->placement, agent->placed, &digest, root->present_bytes,
+			root->total_bytes);
+}
+
+/* What was there before the run counts as read too: it was read by a job like this one, or by others
+ * that share the root. */
+struct croft_placement_touch *placed_touched(struct croft_sched *sched,
+	const struct croft_digest *input_root, const Farm__JobDone *done, size_t *count)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_root *roots;
+	size_t root_count;
+	*count = 0;
+	if (done->n_roots == 0 ||
+		!croft_roots_find(sched->roots, input_root, arena, &roots, &root_count, NULL))
+		return NULL;
+	struct croft_placement_touch *touched = croft_array(done->n_roots, sizeof(*touched));
+	for (size_t i = 0; i < done->n_roots; i++) {
+		struct croft_digest digest;
+		const Farm__PresentRoot *said = done->roots[i];
+		if (!said->total_bytes || !croft_digest_from_message(said->root, "a root", &digest, NULL))
+			continue;
+		size_t at = 0;
+		while (at < root_count && !croft_digest_equal(&roots[at].digest, &digest))
+			at++;
+		if (at < root_count)
+			touched[(*count)++] = (struct croft_placement_touch){
+				roots[at].label, (float)((double)said->present_bytes / (double)said->total_bytes)};
+	}
+	return touched;
 }

@@ -36,6 +36,12 @@ static bool restore(void *user, struct croft_slice key, struct croft_slice value
 	return task_restore(user, value, err);
 }
 
+static bool read_directory(void *user, const struct croft_digest *digest, struct croft_arena *arena,
+	struct croft_slice *bytes, struct croft_error *err)
+{
+	return croft_store_get(user, digest, arena, bytes, err);
+}
+
 static void set_defaults(struct croft_sched *sched, const struct croft_sched_config *config)
 {
 	sched->config = *config;
@@ -74,6 +80,7 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 		return NULL;
 	}
 	sched->placement = croft_placement_create(&placement);
+	sched->roots = croft_roots_create(&(struct croft_tree_source){read_directory, sched->store});
 	sched->journal = croft_journal_open(config->path, err);
 	if (!sched->journal || !croft_journal_each(sched->journal, restore, sched, err)) {
 		sched->stopping = true;
@@ -118,6 +125,7 @@ static void free_tasks(struct croft_sched *sched)
 	}
 	classes_free(sched);
 	croft_placement_destroy(sched->placement);
+	croft_roots_destroy(sched->roots);
 }
 
 void croft_sched_close(struct croft_sched *sched)

@@ -60,6 +60,7 @@ void task_free(struct croft_sched *sched, struct task *task)
 	free(task->description);
 	free(task->reason);
 	free(task->inputs);
+	free(task->touched);
 	free(task->candidates);
 	logs_free(task);
 	free(task);

@@ -183,6 +183,31 @@ def an_agent_is_killed_and_its_job_goes_elsewhere(s):
     s.farm.stop_agent("two")
 
 
+def jobs_go_where_their_bytes_are(s):
+    """Trees that share nothing but a heavy file; it pays to run where that was read before."""
+    s.farm.agent("two")
+    s.farm.wait_agents(2)
+    heavy = f"{s.folder}/heavy"
+    os.mkdir(heavy)
+    with open(f"{heavy}/blob", "wb") as file:
+        file.write(os.urandom(64 << 20))
+    s.farm.run("import", "--name", "heavy", heavy)
+    first, _ = s.job("cat /heavy/blob >/dev/null", "-d", "heavy:heavy", "--skip-cache")
+    equal(first["inputs"]["fetched_bytes"] >= 64 << 20, True, "the first run fetches it")
+    for i in range(6):
+        os.makedirs(f"{s.folder}/small", exist_ok=True)
+        with open(f"{s.folder}/small/{i}", "w") as file:
+            file.write(f"{i}\n")
+        result, _ = s.job(f"cat /heavy/blob >/dev/null; echo {i}", "-d", "heavy:heavy",
+                          "-i", f"{s.folder}/small", "--skip-cache")
+        equal(result["agent"], first["agent"], f"the agent of run {i}")
+        equal(result["inputs"]["fetched_bytes"] < 1 << 20, True, "bytes fetched again")
+    why = json.loads(s.farm.run("why", "--json", result["operation"]).stdout)
+    equal(why["candidates"][0]["agent"], first["agent"], "the best candidate")
+    assert why["candidates"][0]["bytes_there"] > 32 << 20, why
+    s.farm.stop_agent("two")
+
+
 def jobs_own_their_inputs_where_owners_cannot_be_mapped(s):
     """As on kernels before 6.12."""
     s.farm.stop_agent("one")
@@ -237,7 +262,8 @@ def the_same_job_twice_at_once_runs_once(s):
 TESTS = [a_job_runs_and_is_cached, the_exit_status_is_passed_on, no_file_that_was_not_read_is_fetched,
          outputs_come_back_as_they_were_made, an_export_equals_what_was_imported,
          a_job_sees_nothing_of_the_host, the_server_is_killed_and_nothing_is_lost,
-         an_agent_is_killed_and_its_job_goes_elsewhere, jobs_own_their_inputs_where_owners_cannot_be_mapped, a_job_can_be_cancelled,
+         an_agent_is_killed_and_its_job_goes_elsewhere, jobs_go_where_their_bytes_are,
+         jobs_own_their_inputs_where_owners_cannot_be_mapped, a_job_can_be_cancelled,
          a_timeout_ends_a_job_with_its_reason, missing_inputs_are_named,
          the_same_job_twice_at_once_runs_once]
 

@@ -85,7 +85,7 @@ static inline struct croft_tree_entry directory_of(struct croft_digest digest)
 
 /* "path=content" is a file, "path*=content" an executable one, "path>target" a symlink, "path/" an
  * empty directory; NULL ends the list. */
-static struct croft_digest tree_of(struct memory *memory, const char *const *lines)
+static inline struct croft_digest tree_of(struct memory *memory, const char *const *lines)
 {
 	struct croft_tree_source source = memory_source(memory);
 	struct croft_tree_builder *builder = croft_tree_builder_create(&source);
