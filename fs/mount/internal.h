@@ -14,6 +14,7 @@
 #include "fs/mount/blobs.h"
 #include "fs/mount/directory.h"
 #include "fs/mount/node.h"
+#include "fs/mount/ring.h"
 
 #include <stdatomic.h>
 
@@ -38,6 +39,8 @@ struct croft_mount {
 	int wake_fd;            /* wakes croft_mount_run: something changed */
 	atomic_bool stopped;    /* croft_mount_stop was called */
 	uint64_t offered_flags; /* by the kernel's INIT */
+	bool ringed;            /* INIT asked for FUSE over io_uring */
+	struct rings *rings;    /* or NULL */
 	bool answering_init;
 };
 

@@ -50,11 +50,22 @@ static ssize_t read_device(int fd, void *buffer, size_t size, void *user)
 	return got;
 }
 
-static void extend_init(const struct croft_mount *mount, struct fuse_init_out *init)
+static void extend_init(struct croft_mount *mount, struct fuse_init_out *init)
 {
 	/* So that a sandbox can show a tree's files as its own user's by an idmapped mount. */
 	uint64_t flags = mount->offered_flags & FUSE_ALLOW_IDMAP;
-	if (!flags || mount->uid != 0) /* another owner than root is meant as it stands */
+	if (mount->uid != 0) /* another owner than root is meant as it stands */
+		flags = 0;
+	if (mount->offered_flags & RINGS_INIT_FLAG && rings_possible()) {
+		flags |= RINGS_INIT_FLAG;
+		mount->ringed = true;
+		/* They size the buffers of each entry; nothing is ever written. */
+		init->max_pages = RINGS_PAYLOAD_PAGES;
+		init->max_write = 4096;
+		init->max_background = RINGS_BACKGROUND;
+		init->congestion_threshold = RINGS_BACKGROUND;
+	}
+	if (!flags)
 		return;
 	init->flags |= FUSE_INIT_EXT;
 	init->flags2 |= (uint32_t)(flags >> 32);
@@ -64,6 +75,8 @@ static ssize_t write_device(int fd, struct iovec *parts, int count, void *user)
 {
 	struct croft_mount *mount = user;
 	const struct fuse_out_header *header = parts[0].iov_base;
+	if (mount->rings && rings_answer(mount->rings, parts, count))
+		return (ssize_t)header->len;
 	if (!mount->answering_init || header->error || count != 2 ||
 		parts[1].iov_len != sizeof(struct fuse_init_out))
 		return writev(fd, parts, count);
@@ -244,13 +257,26 @@ static void sleep_until_stopped(struct croft_mount *mount)
 	}
 }
 
+/* The kernel holds requests back until the rings are there or refused. */
+static void start_rings(struct croft_mount *mount)
+{
+	struct croft_error refusal = CROFT_ERROR_INIT;
+	if (rings_start(mount->rings, &refusal))
+		croft_log(CROFT_LOG_INFO, "FUSE over io_uring");
+	else
+		croft_log(CROFT_LOG_WARNING, "FUSE over io_uring: %s; going on with /dev/fuse",
+			refusal.message);
+}
+
 bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
 {
 	/* Those that answer what had to wait; as many as read, so that neither starves the other. */
 	unsigned count = mount->threads, readers = 0, answerers = 0;
 	struct worker *workers = croft_array(count, sizeof(*workers));
 	pthread_t *answering = croft_array(count, sizeof(*answering));
-	bool ok = true;
+	if (mount->ringed)
+		mount->rings = rings_create(mount->session, err);
+	bool ok = !mount->ringed || mount->rings;
 	while (ok && answerers < count) {
 		ok = start_thread(&answering[answerers], waiting_serve, mount->waiting, "fs-answer", err);
 		answerers += ok;
@@ -260,6 +286,8 @@ bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
 		ok = start_thread(&workers[readers].thread, work, &workers[readers], "fs-fuse", err);
 		readers += ok;
 	}
+	if (ok && mount->rings)
+		start_rings(mount);
 	if (ok)
 		sleep_until_stopped(mount);
 
@@ -274,6 +302,9 @@ bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
 	waiting_close(mount->waiting);
 	for (unsigned i = 0; i < answerers; i++)
 		pthread_join(answering[i], NULL);
+	/* Only now: what was answered last went by them. */
+	rings_destroy(mount->rings);
+	mount->rings = NULL;
 	free(answering);
 	free(workers);
 	return ok;

@@ -129,6 +129,15 @@ static void submit(struct croft_mount *mount, struct request *request,
 	free(fetches);
 }
 
+static void answer(struct request *request, int code)
+{
+	if (!request->fuse)
+		return;
+	fuse_req_interrupt_func(request->fuse, NULL, NULL);
+	fuse_reply_err(request->fuse, code);
+	request->fuse = NULL;
+}
+
 /* Why fetching would not help; false: it may. */
 static bool hopeless(const struct request *request, const struct croft_digest *digest,
 	struct croft_error *err)
@@ -175,24 +184,31 @@ bool request_wait(struct request *request, const struct croft_digest *digests, s
 	struct croft_error err;
 	if (hopeless(request, &digests[0], &err))
 		return request_fail(request, &digests[0], &err);
-	if (!request->on_heap)
-		request = move_to_heap(request);
-	request->waits++;
-	request->for_directory = directories;
-	request->optional = optional;
-	request->pending = (unsigned)count;
-	request->failure.code = CROFT_OK;
+	struct request *waiting = request->on_heap ? request : move_to_heap(request);
+	waiting->waits++;
+	waiting->for_directory = directories;
+	waiting->optional = optional;
+	waiting->pending = (unsigned)count;
+	waiting->failure.code = CROFT_OK;
 	/* Before it can be answered by anyone else. */
-	fuse_req_interrupt_func(request->fuse, interrupted, mount);
+	fuse_req_interrupt_func(waiting->fuse, interrupted, mount);
 
 	pthread_mutex_lock(&mount->waiting->lock);
-	bool first = mount->waiting->first == NULL;
-	link_request(mount->waiting, request);
-	accounts_wait(mount->accounts, request->group);
+	bool closed = mount->waiting->closed, first = mount->waiting->first == NULL;
+	if (!closed) {
+		link_request(mount->waiting, waiting);
+		accounts_wait(mount->accounts, waiting->group);
+	}
 	pthread_mutex_unlock(&mount->waiting->lock);
+	if (closed) {
+		answer(waiting, ENOTCONN);
+		if (waiting != request)
+			free_request(waiting);
+		return true;
+	}
 	if (first)
 		eventfd_write(mount->wake_fd, 1);
-	submit(mount, request, digests, count);
+	submit(mount, waiting, digests, count);
 	return false;
 }
 
@@ -249,15 +265,6 @@ static bool was_killed(pid_t pid)
 	const char *own = strstr(text, "\nSigPnd:"), *shared = strstr(text, "\nShdPnd:");
 	return (own && strtoull(own + 8, NULL, 16) & kill_bit) ||
 		(shared && strtoull(shared + 8, NULL, 16) & kill_bit);
-}
-
-static void answer(struct request *request, int code)
-{
-	if (!request->fuse)
-		return;
-	fuse_req_interrupt_func(request->fuse, NULL, NULL);
-	fuse_reply_err(request->fuse, code);
-	request->fuse = NULL;
 }
 
 /* The kernel lets a killed process wait for an answer to what the daemon has read already. */

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The filesystem daemon as an agent sees it: this program runs itself as the daemon. */
+#include "fs/daemon.h"
+#include "fs/tree.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+#include "tests/unit/test.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/wait.h>
+
+struct fixture {
+	char directory[64];
+	struct croft_daemon_config config;
+	struct croft_daemon *daemon;
+};
+
+static struct croft_daemon *attach(struct fixture *fixture)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_daemon *daemon = croft_daemon_attach(&fixture->config, &err);
+	assert_ok(daemon != NULL, err);
+	return daemon;
+}
+
+static int set_up(void **state)
+{
+	struct fixture *fixture = calloc(1, sizeof(*fixture));
+	snprintf(fixture->directory, sizeof(fixture->directory), "/tmp/croft-daemon-XXXXXX");
+	assert_non_null(mkdtemp(fixture->directory));
+	fixture->config = (struct croft_daemon_config){.state = fixture->directory,
+		.budget_bytes = 1 << 30, .uid = 12, .gid = 34};
+	fixture->daemon = attach(fixture);
+	*state = fixture;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	croft_daemon_detach(fixture->daemon, false);
+	assert_ok(croft_remove_tree(AT_FDCWD, fixture->directory, &err), err);
+	free(fixture);
+	return 0;
+}
+
+static bool is_mounted(struct fixture *fixture)
+{
+	char path[128];
+	snprintf(path, sizeof(path), "%s/mnt", fixture->directory);
+	struct statfs stat;
+	assert_int_equal(statfs(path, &stat), 0);
+	return stat.f_type == 0x65735546; /* FUSE_SUPER_MAGIC */
+}
+
+static struct croft_digest adopt(struct fixture *fixture, const void *data, size_t size)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_digest digest = croft_digest_of(data, size);
+	CROFT_CLEANUP_FD int fd = memfd_create("blob", MFD_CLOEXEC);
+	assert_ok(croft_write_all(fd, data, size, "memfd", &err), err);
+	assert_ok(croft_daemon_adopt(fixture->daemon, &digest, fd, &err), err);
+	return digest;
+}
+
+static bool no_source(void *user, const struct croft_digest *digest, struct croft_arena *arena,
+	struct croft_slice *bytes, struct croft_error *err)
+{
+	return croft_error_set(err, CROFT_NOT_FOUND, "no source");
+}
+
+static bool adopt_directory(void *user, const struct croft_digest *digest, struct croft_slice bytes,
+	struct croft_error *err)
+{
+	adopt(user, bytes.data, bytes.size);
+	return true;
+}
+
+/* d/a and d/b of the same five bytes. */
+static struct croft_digest adopt_tree(struct fixture *fixture)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	static const struct croft_tree_source source = {no_source, NULL};
+	struct croft_tree_builder *builder = croft_tree_builder_create(&source);
+	struct croft_tree_entry file = {.kind = CROFT_ENTRY_FILE,
+		.digest = adopt(fixture, "hello", 5)};
+	assert_ok(croft_tree_builder_add(builder, croft_slice_str("d/a"), &file, &err), err);
+	assert_ok(croft_tree_builder_add(builder, croft_slice_str("d/b"), &file, &err), err);
+	struct croft_digest root;
+	assert_ok(croft_tree_builder_finish(builder, adopt_directory, fixture, &root, &err), err);
+	croft_tree_builder_destroy(builder);
+	return root;
+}
+
+static void assert_tree(struct fixture *fixture, const struct croft_digest *root)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	char digest[CROFT_DIGEST_TEXT], path[PATH_MAX];
+	croft_digest_format(root, '-', digest);
+	snprintf(path, sizeof(path), "%s/by-digest/%s/d/a",
+		croft_daemon_mountpoint(fixture->daemon), digest);
+	char *data;
+	size_t size;
+	assert_ok(croft_read_file(AT_FDCWD, path, 100, &data, &size, &err), err);
+	assert_int_equal(size, 5);
+	assert_memory_equal(data, "hello", 5);
+	free(data);
+	struct stat stat;
+	assert_int_equal(lstat(path, &stat), 0);
+	assert_int_equal(stat.st_uid, 12);
+	assert_int_equal(stat.st_gid, 34);
+}
+
+static void shows_what_was_adopted(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest root = adopt_tree(fixture);
+	assert_tree(fixture, &root);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_daemon_stat stat;
+	assert_ok(croft_daemon_stat(fixture->daemon, &stat, &err), err);
+	assert_int_equal(stat.store.blobs, 3);
+}
+
+static void refuses_to_adopt_what_is_something_else(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_digest digest = croft_digest_of("hello", 5);
+	CROFT_CLEANUP_FD int fd = memfd_create("blob", MFD_CLOEXEC);
+	assert_ok(croft_write_all(fd, "olleh", 5, "memfd", &err), err);
+	assert_false(croft_daemon_adopt(fixture->daemon, &digest, fd, &err));
+	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+}
+
+static void measures_trees(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest root = adopt_tree(fixture);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_tree_totals totals;
+	for (int i = 0; i < 2; i++) {
+		memset(&totals, 0xff, sizeof(totals));
+		assert_ok(croft_daemon_measure(fixture->daemon, &root, &totals, &err), err);
+		assert_int_equal(totals.files, 2);
+		assert_int_equal(totals.directories, 1);
+		assert_int_equal(totals.symlinks, 0);
+		assert_int_equal(totals.bytes, 10);
+	}
+	struct croft_digest nowhere = croft_digest_of("nowhere", 7);
+	assert_false(croft_daemon_measure(fixture->daemon, &nowhere, &totals, &err));
+	assert_int_equal(err.code, CROFT_NOT_FOUND);
+	assert_ok(croft_daemon_measure(fixture->daemon, &croft_digest_empty, &totals, &err), err);
+	assert_int_equal(totals.files, 0);
+}
+
+static void keeps_accounts(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_mount_account account;
+	assert_false(croft_daemon_account_read(fixture->daemon, 4711, &account, &err));
+	assert_int_equal(err.code, CROFT_NOT_FOUND);
+	assert_ok(croft_daemon_account_begin(fixture->daemon, 4711, &err), err);
+	assert_ok(croft_daemon_account_read(fixture->daemon, 4711, &account, &err), err);
+	assert_ok(croft_daemon_account_end(fixture->daemon, 4711, &account, &err), err);
+	assert_int_equal(account.fetched_files, 0);
+	assert_false(croft_daemon_account_end(fixture->daemon, 4711, &account, &err));
+}
+
+static void a_second_agent_finds_the_running_daemon(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest root = adopt_tree(fixture);
+	croft_daemon_detach(fixture->daemon, true);
+	assert_true(is_mounted(fixture));
+	fixture->daemon = attach(fixture);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_daemon_stat stat;
+	assert_ok(croft_daemon_stat(fixture->daemon, &stat, &err), err);
+	assert_int_equal(stat.store.blobs, 3);
+	assert_tree(fixture, &root);
+}
+
+static void another_configuration_restarts_it_with_its_cache(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest root = adopt_tree(fixture);
+	croft_daemon_detach(fixture->daemon, true);
+	fixture->config.budget_bytes = 1 << 29;
+	fixture->daemon = attach(fixture);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_daemon_stat stat;
+	assert_ok(croft_daemon_stat(fixture->daemon, &stat, &err), err);
+	assert_int_equal(stat.store.budget_bytes, 1 << 29);
+	assert_tree(fixture, &root);
+}
+
+static void unmounts_when_it_is_told_to_end(void **state)
+{
+	struct fixture *fixture = *state;
+	assert_true(is_mounted(fixture));
+	croft_daemon_detach(fixture->daemon, false);
+	assert_false(is_mounted(fixture));
+	fixture->daemon = attach(fixture);
+	assert_true(is_mounted(fixture));
+}
+
+/* The youngest child of this process. Earlier ones may be dead: nobody reaps what was kept running. */
+static pid_t daemon_pid(void)
+{
+	char path[64], text[256] = "";
+	snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+	CROFT_CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(read(fd, text, sizeof(text) - 1) > 0);
+	pid_t youngest = 0;
+	for (char *at = text, *end; strtol(at, &end, 10) > 0; at = end)
+		youngest = (pid_t)strtol(at, NULL, 10);
+	return youngest;
+}
+
+static void one_that_crashed_is_replaced_by_the_next_call(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest root = adopt_tree(fixture);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_daemon_stat stat;
+	/* A file that is open in the mount makes it busy. */
+	CROFT_CLEANUP_FD int held = open(croft_daemon_mountpoint(fixture->daemon), O_RDONLY | O_CLOEXEC);
+	assert_true(held >= 0);
+	pid_t pid = daemon_pid();
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	while (kill(pid, 0) == 0) {
+		siginfo_t info = {0};
+		waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT);
+		if (info.si_pid == pid)
+			break;
+	}
+	assert_ok(croft_daemon_stat(fixture->daemon, &stat, &err), err);
+	assert_tree(fixture, &root);
+	assert_int_not_equal(daemon_pid(), pid);
+}
+
+static void ends_cleanly_on_a_signal(void **state)
+{
+	struct fixture *fixture = *state;
+	pid_t pid = daemon_pid();
+	assert_int_equal(kill(pid, SIGTERM), 0);
+	siginfo_t info = {0};
+	assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+	assert_int_equal(info.si_code, CLD_EXITED);
+	assert_int_equal(info.si_status, 0);
+	assert_false(is_mounted(fixture));
+}
+
+static void says_why_it_cannot_start(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_daemon_config config = {.state = "/proc/nothing"};
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_null(croft_daemon_attach(&config, &err));
+	assert_non_null(strstr(err.message, "/proc/nothing"));
+
+	char cache[128];
+	croft_daemon_detach(fixture->daemon, false);
+	fixture->daemon = NULL;
+	snprintf(cache, sizeof(cache), "%s/cache", fixture->directory);
+	assert_ok(croft_remove_tree(AT_FDCWD, cache, &err), err);
+	CROFT_CLEANUP_FD int fd = open(cache, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+	assert_null(croft_daemon_attach(&fixture->config, &err));
+	assert_non_null(strstr(err.message, "cache"));
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && strcmp(argv[1], "fs-daemon") == 0)
+		return croft_daemon_command(argc - 1, argv + 1);
+	if (geteuid() != 0 || access("/dev/fuse", R_OK | W_OK) != 0) {
+		printf("skipped: mounting needs root and /dev/fuse\n");
+		return 77;
+	}
+#define daemon_test(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		daemon_test(shows_what_was_adopted),
+		daemon_test(refuses_to_adopt_what_is_something_else),
+		daemon_test(measures_trees),
+		daemon_test(keeps_accounts),
+		daemon_test(a_second_agent_finds_the_running_daemon),
+		daemon_test(another_configuration_restarts_it_with_its_cache),
+		daemon_test(unmounts_when_it_is_told_to_end),
+		daemon_test(one_that_crashed_is_replaced_by_the_next_call),
+		daemon_test(ends_cleanly_on_a_signal),
+		daemon_test(says_why_it_cannot_start),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
