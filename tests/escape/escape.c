@@ -344,9 +344,12 @@ static bool dies_with_agent(uint32_t weaken)
 		stop("the second agent's job did not start");
 	kill(agent, SIGKILL);
 	waitpid(agent, NULL, 0);
-	/* Its pipe closes when the last of its processes is gone. */
+	/* Its pipe closes when the last process that prints is gone; its supervisor takes a moment more. */
 	struct pollfd fd = {running[0], POLLIN, 0};
-	bool died = poll(&fd, 1, weaken ? 1000 : 60000) == 1 && world_leftovers(&world, false) == 0;
+	bool died = poll(&fd, 1, weaken ? 1000 : 60000) == 1;
+	for (int i = 0; died && i < 200 && world_leftovers(&world, false) != 0; i++)
+		usleep(100000);
+	died = died && world_leftovers(&world, false) == 0;
 	world_leftovers(&world, true);
 	close(running[0]);
 	return died;
