@@ -16,8 +16,9 @@ serve server
 
 unmount() {
     fusermount3 -u "$1" 2>/dev/null || umount "$1"
-    for _ in $(seq 100); do grep -q " $1 " /proc/mounts || return 0; sleep 0.1; done
-    return 1
+    for _ in $(seq 100); do grep -q " $1 " /proc/mounts || break; sleep 0.1; done
+    # Its process gives back the cache a moment later.
+    for cache in "$folder"/caches/[0-9]*/; do flock -w 30 "$cache" true; done
 }
 leave() {
     local status=$?
