@@ -42,9 +42,10 @@ class Farm:
         self.server.kill()
         self.server.wait()
 
-    def agent(self, name, slots=2):
+    def agent(self, name, *options, slots=2):
         self.agents[name] = self.start(name, "agent", "--server", f"grpc://{self.address}", "--state",
-                                       f"{self.folder}/{name}", "--name", name, "--slots", str(slots))
+                                       f"{self.folder}/{name}", "--name", name, "--slots", str(slots),
+                                       *options)
 
     def run(self, *arguments, check=True, **keywords):
         done = subprocess.run([self.croft, arguments[0], "--server", f"grpc://{self.address}",
