@@ -251,6 +251,13 @@ struct croft_store {
 		bool renamed[256];          /* directories of large/ to be synced before a checkpoint */
 	} log;
 
+	/* Records that wait to be written: one of those who wait commits for all. */
+	struct {
+		struct store_record_write *first, **last;
+		bool writing;
+		pthread_cond_t done;
+	} records;
+
 	uint64_t next_temporary;
 	struct store_totals totals; /* of index and pending */
 	uint64_t segment_bytes;     /* of all open segment files */

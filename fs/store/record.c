@@ -92,21 +92,86 @@ static bool check_table(const struct croft_store *store, enum croft_record_table
 			   err, CROFT_FAILED_PRECONDITION, "%s was opened read-only", store->path);
 }
 
-static bool write_record(struct croft_store *store, enum croft_record_table table,
-	const uint8_t *hash, const void *bytes, size_t size, struct croft_error *err)
+/* Writing: those who come while a commit is under way share the next one ------------------------- */
+
+struct store_record_write {
+	struct store_record_write *next;
+	enum croft_record_table table;
+	const uint8_t *hash;
+	const void *bytes; /* NULL: delete */
+	size_t size;
+	bool done, ok;
+	struct croft_error err;
+};
+
+static bool apply(struct croft_store *store, MDB_txn *txn, const struct store_record_write *write,
+	struct croft_error *err)
+{
+	MDB_dbi dbi = store->index.records[write->table];
+	return write->bytes
+		? store_table_put(txn, dbi, write->hash, CROFT_HASH_SIZE, write->bytes, write->size, err)
+		: store_table_delete(txn, dbi, write->hash, CROFT_HASH_SIZE, err);
+}
+
+/* From `first` up to `end`, in one transaction. */
+static bool commit(struct croft_store *store, const struct store_record_write *first,
+	const struct store_record_write *end, struct croft_error *err)
 {
 	MDB_txn *txn;
 	int code = mdb_txn_begin(store->index.env, NULL, 0, &txn);
 	if (code)
 		return store_mdb_error(err, code, "writing a record");
-	MDB_dbi dbi = store->index.records[table];
-	if (bytes ? !store_table_put(txn, dbi, hash, CROFT_HASH_SIZE, bytes, size, err)
-			  : !store_table_delete(txn, dbi, hash, CROFT_HASH_SIZE, err)) {
-		mdb_txn_abort(txn);
-		return false;
-	}
+	for (const struct store_record_write *write = first; write != end; write = write->next)
+		if (!apply(store, txn, write, err)) {
+			mdb_txn_abort(txn);
+			return false;
+		}
 	code = mdb_txn_commit(txn);
 	return code == 0 || store_mdb_error(err, code, "committing a record");
+}
+
+/* When they cannot be written together each says for itself why. */
+static void commit_all(struct croft_store *store, struct store_record_write *first)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	bool together = commit(store, first, NULL, &err);
+	for (struct store_record_write *write = first; write; write = write->next) {
+		write->err = err;
+		write->ok = together || (first->next && commit(store, write, write->next, &write->err));
+	}
+}
+
+static bool write_record(struct croft_store *store, enum croft_record_table table,
+	const uint8_t *hash, const void *bytes, size_t size, struct croft_error *err)
+{
+	struct store_record_write write = {
+		.table = table, .hash = hash, .bytes = bytes, .size = size};
+	pthread_mutex_lock(&store->lock);
+	*store->records.last = &write;
+	store->records.last = &write.next;
+	while (!write.done) {
+		if (store->records.writing) {
+			pthread_cond_wait(&store->records.done, &store->lock);
+			continue;
+		}
+		struct store_record_write *first = store->records.first;
+		store->records.first = NULL;
+		store->records.last = &store->records.first;
+		store->records.writing = true;
+		pthread_mutex_unlock(&store->lock);
+		commit_all(store, first);
+		pthread_mutex_lock(&store->lock);
+		store->records.writing = false;
+		for (struct store_record_write *next; first; first = next) {
+			next = first->next; /* its owner may leave once it is done */
+			first->done = true;
+		}
+		pthread_cond_broadcast(&store->records.done);
+	}
+	pthread_mutex_unlock(&store->lock);
+	if (!write.ok && err)
+		*err = write.err;
+	return write.ok;
 }
 
 bool croft_store_record_put(struct croft_store *store, enum croft_record_table table,

@@ -424,6 +424,8 @@ static void init(struct croft_store *store, const struct croft_store_config *con
 	store_closures_init(store);
 	pthread_mutex_init(&store->lock, NULL);
 	pthread_cond_init(&store->changed, NULL);
+	pthread_cond_init(&store->records.done, NULL);
+	store->records.last = &store->records.first;
 	pthread_condattr_t monotonic;
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -454,6 +456,7 @@ static void destroy(struct croft_store *store)
 	pthread_cond_destroy(&store->keeper.wake);
 	pthread_cond_destroy(&store->scrub.wake);
 	pthread_cond_destroy(&store->changed);
+	pthread_cond_destroy(&store->records.done);
 	pthread_mutex_destroy(&store->lock);
 	free(store->path);
 	free(store);
