@@ -20,6 +20,7 @@ extern const struct command command_cancel, command_why, command_agents;       /
 extern const struct command command_blob;
 extern const struct command command_gc;
 extern const struct command command_fsck, command_store;                       /* store.c */
-extern const struct command command_sandbox, command_fs_daemon;                /* forward.c */
+extern const struct command command_sandbox;
+extern const struct command command_fs_daemon;                                 /* forward.c */
 
 #endif

@@ -15,6 +15,7 @@ const struct command *const commands[] = {
 	&command_serve,
 	&command_agent,
 	&command_mount,
+	&command_sandbox,
 	&command_fs_daemon,
 	&command_import,
 	&command_export,
