@@ -4,7 +4,8 @@
  *
  *	GET, HEAD /cas/<sha256>           Range, keep-alive, pipelining; zstd when accepted
  *	PUT       /cas/<sha256>           verified before it is stored; Expect: 100-continue
- *	GET, PUT  /ac/<sha256>            ActionResults, as Bazel's HTTP cache does
+ *	GET, HEAD, PUT  /ac/<sha256>      ActionResults, as Bazel's HTTP cache does, and any other
+ *	                                  value, as ccache does
  *	POST      /batch                  many small blobs in one round trip; see docs/blob-plane.md
  *
  * /batch: the body is the wanted digests, one "<sha256>-<size>\n" each. The answer holds, in the
@@ -17,6 +18,7 @@
 #define CROFT_FS_PLANE_H
 
 #include "fs/store.h"
+#include "fs/upstream.h"
 
 struct croft_plane;
 
@@ -25,6 +27,7 @@ struct croft_plane_config {
 	struct croft_store *store; /* borrowed */
 	const char *instance_name; /* whose action cache /ac/ is; "" by default */
 	bool writable;             /* PUT allowed; agents serve read-only */
+	struct croft_upstream *upstream; /* borrowed; NULL: none */
 	unsigned idle_ms;          /* 0: 60 s */
 	unsigned connections;      /* 0: 4096 */
 };

@@ -12,6 +12,7 @@
 #define CROFT_SCHED_H
 
 #include "fs/store.h"
+#include "fs/upstream.h"
 #include "proto/rpc/server.h"
 
 struct croft_sched;
@@ -19,6 +20,7 @@ struct croft_sched;
 struct croft_sched_config {
 	const char *path;           /* directory of the journal */
 	struct croft_store *store;  /* borrowed */
+	struct croft_upstream *upstream; /* borrowed; NULL: none */
 	const char *blob_url;       /* told to agents: ":PORT" or "host:PORT" */
 	const char *policy;         /* "locality" (the default, also for NULL), "random", "least-loaded", … */
 	uint64_t default_timeout_ms, max_timeout_ms; /* 0: none */

@@ -19,6 +19,7 @@ static const char default_plane_port[] = "8981";
 struct serving {
 	struct croft_arena *arena;
 	struct croft_store *store;
+	struct croft_upstream *upstream;
 	struct croft_plane *plane;
 	struct croft_sched *sched;
 	struct croft_services *services;
@@ -52,13 +53,24 @@ static bool open_store(struct serving *serving, const struct croft_serve_config 
 	return serving->store || croft_error_wrap(err, "opening the store");
 }
 
+static bool start_upstream(struct serving *serving, const struct croft_serve_config *config,
+	struct croft_error *err)
+{
+	if (!config->upstream_url)
+		return true;
+	serving->upstream = croft_upstream_start(
+		&(struct croft_upstream_config){.store = serving->store, .url = config->upstream_url}, err);
+	return serving->upstream || croft_error_wrap(err, "the upstream");
+}
+
 static bool start_plane(struct serving *serving, const struct croft_serve_config *config,
 	const char *address, struct croft_error *err)
 {
 	const char *at = plane_address(config, address, serving->arena);
 	serving->plane = croft_plane_start(
 		&(struct croft_plane_config){
-			.address = at, .store = serving->store, .instance_name = "", .writable = true},
+			.address = at, .store = serving->store, .instance_name = "", .writable = true,
+			.upstream = serving->upstream},
 		err);
 	return serving->plane || croft_error_wrap(err, "starting the blob plane on %s", at);
 }
@@ -69,6 +81,7 @@ static bool open_sched(struct serving *serving, const struct croft_serve_config 
 	struct croft_sched_config sched = {
 		.path = croft_arena_printf(serving->arena, "%s/journal", config->state),
 		.store = serving->store,
+		.upstream = serving->upstream,
 		/* Agents put the host in front by which they know this server. */
 		.blob_url = croft_arena_printf(serving->arena, ":%d", croft_plane_port(serving->plane)),
 		.policy = config->policy,
@@ -81,7 +94,10 @@ static bool start_server(struct serving *serving, const struct croft_serve_confi
 	const char *address, struct croft_error *err)
 {
 	serving->services = croft_services_create(
-		&(struct croft_services_config){.store = serving->store, .sched = serving->sched}, err);
+		&(struct croft_services_config){.store = serving->store,
+			.sched = serving->sched,
+			.upstream = serving->upstream},
+		err);
 	if (!serving->services)
 		return false;
 	serving->server = croft_server_create(
@@ -105,6 +121,7 @@ static void stop(struct serving *serving)
 	croft_sched_close(serving->sched);
 	if (serving->plane)
 		croft_plane_stop(serving->plane);
+	croft_upstream_stop(serving->upstream);
 	if (serving->store)
 		croft_store_close(serving->store);
 	croft_arena_destroy(serving->arena);
@@ -115,7 +132,8 @@ static bool serve(struct serving *serving, const struct croft_serve_config *conf
 {
 	const char *address = config->address ? config->address : default_address;
 	int signal_number;
-	if (!open_store(serving, config, err) || !start_plane(serving, config, address, err) ||
+	if (!open_store(serving, config, err) || !start_upstream(serving, config, err) ||
+		!start_plane(serving, config, address, err) ||
 		!open_sched(serving, config, err) || !start_server(serving, config, address, err))
 		return false;
 	if (config->ready)

@@ -7,6 +7,7 @@
 #define CROFT_SCHED_SERVICES_H
 
 #include "fs/store.h"
+#include "fs/upstream.h"
 #include "proto/rpc/server.h"
 #include "sched/sched.h"
 
@@ -15,6 +16,7 @@ struct croft_services;
 struct croft_services_config {
 	struct croft_store *store; /* borrowed */
 	struct croft_sched *sched; /* borrowed; NULL: no execution (Capabilities say so) */
+	struct croft_upstream *upstream; /* borrowed; NULL: none */
 };
 
 struct croft_services *croft_services_create(const struct croft_services_config *config,

@@ -1,22 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* GET, HEAD and PUT /ac/<sha256 of an Action>: ActionResults. */
+/* GET, HEAD and PUT /ac/<sha256 of an Action>: ActionResults; other values are blobs. */
 #include "fs/plane/internal.h"
 
-#include "fs/action_result.h"
+#include "fs/action_value.h"
 #include "proto/base/arena.h"
-#include "proto/rpc/message.h"
-
-static struct croft_slice record_key(struct plane_request *request)
-{
-	const char *name = request->plane->instance_name;
-	char hash[CROFT_HASH_TEXT];
-	croft_hash_format(request->digest.hash, hash);
-	size_t name_size = strlen(name), size = name_size + 1 + CROFT_HASH_TEXT - 1;
-	char *key = croft_arena_alloc(request->arena, size);
-	memcpy(key, name, name_size + 1);
-	memcpy(key + name_size + 1, hash, CROFT_HASH_TEXT - 1);
-	return CROFT_SLICE(key, size);
-}
 
 /* GET ---------------------------------------------------------------------------------------- */
 
@@ -33,17 +20,32 @@ static bool produce(struct plane_request *request, struct plane_buffer *buffer,
 	return true;
 }
 
+static bool look(struct plane_request *request)
+{
+	struct croft_plane *plane = request->plane;
+	request->failure = CROFT_ERROR_INIT;
+	return croft_action_value_get(plane->config.store, plane->instance_name, request->digest.hash,
+		request->arena, &request->value, &request->digest, &request->failure);
+}
+
 static void get_work(struct ring_work *work)
 {
 	struct plane_request *request = plane_request_of(work);
-	croft_store_record_get(request->plane->config.store, CROFT_RECORD_ACTION, record_key(request),
-		request->arena, &request->value, &request->failure);
+	struct croft_plane *plane = request->plane;
+	if (look(request) || !plane->config.upstream || request->failure.code != CROFT_NOT_FOUND)
+		return;
+	croft_upstream_bring_result(plane->config.upstream, plane->instance_name, &request->digest);
+	look(request);
 }
 
 static void got(struct plane_request *request)
 {
 	if (request->failure.code != CROFT_OK) {
 		plane_answer_error(request, &request->failure);
+		return;
+	}
+	if (!request->value.data) {
+		plane_get_found(request);
 		return;
 	}
 	plane_head(request, 200, "Content-Type: application/octet-stream\r\nContent-Length: %zu\r\n",
@@ -65,20 +67,13 @@ void plane_action_get(struct plane_request *request)
 static void put_work(struct ring_work *work)
 {
 	struct plane_request *request = plane_request_of(work);
-	struct croft_error *err = &request->failure;
+	struct croft_plane *plane = request->plane;
 	struct croft_slice value = {
 		request->collected ? request->collected : "", request->collected_size};
-	struct croft_ref *refs;
-	size_t count;
-	Reapi__ActionResult *result = croft_message_decode(
-		&reapi__action_result__descriptor, value, request->arena, NULL, err);
-	if (!result) {
-		err->code = CROFT_INVALID_ARGUMENT; /* over a limit of the decoder: the same to the client */
-		return;
-	}
-	if (croft_action_result_refs(result, request->arena, &refs, &count, err))
-		croft_store_record_put(request->plane->config.store, CROFT_RECORD_ACTION,
-			record_key(request), value, refs, count, 0, err);
+	if (croft_action_value_put(plane->config.store, plane->instance_name, request->digest.hash, value,
+			&request->failure))
+		croft_upstream_send_result(
+			plane->config.upstream, plane->instance_name, &request->digest, value);
 }
 
 static void put_is_done(struct plane_request *request)
@@ -94,7 +89,6 @@ static void put_is_done(struct plane_request *request)
 
 static void put(struct plane_request *request)
 {
-	request->arena = croft_arena_create();
 	plane_request_work(request, put_work, put_is_done);
 }
 

@@ -2,7 +2,7 @@
 /* POST /batch: see docs/blob-plane.md. */
 #include "fs/plane/internal.h"
 
-#include "proto/base/arena.h"
+#include "proto/base/cleanup.h"
 
 /* The request: one digest a line ----------------------------------------------------------------- */
 
@@ -97,11 +97,6 @@ static bool produce(struct plane_request *request, struct plane_buffer *buffer,
 
 static void answer(struct plane_request *request)
 {
-	struct croft_error err = CROFT_ERROR_INIT;
-	if (request->line_size > 0 && !take_line(request, &err)) {
-		plane_answer_error(request, &err);
-		return;
-	}
 	request->chunked = request->head.minor_version == 1;
 	request->close |= !request->chunked;
 	request->produce = produce;
@@ -110,9 +105,30 @@ static void answer(struct plane_request *request)
 	plane_answer_begin(request);
 }
 
+/* What does not come is answered as missing. */
+static void bring_work(struct ring_work *work)
+{
+	struct plane_request *request = plane_request_of(work);
+	const struct croft_plane_config *config = &request->plane->config;
+	CROFT_CLEANUP_FREE bool *missing = croft_array(request->digest_count, sizeof(*missing));
+	croft_upstream_find_missing(config->upstream, config->store, request->digests,
+		request->digest_count, missing, NULL);
+}
+
+static void received(struct plane_request *request)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (request->line_size > 0 && !take_line(request, &err))
+		plane_answer_error(request, &err);
+	else if (request->plane->config.upstream && request->digest_count > 0)
+		plane_request_work(request, bring_work, answer);
+	else
+		answer(request);
+}
+
 void plane_batch(struct plane_request *request)
 {
 	request->take = take_lines;
-	request->finish = answer;
+	request->finish = received;
 	plane_body_begin(request);
 }

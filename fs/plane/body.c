@@ -152,11 +152,16 @@ void plane_body_received(struct plane_request *request, int result)
 
 bool plane_collect(struct plane_request *request, struct croft_slice data, struct croft_error *err)
 {
+	struct croft_plane *plane = request->plane;
 	size_t size = request->collected_size + data.size;
-	if (size > PLANE_RECORD)
-		return croft_error_set(err, CROFT_OUT_OF_RANGE, "the body is over 4 MiB");
+	if (size > PLANE_COLLECT)
+		return croft_error_set(err, CROFT_OUT_OF_RANGE, "the body is over 64 MiB");
 	if (size > request->collected_room) {
-		request->collected_room = 2 * size;
+		size_t room = 2 * size < PLANE_COLLECT ? 2 * size : PLANE_COLLECT;
+		if (room - request->collected_room > PLANE_COLLECT_ALL - plane->collected)
+			return croft_error_set(err, CROFT_UNAVAILABLE, "too much is being sent at once");
+		plane->collected += room - request->collected_room;
+		request->collected_room = room;
 		request->collected = croft_realloc(request->collected, request->collected_room, 1);
 	}
 	memcpy(request->collected + request->collected_size, data.data, data.size);

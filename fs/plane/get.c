@@ -135,14 +135,8 @@ static void open_work(struct ring_work *work)
 	open_blob(plane_request_of(work));
 }
 
-void plane_get(struct plane_request *request)
+void plane_get_found(struct plane_request *request)
 {
-	struct croft_error err = CROFT_ERROR_INIT;
-	if (!croft_store_find_hash(request->plane->config.store, request->digest.hash,
-			&request->digest, &err)) {
-		plane_answer_error(request, &err);
-		return;
-	}
 	uint64_t size = request->digest.size_bytes;
 	if (!http_range_resolve(&request->range, size, &request->position, &request->end)) {
 		plane_answer_status(request, 416, "the blob has %" PRIu64 " bytes\n", size);
@@ -159,4 +153,36 @@ void plane_get(struct plane_request *request)
 	} else {
 		plane_request_work(request, open_work, answer);
 	}
+}
+
+/* The size comes with it. */
+static bool find(struct plane_request *request)
+{
+	request->failure = CROFT_ERROR_INIT;
+	return croft_store_find_hash(request->plane->config.store, request->digest.hash,
+		&request->digest, &request->failure);
+}
+
+static void bring_work(struct ring_work *work)
+{
+	struct plane_request *request = plane_request_of(work);
+	croft_upstream_bring_hash(request->plane->config.upstream, request->digest.hash);
+	find(request);
+}
+
+static void brought(struct plane_request *request)
+{
+	if (request->failure.code == CROFT_OK)
+		plane_get_found(request);
+	else
+		plane_answer_error(request, &request->failure);
+}
+
+void plane_get(struct plane_request *request)
+{
+	bool found = find(request);
+	if (!found && request->plane->config.upstream && request->failure.code == CROFT_NOT_FOUND)
+		plane_request_work(request, bring_work, brought);
+	else
+		brought(request);
 }

@@ -25,7 +25,8 @@ enum {
 	PLANE_REQUESTS = 512,       /* in progress at once; others wait their turn */
 	PLANE_SPARE = 32,           /* requests whose buffers are kept for the next ones */
 	PLANE_BATCH = 4096,         /* digests in one /batch */
-	PLANE_RECORD = 4 << 20,     /* bytes of an ActionResult */
+	PLANE_COLLECT = 64 << 20,   /* bytes of a body that is kept in memory: an action cache's value */
+	PLANE_COLLECT_ALL = 256 << 20, /* of all of them */
 	PLANE_PROGRESS = 64 * 1024, /* bytes either way that count as being alive */
 };
 
@@ -137,6 +138,7 @@ struct croft_plane {
 	unsigned connections;
 	struct plane_connection *turns, **last_turn;
 	unsigned requests, spares;
+	size_t collected; /* room of all bodies that are kept in memory */
 	struct plane_request *spare;
 	struct croft_plane_stat stat; /* atomic */
 };
@@ -192,11 +194,14 @@ int plane_status_of(const struct croft_error *err);
 void plane_body_begin(struct plane_request *request);
 void plane_body_continue(struct plane_request *request);
 void plane_body_received(struct plane_request *request, int result);
-/* A `take` that collects in memory; OUT_OF_RANGE past PLANE_RECORD. */
+/* A `take` that collects in memory; OUT_OF_RANGE past PLANE_COLLECT, UNAVAILABLE past
+ * PLANE_COLLECT_ALL. */
 bool plane_collect(struct plane_request *request, struct croft_slice data, struct croft_error *err);
 
 /* get.c, put.c, batch.c, action.c */
 void plane_get(struct plane_request *request);
+/* The same, once it is known that the store has `digest`. */
+void plane_get_found(struct plane_request *request);
 void plane_put(struct plane_request *request);
 void plane_batch(struct plane_request *request);
 void plane_action_get(struct plane_request *request);

@@ -30,6 +30,7 @@ static void committed(struct plane_request *request)
 		plane_answer_error(request, &request->failure);
 		return;
 	}
+	croft_upstream_send(request->plane->config.upstream, &request->digest, 1);
 	plane_head(request, 200, "Content-Length: 0\r\n");
 	request->produced = true;
 	plane_answer_begin(request);

@@ -48,6 +48,7 @@ void plane_request_free(struct plane_request *request)
 	free(request->zstd_in);
 	free(request->digests);
 	free(request->collected);
+	plane->collected -= request->collected_room;
 	plane->requests--;
 	if (plane->spares >= PLANE_SPARE) {
 		discard(request);

@@ -293,6 +293,7 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 		.instance_name = croft_strdup(task->instance_name),
 		.do_not_cache = task->do_not_cache,
 		.cancelled = task->cancelling,
+		.upstream = sched->upstream,
 	};
 	struct croft_digest input_root = task->input_root;
 	pthread_mutex_unlock(&sched->lock);

@@ -125,6 +125,7 @@ enum { BUCKETS = 1 << 16 };
 struct croft_sched {
 	struct croft_sched_config config;
 	struct croft_store *store;
+	struct croft_upstream *upstream;
 	struct croft_journal *journal;
 	uint64_t started_ns;
 	pthread_t ticker;

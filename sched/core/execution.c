@@ -169,8 +169,17 @@ static int answer_from_cache(struct execution *execution, struct croft_error *er
 	struct croft_arena *arena = croft_call_arena(execution->call);
 	struct croft_slice value;
 	struct croft_error failed = CROFT_ERROR_INIT;
-	if (!croft_store_record_get(execution->sched->store, CROFT_RECORD_ACTION, action_key(execution),
-			arena, &value, &failed)) {
+	struct croft_store *store = execution->sched->store;
+	struct croft_upstream *upstream = execution->sched->upstream;
+	struct croft_slice key = action_key(execution);
+	bool found = croft_store_record_get(store, CROFT_RECORD_ACTION, key, arena, &value, &failed);
+	if (!found && upstream && failed.code == CROFT_NOT_FOUND) {
+		croft_upstream_bring_result(
+			upstream, execution->request->instance_name, &execution->action_digest);
+		failed = CROFT_ERROR_INIT;
+		found = croft_store_record_get(store, CROFT_RECORD_ACTION, key, arena, &value, &failed);
+	}
+	if (!found) {
 		if (failed.code == CROFT_NOT_FOUND)
 			return 0;
 		*err = failed;
@@ -208,8 +217,8 @@ static bool hold_inputs(struct execution *execution, struct croft_hold **hold,
 		{CROFT_REF_DIRECTORY, execution->input_root}};
 	struct croft_digest *missing;
 	size_t missing_count;
-	if (!croft_store_lease_closure(store, refs, 3, 0, croft_call_arena(execution->call), &missing,
-			&missing_count, err))
+	if (!croft_upstream_lease_closure(execution->sched->upstream, store, refs, 3, 0,
+			croft_call_arena(execution->call), &missing, &missing_count, err))
 		return croft_error_wrap(err, "looking for the action's inputs");
 	if (missing_count > 0)
 		return fail_missing(execution->call, missing, missing_count, err);

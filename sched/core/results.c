@@ -25,9 +25,14 @@ static bool remember(struct croft_store *store, const struct result_source *sour
 {
 	struct croft_ref *refs;
 	size_t count;
-	return croft_action_result_refs(result, arena, &refs, &count, err) &&
-		croft_store_record_put(store, table, record_key(source, arena),
-			croft_message_encode(&result->base, arena), refs, count, 0, err);
+	struct croft_slice value = croft_message_encode(&result->base, arena);
+	if (!croft_action_result_refs(result, arena, &refs, &count, err) ||
+		!croft_store_record_put(
+			store, table, record_key(source, arena), value, refs, count, 0, err))
+		return false;
+	if (table == CROFT_RECORD_ACTION)
+		croft_upstream_send_result(source->upstream, source->instance_name, &source->action, value);
+	return true;
 }
 
 static struct croft_slice encode(const Reapi__ExecuteResponse *response)

@@ -7,6 +7,7 @@
 #define CROFT_SCHED_RESULTS_H
 
 #include "fs/store.h"
+#include "fs/upstream.h"
 
 #include "croft/v1/farm.pb-c.h"
 
@@ -14,6 +15,7 @@ struct result_source {
 	struct croft_digest action;
 	char *instance_name;
 	bool do_not_cache, cancelled;
+	struct croft_upstream *upstream; /* is told, too; or NULL */
 };
 
 /* The encoded ExecuteResponse, malloc'ed. Successful results go to the action cache, others are

@@ -63,6 +63,7 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	struct croft_sched *sched = croft_zalloc(sizeof(*sched));
 	set_defaults(sched, config);
 	sched->store = config->store;
+	sched->upstream = config->upstream;
 	sched->started_ns = croft_now_ns();
 	pthread_mutex_init(&sched->lock, NULL);
 	pthread_condattr_t attributes;

@@ -71,6 +71,21 @@ static bool put_in_what_is_asked_for(struct inlining *inlining,
 	return true;
 }
 
+/* From the store; failing that, from the upstream. */
+static bool look_up(struct croft_services *services, const char *instance_name,
+	const struct croft_digest *action, struct croft_arena *arena, struct croft_slice *value,
+	struct croft_error *err)
+{
+	struct croft_slice key = action_key(instance_name, action, arena);
+	if (croft_store_record_get(services->store, CROFT_RECORD_ACTION, key, arena, value, err))
+		return true;
+	if (!services->upstream || err->code != CROFT_NOT_FOUND)
+		return false;
+	croft_upstream_bring_result(services->upstream, instance_name, action);
+	*err = CROFT_ERROR_INIT;
+	return croft_store_record_get(services->store, CROFT_RECORD_ACTION, key, arena, value, err);
+}
+
 static bool get_action_result(struct croft_call *call, void *user, struct croft_error *err)
 {
 	struct croft_services *services = user;
@@ -80,8 +95,7 @@ static bool get_action_result(struct croft_call *call, void *user, struct croft_
 	struct croft_slice value;
 	if (!digest_function_check(request->digest_function, err) ||
 		!digest_read(request->action_digest, "action_digest", &action, err) ||
-		!croft_store_record_get(services->store, CROFT_RECORD_ACTION,
-			action_key(request->instance_name, &action, arena), arena, &value, err))
+		!look_up(services, request->instance_name, &action, arena, &value, err))
 		return false;
 	Reapi__ActionResult *result =
 		croft_message_decode(&reapi__action_result__descriptor, value, arena, NULL, err);
@@ -113,6 +127,7 @@ static bool take_out(struct croft_services *services, const char *what, Protobuf
 	if (!croft_store_put(
 			services->store, &digest, CROFT_SLICE(field->data, field->len), err))
 		return false;
+	croft_upstream_send(services->upstream, &digest, 1);
 	*message = croft_digest_to_message(&digest, arena);
 	*field = (ProtobufCBinaryData){0, NULL};
 	return true;
@@ -175,15 +190,17 @@ static bool update_action_result(struct croft_call *call, void *user, struct cro
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "the request has no action_result");
 	if (!check_result(services, result, arena, err) ||
 		!croft_action_result_refs(result, arena, &refs, &count, err) ||
-		!croft_store_lease_closure(
-			services->store, refs, count, 0, arena, &missing, &missing_count, err))
+		!croft_upstream_lease_closure(services->upstream, services->store, refs, count, 0, arena,
+			&missing, &missing_count, err))
 		return false;
 	if (missing_count > 0)
 		return fail_missing(call, "the ActionResult", missing, missing_count, err);
-	return croft_store_record_put(services->store, CROFT_RECORD_ACTION,
-			   action_key(request->instance_name, &action, arena),
-			   croft_message_encode(&result->base, arena), refs, count, 0, err) &&
-		croft_call_write(call, &result->base, err);
+	struct croft_slice value = croft_message_encode(&result->base, arena);
+	if (!croft_store_record_put(services->store, CROFT_RECORD_ACTION,
+			action_key(request->instance_name, &action, arena), value, refs, count, 0, err))
+		return false;
+	croft_upstream_send_result(services->upstream, request->instance_name, &action, value);
+	return croft_call_write(call, &result->base, err);
 }
 
 #define ACTION_CACHE "/build.bazel.remote.execution.v2.ActionCache/"

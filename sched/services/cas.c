@@ -20,7 +20,8 @@ static bool find_missing(struct croft_call *call, void *user, struct croft_error
 	for (size_t i = 0; i < count; i++)
 		if (!digest_read(request->blob_digests[i], "blob_digests", &digests[i], err))
 			return false;
-	if (!croft_store_find_missing(services->store, digests, count, missing, err))
+	if (!croft_upstream_find_missing(
+			services->upstream, services->store, digests, count, missing, err))
 		return false;
 	Reapi__FindMissingBlobsResponse response = REAPI__FIND_MISSING_BLOBS_RESPONSE__INIT;
 	response.missing_blob_digests = croft_arena_array(arena, count, sizeof(void *));
@@ -103,8 +104,11 @@ static bool batch_update(struct croft_call *call, void *user, struct croft_error
 	}
 	struct croft_error *stored = croft_arena_array(arena, good, sizeof(*stored));
 	croft_store_put_many(services->store, digests, data, good, stored);
-	for (size_t i = 0; i < good; i++)
+	for (size_t i = 0; i < good; i++) {
 		errors[places[i]] = stored[i];
+		if (stored[i].code == CROFT_OK)
+			croft_upstream_send(services->upstream, &digests[i], 1);
+	}
 
 	Reapi__BatchUpdateBlobsResponse response = REAPI__BATCH_UPDATE_BLOBS_RESPONSE__INIT;
 	response.n_responses = count;
@@ -166,6 +170,11 @@ static bool batch_read(struct croft_call *call, void *user, struct croft_error *
 	}
 	if (!check_total(total, err))
 		return false;
+	if (services->upstream) {
+		bool *missing = croft_arena_array(arena, count, sizeof(*missing));
+		croft_upstream_find_missing(
+			services->upstream, services->store, digests, count, missing, NULL);
+	}
 	bool zstd = accepts_zstd(request);
 	Reapi__BatchReadBlobsResponse response = REAPI__BATCH_READ_BLOBS_RESPONSE__INIT;
 	response.n_responses = count;

@@ -113,6 +113,12 @@ static bool read_directory(struct traversal *traversal, const struct croft_diges
 			croft_message_default_limits.wire_bytes);
 	if (croft_store_get(traversal->services->store, digest, arena, bytes, err))
 		return true;
+	if (traversal->services->upstream) {
+		croft_upstream_bring(traversal->services->upstream, digest, 1);
+		*err = CROFT_ERROR_INIT;
+		if (croft_store_get(traversal->services->store, digest, arena, bytes, err))
+			return true;
+	}
 	/* A blob that turned out to be damaged is as good as missing. */
 	bool root = croft_digest_equal(digest, &traversal->root);
 	if (!root && (err->code == CROFT_NOT_FOUND || err->code == CROFT_DATA_LOSS))

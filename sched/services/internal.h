@@ -21,6 +21,7 @@ struct watchers;
 struct croft_services {
 	struct croft_store *store;
 	struct croft_sched *sched;
+	struct croft_upstream *upstream;
 	struct uploads *uploads;
 	struct watchers *watchers;
 	struct reflection *reflection;

@@ -67,6 +67,17 @@ static bool check_range(const Bytestream__ReadRequest *request, struct croft_err
 	return true;
 }
 
+static struct croft_store_blob *open_blob(struct croft_services *services,
+	const struct croft_digest *digest, struct croft_error *err)
+{
+	struct croft_store_blob *blob = croft_store_open_blob(services->store, digest, err);
+	if (blob || !services->upstream || (err->code != CROFT_NOT_FOUND && err->code != CROFT_DATA_LOSS))
+		return blob;
+	croft_upstream_bring(services->upstream, digest, 1);
+	*err = CROFT_ERROR_INIT;
+	return croft_store_open_blob(services->store, digest, err);
+}
+
 static bool read_blob(struct croft_services *services, struct croft_call *call,
 	const Bytestream__ReadRequest *request, struct croft_error *err)
 {
@@ -78,7 +89,7 @@ static bool read_blob(struct croft_services *services, struct croft_call *call,
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"read_limit must be 0 when compressed data is read");
 	struct croft_store_blob *blob = NULL;
-	if (size > 0 && !(blob = croft_store_open_blob(services->store, &resource.digest, err)))
+	if (size > 0 && !(blob = open_blob(services, &resource.digest, err)))
 		return false;
 	if (offset > size) {
 		croft_store_blob_close(blob);

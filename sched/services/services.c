@@ -11,6 +11,7 @@ struct croft_services *croft_services_create(const struct croft_services_config 
 	struct croft_services *services = croft_zalloc(sizeof(*services));
 	services->store = config->store;
 	services->sched = config->sched;
+	services->upstream = config->upstream;
 	services->uploads = uploads_create(config->store);
 	services->watchers = watchers_create();
 	services->reflection = reflection_create(config->sched != NULL);

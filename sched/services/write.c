@@ -185,6 +185,8 @@ static bool run(struct write *write, struct croft_arena *arena, struct croft_err
 		stored = take_all(write, message, arena, err);
 	if (stored < 0 || (stored > 0 && !expect_end(write, arena, err)))
 		return false;
+	if (stored > 0)
+		croft_upstream_send(write->services->upstream, &write->resource.digest, 1);
 	return answer(write, write->resource.zstd && stored == 0 ? (int64_t)write->taken
 															 : write->expected, err);
 }

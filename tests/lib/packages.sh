@@ -7,7 +7,7 @@ liblmdb-dev libzstd-dev libfuse3-dev fuse3 libarchive-dev libjansson-dev libcmoc
 ca-certificates"
 
 test_packages="clang libclang-rt-14-dev python3 python3-grpcio python3-protobuf iproute2
-busybox-static curl openssl procps util-linux"
+busybox-static curl openssl procps util-linux nginx-light ccache"
 
 # Clients that Debian has, and what their jobs find in their root.
 client_packages="bazel-bootstrap bazel-bootstrap-data bazel-platforms bazel-rules-java g++ make zip"
@@ -29,7 +29,8 @@ install_missing() {
     echo "Installing: ${missing[*]}"
     local log
     log=$(mktemp)
-    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive \
+    # In run level 1, by what they are told, packages start no services.
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         echo "apt-get could not install them (whole log: $log)" >&2

@@ -641,20 +641,71 @@ static void keeps_action_results(void **state)
 	free(output.data);
 }
 
-static void refuses_action_results_that_are_none(void **state)
+static void refuses_action_results_without_their_outputs(void **state)
 {
 	struct fixture *fixture = *state;
 	CROFT_CLEANUP_FD int fd = dial(fixture->port);
-	static const char head[] =
-		"PUT /ac/2222222222222222222222222222222222222222222222222222222222222222 HTTP/1.1\r\n";
 	char request[512];
-	snprintf(request, sizeof(request), "%sContent-Length: 3\r\n\r\nxyz", head);
-	expect(fd, request, 400, NULL, 0);
-	/* Its output is nowhere. */
-	snprintf(request, sizeof(request), "%sContent-Length: 75\r\n\r\n\x12\x49\x0a\x01" "a"
+	snprintf(request, sizeof(request), "PUT /ac/%064d HTTP/1.1\r\nContent-Length: 75\r\n\r\n"
+		"\x12\x49\x0a\x01" "a"
 		"\x12\x44\x0a\x40" "3333333333333333333333333333333333333333333333333333333333333333"
-		"\x10\x32", head);
+		"\x10\x32", 2);
 	expect(fd, request, 409, NULL, 0);
+}
+
+static void put_value(int fd, int number, const void *value, size_t size)
+{
+	char head[256];
+	snprintf(head, sizeof(head), "PUT /ac/%064d HTTP/1.1\r\nContent-Length: %zu\r\n\r\n", number,
+		size);
+	say_text(fd, head);
+	say(fd, value, size);
+	struct answer answer = hear(fd);
+	assert_int_equal(answer.status, 200);
+	free(answer.body);
+}
+
+static void get_value(int fd, const char *method, int number, const void *value, size_t size)
+{
+	char request[256];
+	snprintf(request, sizeof(request), "%s /ac/%064d HTTP/1.1\r\n\r\n", method, number);
+	expect(fd, request, 200, value, size);
+}
+
+/* As ccache uses it. The newest counts, of whatever kind the ones before it were. */
+static void keeps_any_value_for_an_action(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob large = make_blob(9 << 20, 810), small = make_blob(100, 811);
+	static const char result[] = "\x20\x07"; /* ActionResult{exit_code: 7} */
+	CROFT_CLEANUP_FD int fd = dial(fixture->port);
+	put_value(fd, 3, large.data, large.size);
+	get_value(fd, "GET", 3, large.data, large.size);
+	put_value(fd, 3, result, 2);
+	get_value(fd, "GET", 3, result, 2);
+	put_value(fd, 3, small.data, small.size);
+	get_value(fd, "GET", 3, small.data, small.size);
+	put_value(fd, 4, "", 0);
+	get_value(fd, "GET", 4, "", 0);
+	free(large.data);
+	free(small.data);
+}
+
+static void bounds_values_for_actions(void **state)
+{
+	struct fixture *fixture = *state;
+	CROFT_CLEANUP_FD int fd = dial(fixture->port);
+	CROFT_CLEANUP_FREE char *piece = croft_zalloc(1 << 20);
+	char head[256];
+	snprintf(head, sizeof(head), "PUT /ac/%064d HTTP/1.1\r\nContent-Length: %d\r\n\r\n", 5, 70 << 20);
+	say_text(fd, head);
+	/* It answers before all is sent; what is sent after that is of no interest. */
+	for (int i = 0; i < 65; i++)
+		if (send(fd, piece, 1 << 20, MSG_NOSIGNAL) < 0)
+			break;
+	struct answer answer = hear(fd);
+	assert_int_equal(answer.status, 413);
+	free(answer.body);
 }
 
 /* Tests: hostile clients ------------------------------------------------------------------------- */
@@ -829,7 +880,9 @@ int main(void)
 		cmocka_unit_test(refuses_to_write_when_read_only),
 		cmocka_unit_test(stores_nothing_of_a_body_that_ends_early),
 		cmocka_unit_test(keeps_action_results),
-		cmocka_unit_test(refuses_action_results_that_are_none),
+		cmocka_unit_test(refuses_action_results_without_their_outputs),
+		cmocka_unit_test(keeps_any_value_for_an_action),
+		cmocka_unit_test(bounds_values_for_actions),
 		cmocka_unit_test(refuses_malformed_heads),
 		cmocka_unit_test(refuses_unknown_paths_and_methods),
 		cmocka_unit_test(refuses_huge_heads),
