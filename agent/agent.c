@@ -18,7 +18,10 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { LOCK_TRIES = 100 /* a tenth of a second apart */ };
 
 static void *signal_thread(void *user)
 {
@@ -35,13 +38,28 @@ static void *signal_thread(void *user)
 }
 
 /* Two agents on one state directory would share a cache and a mount point. */
+/* What a killed agent leaves (its launcher, supervisors that end its jobs) holds the lock for a moment
+ * longer: only when all of it is gone may its directories be used anew. */
+static bool wait_for_lock(int fd)
+{
+	struct timespec pause = {.tv_nsec = 100 * 1000000};
+	for (unsigned i = 0; i < LOCK_TRIES; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return true;
+		if (errno != EWOULDBLOCK)
+			return false;
+		nanosleep(&pause, NULL);
+	}
+	return false;
+}
+
 static int lock_state(const char *state, struct croft_error *err)
 {
 	CROFT_CLEANUP_FREE char *path = NULL;
 	if (asprintf(&path, "%s/lock", state) < 0)
 		abort();
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+	if (fd >= 0 && wait_for_lock(fd))
 		return fd;
 	if (fd >= 0 && errno == EWOULDBLOCK)
 		croft_error_set(err, CROFT_FAILED_PRECONDITION,

@@ -37,6 +37,7 @@ install() {
             tail -n 20 "$folder/install-$name.log" >&2
             skip "$name could not be installed: is its registry reachable?"
         fi
+        rm "$folder/install-$name.log"
         mv "$client.new" "$client"
     fi
     exec 9>&-

@@ -10,7 +10,8 @@ test_packages="clang libclang-rt-14-dev python3 python3-grpcio python3-protobuf 
 busybox-static curl openssl procps util-linux nginx-light ccache"
 
 # Clients that Debian has, and what their jobs find in their root.
-client_packages="bazel-bootstrap bazel-bootstrap-data bazel-platforms bazel-rules-java g++ make zip"
+client_packages="bazel-bootstrap bazel-bootstrap-data bazel-platforms bazel-rules-java bubblewrap g++ make
+python3-venv zip"
 
 demo_packages="dpkg-dev python3"
 

@@ -14,7 +14,7 @@ finish() {
     for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done
     for pid in "${pids[@]}"; do
         for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-        kill -KILL "$pid" 2>/dev/null
+        kill -KILL "$pid" 2>/dev/null && { echo "$pid did not end by itself and was killed" >&2; ps -o args= -p "$pid"; tail -n 5 "$folder"/*.log; }
         wait "$pid" 2>/dev/null
     done
     if [ "$status" -ne 0 ]; then
