@@ -9,7 +9,7 @@ cp /bin/busybox "$folder/root/bin/sh"
     2>"$folder/farm.log" &
 farm=$!
 pids+=("$farm")
-for _ in $(seq 300); do grep -q '^farm at' "$folder/farm.out" && break; sleep 0.1; done
+for _ in $(seq 300); do grep -qs '^farm at' "$folder/farm.out" && break; sleep 0.1; done
 CROFT_SERVER=$(sed -n 's/^farm at \([^,]*\),.*/\1/p' "$folder/farm.out")
 export CROFT_SERVER
 
@@ -49,10 +49,11 @@ fi
 if ps -eo args= | grep -v grep | grep "$folder/farm"; then exit 1; fi
 
 echo "what it held is there next time"
+rm "$folder/farm.out" # the shell empties it only after the line below has begun
 "$CROFT" farm --state "$folder/farm" --listen 127.0.0.1:0 >"$folder/farm.out" 2>>"$folder/farm.log" &
 farm=$!
 pids+=("$farm")
-for _ in $(seq 300); do grep -q '^farm at' "$folder/farm.out" && break; sleep 0.1; done
+for _ in $(seq 300); do grep -qs '^farm at' "$folder/farm.out" && break; sleep 0.1; done
 CROFT_SERVER=$(sed -n 's/^farm at \([^,]*\),.*/\1/p' "$folder/farm.out")
 same bin "$("$CROFT" ls root)"
 
