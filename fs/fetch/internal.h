@@ -184,6 +184,8 @@ void fetch_failed(struct fetch_wanted *wanted, struct fetch_source *source,
 /* source NULL: several gave parts of it. */
 void fetch_wrong(struct croft_fetcher *fetcher, struct fetch_wanted *wanted,
 	struct fetch_source *source, const struct croft_error *err);
+/* Queued, and nobody can be asked for it now: may anybody ever? */
+void fetch_reconsider(struct croft_fetcher *fetcher, struct fetch_wanted *wanted);
 void fetch_check_deadlines(struct croft_fetcher *fetcher);
 static inline bool fetch_is_large(const struct fetch_wanted *wanted)
 {

@@ -118,9 +118,14 @@ static void serve(struct croft_fetcher *fetcher, bool background, bool large)
 	struct fetch_queue *queue = &fetcher->queues[background][large];
 	struct fetch_wanted *at = queue->first;
 	for (int looked = 0; at && looked < LOOK_AHEAD; looked++) {
-		if (!any_free_connection(fetcher, background) || is_full(fetcher, at))
+		if (!any_free_connection(fetcher, background))
 			return;
-		if (has_to_wait(at, now)) {
+		if (is_full(fetcher, at)) {
+			/* Large blobs behind it may have the intakes that it waits for: they must go on. */
+			if (!large)
+				return;
+			at = at->next;
+		} else if (has_to_wait(at, now)) {
 			if (at->retry_ns > now)
 				fetch_wake(fetcher, at->retry_ns);
 			at = at->next;
@@ -129,7 +134,9 @@ static void serve(struct croft_fetcher *fetcher, bool background, bool large)
 			at = queue->first;
 			looked = 0;
 		} else {
-			at = at->next;
+			struct fetch_wanted *next = at->next;
+			fetch_reconsider(fetcher, at);
+			at = next;
 		}
 	}
 }

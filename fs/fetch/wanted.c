@@ -70,8 +70,9 @@ void fetch_want(struct croft_fetcher *fetcher, struct fetch_waiter *waiter)
 		if (queued)
 			fetch_dequeue(fetcher, wanted);
 		wanted->background = false;
+		/* What is begun goes first: others may wait for its intake. */
 		if (queued)
-			fetch_enqueue(fetcher, wanted, false);
+			fetch_enqueue(fetcher, wanted, wanted->intake != NULL);
 	}
 }
 
@@ -137,6 +138,32 @@ static void again(struct croft_fetcher *fetcher, struct fetch_wanted *wanted)
 	fetch_enqueue(fetcher, wanted, true);
 }
 
+static void not_found(struct croft_fetcher *fetcher, struct fetch_wanted *wanted, const char *last)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	char text[CROFT_DIGEST_TEXT];
+	croft_digest_format(&wanted->digest, '/', text);
+	croft_error_set(
+		&err, CROFT_NOT_FOUND, "no source has blob %s; the last asked was %s", text, last);
+	fetch_finish(fetcher, wanted, &err);
+}
+
+/* The source that was left for it may have turned out bad, or have left the list. */
+void fetch_reconsider(struct croft_fetcher *fetcher, struct fetch_wanted *wanted)
+{
+	uint64_t left = hopes(fetcher, false) & ~wanted->refused;
+	if (left & ~wanted->failed)
+		return;
+	if (left) {
+		wanted->failed = 0;
+		wanted->retry_ns = ring_now_ns(fetcher->ring) + RETRY_MS * UINT64_C(1000000);
+		fetch_wake(fetcher, wanted->retry_ns);
+		return;
+	}
+	fetch_dequeue(fetcher, wanted);
+	not_found(fetcher, wanted, fetcher->sources[0].name);
+}
+
 void fetch_refused(struct fetch_wanted *wanted, struct fetch_source *source)
 {
 	struct croft_fetcher *fetcher = source->fetcher;
@@ -147,12 +174,7 @@ void fetch_refused(struct fetch_wanted *wanted, struct fetch_source *source)
 		fetch_enqueue(fetcher, wanted, true);
 		return;
 	}
-	struct croft_error err = CROFT_ERROR_INIT;
-	char text[CROFT_DIGEST_TEXT];
-	croft_digest_format(&wanted->digest, '/', text);
-	croft_error_set(&err, CROFT_NOT_FOUND, "no source has blob %s; the last asked was %s", text,
-		source->name);
-	fetch_finish(fetcher, wanted, &err);
+	not_found(fetcher, wanted, source->name);
 }
 
 void fetch_failed(struct fetch_wanted *wanted, struct fetch_source *source,

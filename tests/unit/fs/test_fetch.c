@@ -265,10 +265,10 @@ static void *talk_on(void *user)
 static void *serve(void *user)
 {
 	struct source *source = user;
-	pthread_t threads[256];
+	pthread_t threads[1024];
 	int count = 0;
 	struct pollfd waits[] = {{source->fd, POLLIN, 0}, {source->stop[0], POLLIN, 0}};
-	while (poll(waits, 2, -1) >= 0 && !waits[1].revents && count < 256) {
+	while (poll(waits, 2, -1) >= 0 && !waits[1].revents && count < 1024) {
 		struct dialog *dialog = croft_zalloc(sizeof(*dialog));
 		dialog->source = source;
 		dialog->number = count;
@@ -906,6 +906,76 @@ static void stops_in_the_middle_of_things(void **state)
 	free_blobs(blobs, COUNT);
 }
 
+/* All that can go wrong at once --------------------------------------------------------------------- */
+
+/* Serves from an offset, and now and then does not, in one way or another. */
+static void misbehave(struct dialog *dialog)
+{
+	unsigned seed = (unsigned)dialog->number * 2654435761u;
+	while (hear(dialog)) {
+		const struct blob *blob = asked_for(dialog);
+		if (!blob) {
+			say_head(dialog, 404, 0, "");
+			continue;
+		}
+		size_t first = first_of_range(dialog), size = blob->size - first, part = size;
+		char fields[128];
+		snprintf(fields, sizeof(fields), "Content-Range: bytes %zu-%zu/%zu\r\n", first,
+			blob->size - 1, blob->size);
+		int mood = rand_r(&seed) % 8;
+		if (mood == 0) {
+			say_head(dialog, 500, 0, "");
+			continue;
+		}
+		if (mood <= 3)
+			part = size * (size_t)(rand_r(&seed) % 100) / 100;
+		say_head(dialog, first ? 206 : 200, size, first ? fields : "");
+		say(dialog, blob->data + first, part);
+		if (mood <= 3)
+			return;
+	}
+}
+
+enum { MANY = 300 };
+
+static void delivers_everything_whatever_goes_wrong(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct blob *blobs = croft_array(MANY, sizeof(*blobs));
+	struct crowd crowd = CROWD;
+	char origin[32];
+	int place = reserve_port(0, origin);
+	for (uint32_t i = 0; i < MANY; i++)
+		blobs[i] = farm_blob(fixture, i % 4 ? 100 + i * 20 : 80000 + i * 3000, 90000 + i);
+	struct source *peers[] = {start_source(misbehave, blobs, MANY),
+		start_source(misbehave, blobs, MANY), start_source(lie, blobs, MANY)};
+	struct croft_fetcher *fetcher = start_fetcher(fixture, origin, 120000);
+	croft_fetcher_set_peers(fetcher,
+		(const char *const[]){peers[0]->name, peers[1]->name, peers[2]->name}, 3);
+	for (size_t at = 0; at < MANY; at += 50)
+		ask(fetcher, &crowd, blobs + at, 50, at % 100 == 0);
+	/* The origin comes and goes. */
+	for (int i = 0; i < 6; i++) {
+		struct croft_plane *plane = croft_plane_start(&(struct croft_plane_config){
+			.address = origin, .store = fixture->farm}, &err);
+		assert_ok(plane, err);
+		poll(NULL, 0, i < 5 ? 3 + 5 * i : 0);
+		if (i == 5)
+			wait_for(&crowd, MANY);
+		croft_plane_stop(plane);
+	}
+	assert_ok(crowd.failed == 0, crowd.err);
+	for (size_t i = 0; i < MANY; i++)
+		assert_local(fixture, &blobs[i]);
+	croft_fetcher_stop(fetcher);
+	for (size_t i = 0; i < 3; i++)
+		stop_source(peers[i]);
+	close(place);
+	free_blobs(blobs, MANY);
+	free(blobs);
+}
+
 static void refuses_an_origin_that_is_no_address(void **state)
 {
 	struct fixture *fixture = *state;
@@ -943,6 +1013,7 @@ int main(void)
 		cmocka_unit_test(takes_a_new_connection_when_an_old_one_has_ended),
 		cmocka_unit_test(pending_requests_end_with_cancelled),
 		cmocka_unit_test(stops_in_the_middle_of_things),
+		cmocka_unit_test(delivers_everything_whatever_goes_wrong),
 		cmocka_unit_test(refuses_an_origin_that_is_no_address),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
