@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Look-ups per second that the mount answers, one at a time and from two threads: by FUSE over
+ * io_uring, and by /dev/fuse with one thread. Every name is asked for once in a new mount, so that
+ * the kernel answers none itself. */
+#include "fs/mount.h"
+#include "fs/tree.h"
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { NAMES = 40000, PAIRS = 5, CLIENTS_AT_MOST = 2 };
+static const double goal = 3;
+
+static char folder[64], mountpoint[80];
+static struct croft_store *store;
+static struct croft_digest tree;
+
+static void die(const char *what, const struct croft_error *err)
+{
+	fprintf(stderr, "bench fs lookups: %s: %s\n", what, err->message);
+	exit(1);
+}
+
+static bool no_source(void *user, const struct croft_digest *digest, struct croft_arena *arena,
+	struct croft_slice *bytes, struct croft_error *err)
+{
+	return croft_error_set(err, CROFT_NOT_FOUND, "no source");
+}
+
+static bool put(void *user, const struct croft_digest *digest, struct croft_slice bytes,
+	struct croft_error *err)
+{
+	return croft_store_put(store, digest, bytes, err);
+}
+
+static void make_tree(void)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	static const struct croft_tree_source source = {no_source, NULL};
+	struct croft_tree_builder *builder = croft_tree_builder_create(&source);
+	for (int i = 0; i < NAMES; i++) {
+		char name[32];
+		int size = snprintf(name, sizeof(name), "file-%d", i);
+		struct croft_tree_entry entry = {.kind = CROFT_ENTRY_FILE,
+			.digest = croft_digest_of(name, (size_t)size)};
+		if (!croft_tree_builder_add(builder, croft_slice_str(name), &entry, &err))
+			die("adding a file", &err);
+	}
+	if (!croft_tree_builder_finish(builder, put, NULL, &tree, &err))
+		die("making a tree", &err);
+	croft_tree_builder_destroy(builder);
+}
+
+/* Whether the kernel offers it to new mounts: a setting of the machine, which the caller puts back.
+ * Returns what it was. */
+static char set_offer(char wanted)
+{
+	CROFT_CLEANUP_FD int fd = open("/sys/module/fuse/parameters/enable_uring", O_RDWR | O_CLOEXEC);
+	char before;
+	if (fd < 0 || read(fd, &before, 1) != 1 || pwrite(fd, &wanted, 1, 0) != 1) {
+		perror("bench fs lookups: enable_uring");
+		exit(1);
+	}
+	return before;
+}
+
+static void *run_mount(void *user)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!croft_mount_run(user, &err))
+		die("serving the mount", &err);
+	return NULL;
+}
+
+struct client {
+	pthread_t thread;
+	int first, step;
+	bool failed;
+};
+
+static void *look(void *user)
+{
+	struct client *client = user;
+	for (int i = client->first; i < NAMES && !client->failed; i += client->step) {
+		char path[128];
+		struct stat stat_of;
+		snprintf(path, sizeof(path), "%s/file-%d", mountpoint, i);
+		client->failed = stat(path, &stat_of) != 0;
+	}
+	return NULL;
+}
+
+static double seconds(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+/* Look-ups a second. */
+static double measure(bool rings, int count)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_mount_config config = {.mountpoint = mountpoint, .store = store, .root = &tree,
+		.threads = 1};
+	/* The kernel offers it, or does not, in the exchange that is over when this returns. */
+	char before = set_offer(rings ? 'Y' : 'N');
+	struct croft_mount *mount = croft_mount_create(&config, &err);
+	set_offer(before);
+	if (!mount)
+		die("mounting", &err);
+	pthread_t server;
+	pthread_create(&server, NULL, run_mount, mount);
+	struct stat stat_of; /* the tree itself is read before the clock starts */
+	bool failed = stat(mountpoint, &stat_of) != 0;
+	struct client clients[CLIENTS_AT_MOST] = {0};
+	double start = seconds();
+	for (int i = 0; i < count; i++) {
+		clients[i].first = i;
+		clients[i].step = count;
+		pthread_create(&clients[i].thread, NULL, look, &clients[i]);
+	}
+	for (int i = 0; i < count; i++) {
+		pthread_join(clients[i].thread, NULL);
+		failed = failed || clients[i].failed;
+	}
+	double took = seconds() - start;
+	croft_mount_stop(mount);
+	pthread_join(server, NULL);
+	croft_mount_destroy(mount);
+	if (failed) {
+		fprintf(stderr, "bench fs lookups: a name was not found\n");
+		exit(1);
+	}
+	return NAMES / took;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+static double median(double *values)
+{
+	qsort(values, PAIRS, sizeof(*values), by_value);
+	return values[PAIRS / 2];
+}
+
+static void compare(int clients)
+{
+	double ratios[PAIRS], by_rings[PAIRS], classic[PAIRS];
+	for (int i = 0; i < PAIRS; i++) {
+		classic[i] = measure(false, clients);
+		by_rings[i] = measure(true, clients);
+		ratios[i] = by_rings[i] / classic[i];
+	}
+	double ratio = median(ratios);
+	printf("  %d client%s: %.0f look-ups a second by io_uring, %.0f by /dev/fuse with one thread\n",
+		clients, clients > 1 ? "s" : "", median(by_rings), median(classic));
+	printf("BAR uring-lookups-%d-client %.3f >=%g %s\n", clients, ratio, goal,
+		ratio >= goal ? "ok" : "short");
+	fflush(stdout);
+}
+
+int main(void)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (geteuid() != 0 || access("/dev/fuse", R_OK | W_OK) != 0 ||
+		access("/sys/module/fuse/parameters/enable_uring", W_OK) != 0) {
+		printf("FUSE over io_uring: skipped; needs root and Linux 6.14\n");
+		return 0;
+	}
+	snprintf(folder, sizeof(folder), "/tmp/croft-lookups-XXXXXX");
+	if (!mkdtemp(folder)) {
+		perror("bench fs lookups: a temporary directory");
+		return 1;
+	}
+	char path[80];
+	snprintf(path, sizeof(path), "%s/store", folder);
+	snprintf(mountpoint, sizeof(mountpoint), "%s/mnt", folder);
+	mkdir(path, 0755);
+	mkdir(mountpoint, 0755);
+	store = croft_store_open(&(struct croft_store_config){.path = path, .budget_bytes = 1 << 28},
+		&err);
+	if (!store)
+		die("opening a store", &err);
+	make_tree();
+	printf("FUSE over io_uring: look-ups a second by those of /dev/fuse with one thread\n");
+	for (int clients = 1; clients <= CLIENTS_AT_MOST; clients++)
+		compare(clients);
+	croft_store_close(store);
+	if (!croft_remove_tree(AT_FDCWD, folder, &err))
+		die("cleaning up", &err);
+	return 0;
+}
