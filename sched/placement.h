@@ -54,8 +54,8 @@ struct croft_placement_config {
 	double load_seconds;   /* what joining a nearly full agent costs; 0: 0.5 */
 	double delay_seconds;  /* of CROFT_POLICY_DELAY; 0: 5 */
 	unsigned window;       /* 0: 128 */
-	unsigned max_skips;    /* 0: 4 × window */
-	unsigned oldest_every; /* 0: 16 */
+	unsigned max_skips;    /* 0: 8 × slots: it waits no longer than eight jobs of each slot take */
+	unsigned oldest_every; /* 0: 64 */
 	unsigned max_inputs;   /* roots considered per job, the heaviest; 0: 96 */
 };
 

@@ -172,6 +172,8 @@ struct class *class_take(struct croft_placement *placement,
 void class_release(struct croft_placement *placement, struct class *class);
 void class_match(struct croft_placement *placement, struct class *class);
 size_t class_free_slots(const struct class *class);
+/* How often a job may be passed over by later ones. */
+unsigned skip_bound(const struct croft_placement *placement);
 struct tenant *tenant_take(struct croft_placement *placement, struct croft_slice name);
 void tenant_release(struct croft_placement *placement, struct tenant *tenant);
 int queue_order(const struct croft_placement_job *a, const struct croft_placement_job *b);

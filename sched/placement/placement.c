@@ -18,8 +18,7 @@ struct croft_placement *croft_placement_create(const struct croft_placement_conf
 	own->load_seconds = own->load_seconds > 0 ? own->load_seconds : 0.5;
 	own->delay_seconds = own->delay_seconds > 0 ? own->delay_seconds : 5;
 	own->window = own->window ? own->window : 128;
-	own->max_skips = own->max_skips ? own->max_skips : 4 * own->window;
-	own->oldest_every = own->oldest_every ? own->oldest_every : 16;
+	own->oldest_every = own->oldest_every ? own->oldest_every : 64;
 	own->max_inputs = own->max_inputs ? own->max_inputs : 96;
 	placement->random = config->seed;
 	placement->presence = presence_create();
@@ -395,7 +394,7 @@ void croft_placement_stat(const struct croft_placement *placement,
 		.kinds = learn_count(placement->learn),
 		.decisions = placement->started,
 		.most_skips = placement->most_skips,
-		.skip_bound = placement->config.max_skips,
+		.skip_bound = skip_bound(placement),
 	};
 }
 

@@ -2,11 +2,19 @@
 /*
  * When jobs wait for slots, the choice that saves bytes is which of them gets the slot that is free.
  * Any of the first `window` in turn may; each time a later one is taken counts as a skip of those
- * before it, and one with `max_skips` is taken before any other.
+ * before it, and one that reached the bound is taken before any other.
  */
 #include "sched/placement/internal.h"
 
 #include <math.h>
+
+unsigned skip_bound(const struct croft_placement *placement)
+{
+	enum { PER_SLOT = 8, LEAST = 32 };
+	size_t bound = placement->config.max_skips ? placement->config.max_skips
+											   : PER_SLOT * placement->open_slots;
+	return bound > LEAST || placement->config.max_skips ? (unsigned)bound : LEAST;
+}
 
 /* The lower the sooner. Bytes it lacks here, as a part of what it reads: counting bytes alone would
  * leave the large jobs to the end. */
@@ -51,11 +59,12 @@ struct croft_placement_job *choose_job(struct croft_placement *placement, uint32
 		placement, placement->agents[agent].pool, window, placement->config.window);
 	size_t best = count;
 	double least = INFINITY;
+	unsigned bound = skip_bound(placement);
 	cost_begin(placement);
 	decision->reason = "of the first jobs in the queue the one with most of its bytes there";
 	for (size_t i = 0; i < count; i++) {
 		bool fits = agent_fits(placement, agent, window[i]);
-		bool overdue = window[i]->skips >= placement->config.max_skips;
+		bool overdue = window[i]->skips >= bound;
 		if (overdue && !fits)
 			reserve_for(placement, window[i]);
 		if (!fits)
@@ -85,7 +94,7 @@ struct croft_placement_job *choose_pair(struct croft_placement *placement, struc
 		decision->candidate_count = 0;
 		*agent = choose_agent(placement, job, decision);
 		if (*agent == NO_AGENT) {
-			if (job->skips >= placement->config.max_skips)
+			if (job->skips >= skip_bound(placement))
 				reserve_for(placement, job);
 			continue;
 		}
