@@ -160,6 +160,27 @@ def the_server_is_killed_and_nothing_is_lost(s):
     s.job("true", "--skip-cache")
 
 
+def queued_jobs_keep_their_order_over_a_restart(s):
+    s.farm.stop_agent("one")
+    jobs = []
+    for i in range(8):
+        jobs.append(subprocess.Popen([*LIMIT, s.farm.croft, "run", "--server", f"grpc://{s.farm.address}",
+                                      "-d", "root", *PATH, "--", "sh", "-c", f"cat /proc/uptime; sleep 0.1; : {i}"],
+                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+        for _ in range(200):
+            if s.farm.status()["queued"] == i + 1:
+                break
+            time.sleep(0.05)
+    s.farm.kill_server()
+    s.farm.serve()
+    s.farm.agent("one", slots=1)
+    started = [float(job.communicate(timeout=100)[0].split()[0]) for job in jobs]
+    equal(started, sorted(started), "when they started, in the order in which they came")
+    s.farm.stop_agent("one")
+    s.farm.agent("one")
+    s.farm.wait_agents(1)
+
+
 def an_agent_is_killed_and_its_job_goes_elsewhere(s):
     s.farm.agent("two")
     s.farm.wait_agents(2)
@@ -262,6 +283,7 @@ def the_same_job_twice_at_once_runs_once(s):
 TESTS = [a_job_runs_and_is_cached, the_exit_status_is_passed_on, no_file_that_was_not_read_is_fetched,
          outputs_come_back_as_they_were_made, an_export_equals_what_was_imported,
          a_job_sees_nothing_of_the_host, the_server_is_killed_and_nothing_is_lost,
+         queued_jobs_keep_their_order_over_a_restart,
          an_agent_is_killed_and_its_job_goes_elsewhere, jobs_go_where_their_bytes_are,
          jobs_own_their_inputs_where_owners_cannot_be_mapped, a_job_can_be_cancelled,
          a_timeout_ends_a_job_with_its_reason, missing_inputs_are_named,
