@@ -268,7 +268,10 @@ bool job_describe(struct job *job, struct croft_error *err)
 /* The input root ------------------------------------------------------------------------------ */
 
 /* Refs are resolved, and their Directory messages read ahead, by a few threads: with hundreds of
- * artifacts the round trips would add up. */
+ * artifacts the round trips would add up. A few are not read whole: merging needs only those
+ * directories that more than one has. */
+enum { READ_AHEAD_FROM = 8 };
+
 struct resolving {
 	struct client *client;
 	struct input *inputs;
@@ -291,8 +294,9 @@ static void *resolve_inputs(void *user)
 		const struct ref *ref = resolving->inputs[at].ref;
 		if (resolving->inputs[at].directory ||
 			(ref_root(resolving->client, ref, &resolving->roots[at], &err) &&
-				croft_remote_prefetch_tree(resolving->client->remote,
-					&resolving->roots[at], &err)))
+				(resolving->count < READ_AHEAD_FROM ||
+					croft_remote_prefetch_tree(resolving->client->remote,
+						&resolving->roots[at], &err))))
 			continue;
 		croft_error_wrap(&err, "%.*s", (int)ref->name.size, (const char *)ref->name.data);
 		CROFT_LOCKED(&resolving->lock);
