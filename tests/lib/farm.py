@@ -14,11 +14,12 @@ class Farm:
         self.server = None
         self.agents = {}
         self.address = self.plane = "127.0.0.1:0"
+        self.enter = {}  # before the command of a process ("serve", "client", an agent's name)
         os.makedirs(folder, exist_ok=True)
 
     def start(self, name, *arguments):
         log = open(f"{self.folder}/{name}.log", "a")
-        return subprocess.Popen([self.croft, *arguments], stdout=log, stderr=log)
+        return subprocess.Popen([*self.enter.get(name, []), self.croft, *arguments], stdout=log, stderr=log)
 
     def serve(self):
         ports = f"{self.folder}/ports"
@@ -36,7 +37,8 @@ class Farm:
         if len(text.split()) != 2:
             raise SystemExit(f"the server did not start: see {self.folder}/serve.log")
         # A restarted server comes back where its clients and agents look for it.
-        self.address, self.plane = (f"127.0.0.1:{port}" for port in text.split())
+        host = self.address.rpartition(":")[0]
+        self.address, self.plane = (f"{host}:{port}" for port in text.split())
 
     def kill_server(self):
         self.server.kill()
@@ -48,7 +50,7 @@ class Farm:
                                        *options)
 
     def run(self, *arguments, check=True, **keywords):
-        done = subprocess.run([self.croft, arguments[0], "--server", f"grpc://{self.address}",
+        done = subprocess.run([*self.enter.get("client", []), self.croft, arguments[0], "--server", f"grpc://{self.address}",
                                *arguments[1:]], capture_output=True, text=True, **keywords)
         if check and done.returncode:
             raise SystemExit(f"croft {' '.join(arguments)[:300]} failed with {done.returncode}:\n"
