@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every row is done by all stores in turn, over and over; a bar is the median, over the rounds, of the
+best peer's time by ours. See bench/store/run."""
+import argparse
+import glob
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, f"{HERE}/../../tests/lib"]
+from farm import Farm  # noqa: E402
+from peers import PEERS, run  # noqa: E402
+
+GIB = 1 << 30
+PACKAGES = "libpython3.11-stdlib perl-modules-5.36 libc6-dev linux-libc-dev cpp-12 git".split()
+
+
+class Croft:
+    name = "croft"
+
+    def __init__(self, croft, folder):
+        self.farm = Farm(croft, folder)
+        self.farm.serve()
+        self.target = self.farm.address
+        self.pid = self.farm.server.pid
+
+    def stop(self):
+        self.farm.stop()
+
+
+class Empty:
+    """The gRPC core with a handler that only sends."""
+    name = "empty"
+
+    def __init__(self, client, size):
+        self.process = subprocess.Popen([client, "empty", str(size)], stdout=subprocess.PIPE, text=True)
+        self.target = f"127.0.0.1:{int(self.process.stdout.readline())}"
+        self.pid = self.process.pid
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def processor_seconds(pid):
+    """Of the process and those that it started."""
+    total = 0
+    for task in [pid, *map(int, open(f"/proc/{pid}/task/{pid}/children").read().split())]:
+        fields = open(f"/proc/{task}/stat").read().rsplit(") ", 1)[1].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+class Bench:
+    def __init__(self, arguments, folder):
+        self.arguments, self.folder = arguments, folder
+        self.client = os.path.abspath(arguments.client)
+        self.seed = random.randrange(1 << 40)
+        self.stores = []
+
+    def start(self):
+        os.makedirs(self.arguments.cache, exist_ok=True)
+        self.stores.append(Croft(self.arguments.croft, f"{self.folder}/croft"))
+        for peer in PEERS:
+            if not self.arguments.peers or peer.name in self.arguments.peers:
+                os.makedirs(f"{self.folder}/{peer.name}")
+                self.stores.append(peer(self.arguments.cache, f"{self.folder}/{peer.name}"))
+
+    def stop(self):
+        for store in self.stores:
+            store.stop()
+
+    def call(self, store, what, *words, lines=None):
+        given = open(lines) if lines else subprocess.DEVNULL
+        done = subprocess.run([self.client, what, store.target, *map(str, words)], stdin=given,
+                              capture_output=True, text=True, check=False, timeout=600)
+        if done.returncode:
+            raise SystemExit(f"{store.name}: {what} {words}: {done.stderr}")
+        return float(done.stdout)
+
+    def fresh(self):
+        self.seed += 1 << 24
+        return self.seed
+
+    def rounds(self, stores, work):
+        """Seconds of each round of each store; the order turns."""
+        times = {store.name: [] for store in stores}
+        self.burnt = {store.name: -processor_seconds(store.pid) for store in stores}
+        for i in range(self.arguments.runs):
+            turn = i % len(stores)
+            for store in stores[turn:] + stores[:turn]:
+                times[store.name].append(work(store, i))
+        for store in stores:
+            self.burnt[store.name] += processor_seconds(store.pid)
+        return times
+
+    def report(self, row, times, unit, amount):
+        for name, taken in times.items():
+            middle = statistics.median(taken)
+            print(f"  {row}: {name} {middle * 1e3:.1f} ms ({amount / middle:.0f} {unit}; "
+                  f"{self.burnt[name] / len(taken) * 1e3:.0f} ms of processor)", flush=True)
+
+    def compare(self, row, work, unit, amount):
+        times = self.rounds(self.stores, work)
+        self.report(row, times, unit, amount)
+        ours = times.pop("croft")
+        if times:
+            self.bar(f"store-{row}", statistics.median(
+                min(taken[i] for taken in times.values()) / ours[i] for i in range(len(ours))), 2)
+
+    def bar(self, name, value, goal):
+        print(f"BAR {name} {value:.2f} >={goal} {'ok' if value >= goal else 'short'}", flush=True)
+
+    # Rows -------------------------------------------------------------------------------------------
+
+    def find(self):
+        seed, count, calls = self.fresh(), 10000, 10
+        for store in self.stores:
+            self.call(store, "update", count, 4096, seed)
+        self.compare("find-missing", lambda store, i: self.call(store, "find", count, seed, calls),
+                     "digests/s", count * calls)
+
+    def batches(self):
+        count, seeds = 10000, [self.fresh() for _ in range(self.arguments.runs)]
+        self.compare("batch-update", lambda store, i: self.call(store, "update", count, 4096, seeds[i]),
+                     "blobs/s", count)
+        self.compare("batch-read", lambda store, i: self.call(store, "read", count, 4096, seeds[i]),
+                     "blobs/s", count)
+
+    def streams(self):
+        size, seeds = self.arguments.size << 20, [self.fresh() for _ in range(self.arguments.runs)]
+        self.compare("stream-write", lambda store, i: self.call(store, "write", size, seeds[i]),
+                     "MiB/s", size >> 20)
+        for store in self.stores:
+            self.call(store, "stream", size, seeds[-1], "check")
+        self.compare("stream-read", lambda store, i: self.call(store, "stream", size, seeds[-1]),
+                     "MiB/s", size >> 20)
+        pair = [self.stores[0], Empty(self.client, size)]
+        try:
+            times = self.rounds(pair, lambda store, i: self.call(store, "stream", size, seeds[-1]))
+        finally:
+            pair[1].stop()
+        self.report("stream-read", times, "MiB/s", size >> 20)
+        self.bar("store-stream-read-by-core", statistics.median(
+            empty / ours for ours, empty in zip(times["croft"], times["empty"])), 0.8)
+
+    def tree(self):
+        packages, tree, lines = (f"{self.arguments.cache}/{name}" for name in ("debs", "tree", "files"))
+        if not os.path.exists(lines):
+            os.makedirs(packages, exist_ok=True)
+            run("apt-get", "-q", "download", *PACKAGES, cwd=packages)
+            for package in glob.glob(f"{packages}/*.deb"):
+                run("dpkg-deb", "-x", package, tree)
+            names = [f"{folder}/{name}" for folder, _, files in os.walk(tree) for name in sorted(files)]
+            names = [name for name in names if os.path.isfile(name) and not os.path.islink(name)]
+            with open(lines, "w") as out:
+                out.write("".join(f"{name}\n" for name in names))
+        names = open(lines).read().split("\n")[:-1]
+        size = sum(os.path.getsize(name) for name in names)
+        print(f"  tree: {len(names)} files, {size >> 20} MiB")
+        for store in self.stores:
+            self.call(store, "put-tree", lines=lines)
+        self.compare("tree", lambda store, i: self.call(store, "tree", 64, lines=lines), "files/s",
+                     len(names))
+
+
+ROWS = ("find", "batches", "streams", "tree")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--croft", required=True)
+    parser.add_argument("--client", required=True)
+    parser.add_argument("--runs", type=int, default=5, help="rounds of each row")
+    parser.add_argument("--size", type=int, default=1024, help="MiB of the large blob")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--peers", nargs="*", help="only these (else all); croft is always there")
+    parser.add_argument("--folder", default=os.environ.get("TMPDIR", "/var/tmp"))
+    parser.add_argument("--cache", help="where the peers and packages are kept",
+                        default=os.path.expanduser("~/.cache/croft-bench"))
+    arguments = parser.parse_args()
+    folder = tempfile.mkdtemp(prefix="croft-bench-store-", dir=arguments.folder)
+    bench = Bench(arguments, folder)
+    try:
+        bench.start()
+        for row in arguments.rows:
+            getattr(bench, row)()
+    finally:
+        bench.stop()
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
