@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a sandbox costs: a static /bin/true in the full sandbox, under bwrap on the same root, and
+ * spawned plainly. Runs are interleaved, so that a machine that is busy now and then is unfair to none.
+ */
+#include "proto/base/io.h"
+#include "sandbox/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { CONCURRENT = 4 };
+
+static char folder[64], root[80], state[80], program[96];
+static struct croft_launcher *launcher;
+
+static void fail(const char *what, const char *why)
+{
+	fprintf(stderr, "bench-sandbox: %s: %s\n", what, why);
+	exit(1);
+}
+
+static void make_root(const char *binary)
+{
+	static const char *const places[] = {"", "/bin", "/proc", "/dev", "/tmp"};
+	char *data, path[128];
+	size_t size;
+	struct croft_error err = CROFT_ERROR_INIT;
+	strcpy(folder, "/var/tmp/croft-bench-XXXXXX");
+	if (!mkdtemp(folder) || chmod(folder, 0755) < 0)
+		fail(folder, strerror(errno));
+	snprintf(root, sizeof(root), "%s/root", folder);
+	snprintf(state, sizeof(state), "%s/state", folder);
+	snprintf(program, sizeof(program), "%s/bin/true", root);
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		snprintf(path, sizeof(path), "%s%s", root, places[i]);
+		if (mkdir(path, 0755) < 0)
+			fail(path, strerror(errno));
+	}
+	if (mkdir(state, 0755) < 0 || !croft_read_file(AT_FDCWD, binary, 16 << 20, &data, &size, &err) ||
+		!croft_write_file(AT_FDCWD, program, data, size, 0755, &err))
+		fail(program, err.message);
+	free(data);
+}
+
+/* One run each ------------------------------------------------------------------------------------ */
+
+struct sample {
+	uint64_t whole_ns; /* from the request until the end is known */
+	uint64_t exec_ns;  /* until the first instruction */
+};
+
+static void on_output(void *user, int stream, struct croft_slice data)
+{
+	if (data.size == sizeof(uint64_t))
+		memcpy(user, data.data, sizeof(uint64_t));
+}
+
+static void run_croft(struct sample *sample, bool timed)
+{
+	static const char *const none[] = {NULL};
+	const char *const arguments[] = {"/bin/true", timed ? "time" : NULL, NULL};
+	const char *const roots[] = {root};
+	uint64_t first = 0;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_sandbox_result result;
+	struct croft_sandbox_spec spec = {.roots = roots,
+		.root_count = 1,
+		.root_writable = true,
+		.arguments = arguments,
+		.environment = none,
+		.working_directory = "/",
+		.memory_bytes = 1 << 30,
+		.processes = 100,
+		.wall_ms = 60000,
+		.output = on_output,
+		.user = &first};
+	uint64_t start = croft_now_ns();
+	struct croft_sandbox *sandbox = croft_sandbox_prepare(launcher, &spec, &err);
+	if (!sandbox || !croft_sandbox_start(sandbox, &err) ||
+		!croft_sandbox_wait(sandbox, &result, &err) || result.exit_code != 0)
+		fail("a sandbox", err.message);
+	croft_sandbox_destroy(sandbox);
+	sample->whole_ns = croft_now_ns() - start;
+	sample->exec_ns = first - start;
+}
+
+static void spawn(const char *const *arguments, struct sample *sample)
+{
+	static char *none[] = {NULL};
+	int ends[2], status;
+	pid_t pid;
+	posix_spawn_file_actions_t actions;
+	uint64_t start = croft_now_ns(), first = 0;
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		fail("a pipe", strerror(errno));
+	posix_spawn_file_actions_init(&actions);
+	posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+	if (posix_spawn(&pid, arguments[0], &actions, NULL, (char **)arguments, none) != 0 ||
+		waitpid(pid, &status, 0) != pid || status != 0)
+		fail(arguments[0], "did not run");
+	sample->whole_ns = croft_now_ns() - start;
+	close(ends[1]);
+	if (read(ends[0], &first, sizeof(first)) == sizeof(first))
+		sample->exec_ns = first - start;
+	close(ends[0]);
+	posix_spawn_file_actions_destroy(&actions);
+}
+
+static void run_plain(struct sample *sample, bool timed)
+{
+	const char *const arguments[] = {program, timed ? "time" : NULL, NULL};
+	spawn(arguments, sample);
+}
+
+static void run_bwrap(struct sample *sample, bool timed)
+{
+	const char *const arguments[] = {"/usr/bin/bwrap", "--unshare-all", "--ro-bind", root, "/",
+		"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "/bin/true", timed ? "time" : NULL,
+		NULL};
+	spawn(arguments, sample);
+}
+
+/* Medians ----------------------------------------------------------------------------------------- */
+
+struct kind {
+	const char *name;
+	void (*run)(struct sample *sample, bool timed);
+	uint64_t *whole, *exec;
+};
+
+static int compare(const void *a, const void *b)
+{
+	uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+	return (left > right) - (left < right);
+}
+
+static double at(uint64_t *list, unsigned count, double part)
+{
+	qsort(list, count, sizeof(*list), compare);
+	return (double)list[(unsigned)(part * (count - 1))] / 1e6;
+}
+
+/* Several at once ---------------------------------------------------------------------------------- */
+
+struct crowd {
+	void (*run)(struct sample *sample, bool timed);
+	uint64_t until_ns;
+	unsigned count;
+};
+
+static void *keep_running(void *user)
+{
+	struct crowd *crowd = user;
+	struct sample sample;
+	for (; croft_now_ns() < crowd->until_ns; crowd->count++)
+		crowd->run(&sample, false);
+	return NULL;
+}
+
+static double per_second(const struct kind *kind, unsigned seconds)
+{
+	pthread_t threads[CONCURRENT];
+	struct crowd crowds[CONCURRENT];
+	unsigned sum = 0;
+	uint64_t start = croft_now_ns();
+	for (int i = 0; i < CONCURRENT; i++) {
+		crowds[i] = (struct crowd){kind->run, start + seconds * 1000000000ull, 0};
+		if (pthread_create(&threads[i], NULL, keep_running, &crowds[i]) != 0)
+			fail("a thread", "none to be had");
+	}
+	for (int i = 0; i < CONCURRENT; i++) {
+		pthread_join(threads[i], NULL);
+		sum += crowds[i].count;
+	}
+	return sum / ((double)(croft_now_ns() - start) / 1e9);
+}
+
+static void bar(const char *name, double value, double goal, bool least)
+{
+	bool ok = least ? value >= goal : value <= goal;
+	printf("BAR %s %.2f %s%.2f %s\n", name, value, least ? ">=" : "<=", goal, ok ? "ok" : "short");
+}
+
+int main(int argc, char **argv)
+{
+	unsigned runs = argc > 2 ? (unsigned)atoi(argv[2]) : 400;
+	unsigned seconds = argc > 3 ? (unsigned)atoi(argv[3]) : 4;
+	struct kind kinds[] = {
+		{"croft", run_croft, NULL, NULL}, {"spawn", run_plain, NULL, NULL}, {"bwrap", run_bwrap, NULL, NULL}};
+	double whole[3], first[3], rate[3] = {0};
+	struct croft_arena *arena = croft_arena_create();
+	struct croft_error err = CROFT_ERROR_INIT;
+	const char *limits = "";
+	if (argc < 2 || runs == 0)
+		fail("usage", "bench-sandbox STATIC-TRUE [RUNS [SECONDS]]");
+	make_root(argv[1]);
+	launcher = croft_launcher_start(
+		&(struct croft_launcher_config){.state = state, .slots = CONCURRENT}, arena, &limits, &err);
+	if (!launcher)
+		fail("the launcher", err.message);
+	printf("not enforced here: %s\n", *limits ? limits : "nothing is missing");
+	for (int i = 0; i < 3; i++) {
+		kinds[i].whole = calloc(runs, sizeof(uint64_t));
+		kinds[i].exec = calloc(runs, sizeof(uint64_t));
+	}
+	for (unsigned run = 0; run < runs; run++) {
+		for (int i = 0; i < 3; i++) {
+			struct sample sample = {0};
+			kinds[i].run(&sample, true);
+			kinds[i].exec[run] = sample.exec_ns;
+			kinds[i].run(&sample, false);
+			kinds[i].whole[run] = sample.whole_ns;
+		}
+	}
+	for (int round = 0; round < 3; round++)
+		for (int i = 0; i < 3; i++)
+			rate[i] += per_second(&kinds[i], seconds) / 3;
+	printf("%-8s %22s %22s %12s\n", "", "start to end, ms", "to first code, ms", "4 at once");
+	for (int i = 0; i < 3; i++) {
+		whole[i] = at(kinds[i].whole, runs, 0.5);
+		first[i] = at(kinds[i].exec, runs, 0.5);
+		printf("%-8s %10.3f (p99 %5.2f) %10.3f (p99 %5.2f) %8.0f /s\n", kinds[i].name, whole[i],
+			at(kinds[i].whole, runs, 0.99), first[i], at(kinds[i].exec, runs, 0.99), rate[i]);
+		free(kinds[i].whole);
+		free(kinds[i].exec);
+	}
+	bar("start-to-end-of-bwrap", whole[0] / whole[2], 0.35, false);
+	bar("request-to-exec-of-spawn", first[0] / first[1], 1.5, false);
+	bar("per-second-of-bwrap", rate[0] / rate[2], 3, true);
+	croft_launcher_stop(launcher);
+	croft_arena_destroy(arena);
+	if (!croft_remove_tree(AT_FDCWD, folder, &err))
+		fail(folder, err.message);
+	return 0;
+}
