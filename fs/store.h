@@ -34,6 +34,9 @@ struct croft_store_config {
 	uint64_t budget_inodes; /* 0: likewise */
 	uint64_t lease_ms;      /* how long an answer "it is there" stays true; 0: 30 minutes */
 	bool durable;           /* sync before acknowledging; a put is leased like an answer */
+	/* Blobs over CROFT_CHUNK_MOST are kept as content-defined chunks (fs/chunker.h), which they share
+	 * with others; no blob is a file of its own. */
+	bool chunked;
 	bool read_only;         /* for tools beside a running server: no writer lock, no eviction */
 	/* Bytes a second that a background thread reads and checks, round and round; 0: none. */
 	uint64_t scrub_bytes_per_second;
@@ -90,9 +93,22 @@ struct croft_store_blob *croft_store_open_blob(struct croft_store *store,
 ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_t size,
 	uint64_t offset, struct croft_error *err);
 /* The file that holds the bytes and where they start in it, for sendfile and passthrough; borrowed.
- * -1 when the blob is not stored as plain bytes in one place. */
+ * -1 when the blob is not stored as plain bytes in one place, but as chunks. */
 int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset);
 void croft_store_blob_close(struct croft_store_blob *blob);
+
+/* Chunks -------------------------------------------------------------------------------------- */
+
+/* How a blob was put together, in the arena; its lease and those of the chunks are extended.
+ * NOT_FOUND when it is not there, FAILED_PRECONDITION when it is there in one piece. */
+bool croft_store_get_recipe(struct croft_store *store, const struct croft_digest *digest,
+	struct croft_arena *arena, struct croft_digest **chunks, size_t *count, struct croft_error *err);
+/* Adds the blob that these chunks (blobs of the store of at most CROFT_CHUNK_MOST bytes) are when put
+ * together, after checking that they are: INVALID_ARGUMENT if not; NOT_FOUND names a chunk that is
+ * not there. One that is there already stays as it is. The store must be chunked, or it is put
+ * together in a file. */
+bool croft_store_put_recipe(struct croft_store *store, const struct croft_digest *digest,
+	const struct croft_digest *chunks, size_t count, struct croft_error *err);
 
 /* Leases ------------------------------------------------------------------------------------ */
 

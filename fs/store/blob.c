@@ -13,6 +13,21 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+/* Of a blob that is kept by chunks: those that were read last, whole and checked. */
+enum { OPEN_CHUNKS = 4 };
+
+struct recipe {
+	struct croft_slice chunks; /* array of struct croft_digest; all pinned */
+	uint64_t *starts;          /* where each begins */
+	pthread_mutex_t lock;      /* guards: below */
+	struct {
+		struct croft_store_blob *blob;
+		size_t index;
+		uint64_t turn;
+	} open[OPEN_CHUNKS];
+	uint64_t turn;
+};
+
 struct croft_store_blob {
 	struct croft_store *store;
 	struct croft_digest digest;
@@ -22,6 +37,7 @@ struct croft_store_blob {
 	int fd;                        /* large */
 	struct croft_slice sums;       /* large */
 	unsigned char *checked;        /* large: a bit per block; atomic */
+	struct recipe *recipe;
 };
 
 static bool bad(struct croft_store *store, const struct croft_digest *digest,
@@ -132,6 +148,105 @@ static bool open_large(struct croft_store_blob *blob, struct croft_error *err)
 		   check_whole(blob, err);
 }
 
+/* Pinned by the caller. A recipe that lacks a chunk is a blob that is not there. */
+static bool open_recipe(struct croft_store_blob *blob, struct croft_error *err)
+{
+	struct croft_slice chunks;
+	bool complete;
+	if (!store_recipe_grip(blob->store, &blob->digest, STORE_PIN, 0, &chunks, &complete, err))
+		return false;
+	if (!complete) {
+		free((void *)chunks.data);
+		return store_not_found(&blob->digest, err);
+	}
+	struct recipe *recipe = blob->recipe = croft_zalloc(sizeof(*recipe));
+	size_t count = store_recipe_count(chunks);
+	recipe->chunks = chunks;
+	recipe->starts = croft_array(count + 1, sizeof(*recipe->starts));
+	for (size_t i = 0; i < count; i++)
+		recipe->starts[i + 1] =
+			recipe->starts[i] + ((const struct croft_digest *)chunks.data)[i].size_bytes;
+	pthread_mutex_init(&recipe->lock, NULL);
+	return recipe->starts[count] == blob->entry.size ||
+		bad(blob->store, &blob->digest, &blob->entry, "its chunks have another size", err);
+}
+
+static void close_recipe(struct croft_store_blob *blob)
+{
+	struct recipe *recipe = blob->recipe;
+	for (size_t i = 0; i < OPEN_CHUNKS; i++)
+		croft_store_blob_close(recipe->open[i].blob);
+	const struct croft_digest *chunks = recipe->chunks.data;
+	pthread_mutex_lock(&blob->store->lock);
+	for (size_t i = 0; i < store_recipe_count(recipe->chunks); i++)
+		store_unpin(blob->store, store_key(chunks[i].hash));
+	pthread_mutex_unlock(&blob->store->lock);
+	pthread_mutex_destroy(&recipe->lock);
+	free((void *)recipe->chunks.data);
+	free(recipe->starts);
+	free(recipe);
+}
+
+/* `lock` of the recipe held. */
+static struct croft_store_blob *open_chunk(struct croft_store_blob *blob, size_t index,
+	struct croft_error *err)
+{
+	struct recipe *recipe = blob->recipe;
+	size_t oldest = 0;
+	for (size_t i = 0; i < OPEN_CHUNKS; i++) {
+		if (recipe->open[i].blob && recipe->open[i].index == index) {
+			recipe->open[i].turn = ++recipe->turn;
+			return recipe->open[i].blob;
+		}
+		if (recipe->open[i].turn < recipe->open[oldest].turn)
+			oldest = i;
+	}
+	const struct croft_digest *chunk = (const struct croft_digest *)recipe->chunks.data + index;
+	struct croft_store_blob *opened = croft_store_open_blob(blob->store, chunk, err);
+	if (!opened) {
+		/* Found bad just now: so is all that is made of it. */
+		if (err && err->code == CROFT_NOT_FOUND)
+			err->code = CROFT_DATA_LOSS;
+		return NULL;
+	}
+	croft_store_blob_close(recipe->open[oldest].blob);
+	recipe->open[oldest].blob = opened;
+	recipe->open[oldest].index = index;
+	recipe->open[oldest].turn = ++recipe->turn;
+	return opened;
+}
+
+static size_t chunk_at(const struct recipe *recipe, uint64_t offset)
+{
+	size_t low = 0, high = store_recipe_count(recipe->chunks) - 1;
+	while (low < high) {
+		size_t middle = (low + high + 1) / 2;
+		if (recipe->starts[middle] <= offset)
+			low = middle;
+		else
+			high = middle - 1;
+	}
+	return low;
+}
+
+static bool read_recipe(struct croft_store_blob *blob, unsigned char *buffer, size_t size,
+	uint64_t offset, struct croft_error *err)
+{
+	struct recipe *recipe = blob->recipe;
+	CROFT_LOCKED(&recipe->lock);
+	for (size_t index = chunk_at(recipe, offset); size > 0; index++) {
+		struct croft_store_blob *chunk = open_chunk(blob, index, err);
+		uint64_t inside = offset - recipe->starts[index];
+		ssize_t got = chunk ? croft_store_blob_read(chunk, buffer, size, inside, err) : -1;
+		if (got <= 0)
+			return false;
+		buffer += got;
+		offset += (uint64_t)got;
+		size -= (size_t)got;
+	}
+	return true;
+}
+
 struct croft_store_blob *croft_store_open_blob(struct croft_store *store,
 	const struct croft_digest *digest, struct croft_error *err)
 {
@@ -148,6 +263,8 @@ struct croft_store_blob *croft_store_open_blob(struct croft_store *store,
 	if (ok && blob->segment) {
 		blob->record = croft_alloc(STORE_HEADER + blob->entry.size);
 		ok = store_record_read(store, blob->segment, digest, &blob->entry, blob->record, err);
+	} else if (ok && store_is_recipe(&blob->entry)) {
+		ok = open_recipe(blob, err);
 	} else if (ok) {
 		ok = open_large(blob, err);
 	}
@@ -206,7 +323,9 @@ ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_
 		memcpy(buffer, blob->record + STORE_HEADER + offset, size);
 		return (ssize_t)size;
 	}
-	return read_large(blob, buffer, size, offset, err) ? (ssize_t)size : -1;
+	bool ok = blob->recipe ? read_recipe(blob, buffer, size, offset, err)
+						   : read_large(blob, buffer, size, offset, err);
+	return ok ? (ssize_t)size : -1;
 }
 
 int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset)
@@ -223,6 +342,8 @@ void croft_store_blob_close(struct croft_store_blob *blob)
 		struct croft_store *store = blob->store;
 		if (blob->fd >= 0)
 			close(blob->fd);
+		if (blob->recipe)
+			close_recipe(blob);
 		CROFT_LOCKED(&store->lock);
 		if (blob->segment)
 			store_segment_unref(store, blob->segment);

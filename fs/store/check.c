@@ -106,6 +106,34 @@ static int check_large(struct croft_store *store, const struct croft_digest *dig
 	return croft_digest_equal(&got, digest);
 }
 
+/* The chunks are checked for themselves: this is whether they make up the blob. */
+static int check_recipe(struct croft_store *store, const struct croft_digest *digest,
+	const char **why, struct croft_error *err)
+{
+	struct croft_error failure = CROFT_ERROR_INIT;
+	struct croft_store_blob *blob = croft_store_open_blob(store, digest, &failure);
+	CROFT_CLEANUP_FREE unsigned char *buffer = croft_alloc(STORE_BLOCK);
+	struct croft_hasher *hasher = croft_hasher_create(CROFT_DIGEST_SHA256);
+	ssize_t got = blob ? 1 : -1;
+	for (uint64_t at = 0; got > 0; at += (uint64_t)got) {
+		got = croft_store_blob_read(blob, buffer, STORE_BLOCK, at, &failure);
+		if (got > 0)
+			croft_hasher_update(hasher, buffer, (size_t)got);
+	}
+	struct croft_digest sum = croft_hasher_finish(hasher);
+	croft_hasher_destroy(hasher);
+	croft_store_blob_close(blob);
+	*why = "its chunks have another SHA-256 together";
+	if (got == 0)
+		return croft_digest_equal(&sum, digest);
+	/* A chunk has gone: to quarantine, or because it was not used. */
+	if (failure.code == CROFT_NOT_FOUND || failure.code == CROFT_DATA_LOSS)
+		return 2;
+	if (err)
+		*err = failure;
+	return -1;
+}
+
 int store_check_blob(struct croft_store *store, const uint8_t *hash, const char **why,
 	struct store_entry *entry, struct croft_error *err)
 {
@@ -123,8 +151,9 @@ int store_check_blob(struct croft_store *store, const uint8_t *hash, const char 
 	found = store_find(store, &digest, STORE_PIN, entry, &segment, err);
 	if (found <= 0)
 		return found < 0 ? -1 : 2;
-	int good = segment ? check_small(store, &digest, entry, segment, why)
-					   : check_large(store, &digest, why, err);
+	int good = segment                  ? check_small(store, &digest, entry, segment, why)
+			   : store_is_recipe(entry) ? check_recipe(store, &digest, why, err)
+										: check_large(store, &digest, why, err);
 	CROFT_LOCKED(&store->lock);
 	if (segment)
 		store_segment_unref(store, segment);

@@ -17,6 +17,12 @@
 
 enum { DEPTH_LIMIT = 1024 };
 
+/* Of blobs. */
+struct keys {
+	uint64_t *items;
+	size_t count, room;
+};
+
 struct node {
 	struct node *next; /* in its bucket */
 	struct croft_digest digest;
@@ -25,8 +31,7 @@ struct node {
 	uint64_t damage; /* the store's count when it was found complete */
 	unsigned holds;  /* while there are some, it has a pin on each key and a hold on each sub */
 	unsigned refs;   /* of the table, of parents and of those who hold it */
-	uint64_t *keys;
-	size_t key_count;
+	struct keys keys;
 	struct node **subs;
 	size_t sub_count;
 };
@@ -50,7 +55,7 @@ static void unref(struct node *node)
 	for (size_t i = 0; i < node->sub_count; i++)
 		unref(node->subs[i]);
 	free(node->subs);
-	free(node->keys);
+	free(node->keys.items);
 	free(node);
 }
 
@@ -103,8 +108,8 @@ static void hold_node(struct croft_store *store, struct node *node)
 	node->refs++;
 	if (node->holds++ > 0)
 		return;
-	for (size_t i = 0; i < node->key_count; i++)
-		store_pin(store, node->keys[i]);
+	for (size_t i = 0; i < node->keys.count; i++)
+		store_pin(store, node->keys.items[i]);
 	for (size_t i = 0; i < node->sub_count; i++)
 		hold_node(store, node->subs[i]);
 }
@@ -112,8 +117,8 @@ static void hold_node(struct croft_store *store, struct node *node)
 static void release_node(struct croft_store *store, struct node *node)
 {
 	if (--node->holds == 0) {
-		for (size_t i = 0; i < node->key_count; i++)
-			store_unpin(store, node->keys[i]);
+		for (size_t i = 0; i < node->keys.count; i++)
+			store_unpin(store, node->keys.items[i]);
 		for (size_t i = 0; i < node->sub_count; i++)
 			release_node(store, node->subs[i]);
 	}
@@ -125,8 +130,8 @@ static void lease_node(struct croft_store *store, struct node *node, uint64_t un
 	if (node->until_ms >= until_ms)
 		return;
 	node->until_ms = until_ms;
-	for (size_t i = 0; i < node->key_count; i++)
-		store_lease(store, node->keys[i], until_ms, until_ms);
+	for (size_t i = 0; i < node->keys.count; i++)
+		store_lease(store, node->keys.items[i], until_ms, until_ms);
 	for (size_t i = 0; i < node->sub_count; i++)
 		lease_node(store, node->subs[i], until_ms);
 }
@@ -264,8 +269,7 @@ struct walk {
 	struct digest_set broken; /* directories that something is missing below of */
 	struct nodes fresh;       /* made by this walk, held until its end so that it meets them again */
 	struct nodes roots;       /* held */
-	uint64_t *keys;           /* of refs that are plain blobs; pinned */
-	size_t key_count;
+	struct keys keys;         /* of refs that are plain blobs; pinned */
 	bool failed;
 	struct croft_error err;
 };
@@ -279,32 +283,63 @@ static void release_nodes(struct croft_store *store, struct nodes *nodes)
 	*nodes = (struct nodes){0};
 }
 
-static void unpin_all(struct croft_store *store, const uint64_t *keys, size_t count)
+/* And forgets them. */
+static void unpin_all(struct croft_store *store, struct keys *keys)
 {
-	CROFT_LOCKED(&store->lock);
-	for (size_t i = 0; i < count; i++)
-		store_unpin(store, keys[i]);
+	pthread_mutex_lock(&store->lock);
+	for (size_t i = 0; i < keys->count; i++)
+		store_unpin(store, keys->items[i]);
+	pthread_mutex_unlock(&store->lock);
+	free(keys->items);
+	*keys = (struct keys){0};
 }
 
-/* Pins what is there, their keys behind keys[*count]; notes what is missing. */
-static bool pin_blobs(struct walk *walk, const struct digests *digests, uint64_t *keys,
-	size_t *count)
+static void append_key(struct keys *keys, const struct croft_digest *digest)
 {
-	CROFT_CLEANUP_FREE bool *found = croft_array(digests->count + 1, sizeof(*found));
-	if (!store_find_many(walk->store, digests->items, digests->count, STORE_PIN, 0, found,
+	if (keys->count == keys->room) {
+		keys->room = keys->room ? 2 * keys->room : 8;
+		keys->items = croft_realloc(keys->items, keys->room, sizeof(*keys->items));
+	}
+	keys->items[keys->count++] = store_key(digest->hash);
+}
+
+/* Of a recipe, which is pinned itself: its chunks as well. False: not all are there. */
+static bool pin_chunks(struct walk *walk, const struct croft_digest *digest, struct keys *keys)
+{
+	struct croft_slice recipe;
+	bool complete;
+	if (!store_recipe_grip(walk->store, digest, STORE_PIN, 0, &recipe, &complete, &walk->err)) {
+		walk->failed = true;
+		return false;
+	}
+	const struct croft_digest *chunks = recipe.data;
+	for (size_t i = 0; complete && i < store_recipe_count(recipe); i++)
+		append_key(keys, &chunks[i]);
+	free((void *)recipe.data);
+	return complete;
+}
+
+/* Pins what is there, adding their keys; notes what is missing. */
+static bool pin_blobs(struct walk *walk, const struct digests *digests, struct keys *keys)
+{
+	size_t count = digests->count;
+	CROFT_CLEANUP_FREE bool *found = croft_array(2 * count + 1, sizeof(*found));
+	bool *recipes = found + count;
+	if (!store_find_parts(walk->store, digests->items, count, STORE_PIN, 0, found, recipes,
 			&walk->err)) {
 		walk->failed = true;
 		return false;
 	}
 	bool all = true;
-	for (size_t i = 0; i < digests->count; i++) {
+	for (size_t i = 0; i < count; i++) {
 		if (found[i])
-			keys[(*count)++] = store_key(digests->items[i].hash);
-		else
+			append_key(keys, &digests->items[i]);
+		bool whole = found[i] && (!recipes[i] || pin_chunks(walk, &digests->items[i], keys));
+		if (!whole)
 			set_add(&walk->missing, &digests->items[i]);
-		all &= found[i];
+		all &= whole;
 	}
-	return all;
+	return all && !walk->failed;
 }
 
 /* Takes the digests out of a Directory; `subs` NULL: files only. */
@@ -362,22 +397,24 @@ static struct node *known_node(struct walk *walk, enum croft_ref_kind kind,
 static struct node *reach(struct walk *walk, enum croft_ref_kind kind,
 	const struct croft_digest *digest, unsigned depth);
 
-/* The children of one message; the node takes over the pins and holds. */
+/* The children of one message; the node takes over the pins (`self`: of the message) and holds. */
 static struct node *make_node(struct walk *walk, enum croft_ref_kind kind,
-	const struct croft_digest *digest, const struct digests *files, const struct digests *subs,
-	unsigned depth)
+	const struct croft_digest *digest, struct keys *self, const struct digests *files,
+	const struct digests *subs, unsigned depth)
 {
 	struct node *node = croft_zalloc(sizeof(*node));
 	node->digest = *digest;
 	node->kind = kind;
 	node->holds = node->refs = 1;
-	node->keys = croft_array(files->count + 1, sizeof(*node->keys));
-	node->keys[node->key_count++] = store_key(digest->hash); /* pinned by the caller */
+	node->keys = *self;
+	*self = (struct keys){0};
+	node->keys.room = node->keys.count + files->count;
+	node->keys.items = croft_realloc(node->keys.items, node->keys.room, sizeof(uint64_t));
 	node->subs = croft_array(subs->count + 1, sizeof(*node->subs));
 	pthread_mutex_lock(&walk->store->lock);
 	node->damage = walk->store->damage;
 	pthread_mutex_unlock(&walk->store->lock);
-	bool complete = pin_blobs(walk, files, node->keys, &node->key_count);
+	bool complete = pin_blobs(walk, files, &node->keys);
 	for (size_t i = 0; !walk->failed && i < subs->count; i++) {
 		struct node *sub = reach(walk, CROFT_REF_DIRECTORY, &subs->items[i], depth + 1);
 		complete &= sub != NULL;
@@ -399,11 +436,12 @@ static struct node *read_node(struct walk *walk, enum croft_ref_kind kind,
 	const struct croft_digest *digest, unsigned depth)
 {
 	struct croft_store *store = walk->store;
-	uint64_t key;
-	size_t pinned = 0;
+	struct keys pinned = {0};
 	struct digests self = {(struct croft_digest *)digest, 1, 1}, files = {0}, subs = {0};
-	if (!pin_blobs(walk, &self, &key, &pinned))
+	if (!pin_blobs(walk, &self, &pinned)) {
+		unpin_all(store, &pinned);
 		return NULL;
+	}
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	struct croft_slice bytes;
 	struct node *node = NULL;
@@ -422,10 +460,9 @@ static struct node *read_node(struct walk *walk, enum croft_ref_kind kind,
 		croft_error_wrap(&walk->err, "%s %s", kind == CROFT_REF_TREE ? "tree" : "directory", text);
 		walk->failed = true;
 	} else {
-		pinned = 0; /* the node's from here on */
-		node = make_node(walk, kind, digest, &files, &subs, depth);
+		node = make_node(walk, kind, digest, &pinned, &files, &subs, depth);
 	}
-	unpin_all(store, &key, pinned);
+	unpin_all(store, &pinned);
 	free(files.items);
 	free(subs.items);
 	return node;
@@ -460,7 +497,6 @@ static struct node *reach(struct walk *walk, enum croft_ref_kind kind,
 /* All is pinned when it returns true; otherwise `missing` or `failed` says why. */
 static bool walk_refs(struct walk *walk, const struct croft_ref *refs, size_t count)
 {
-	walk->keys = croft_array(count + 1, sizeof(*walk->keys));
 	struct digests blobs = {0};
 	for (size_t i = 0; i < count && !walk->failed; i++) {
 		if (croft_digest_is_empty(&refs[i].digest))
@@ -474,7 +510,7 @@ static bool walk_refs(struct walk *walk, const struct croft_ref *refs, size_t co
 			append_node(&walk->roots, node);
 	}
 	if (!walk->failed)
-		pin_blobs(walk, &blobs, walk->keys, &walk->key_count);
+		pin_blobs(walk, &blobs, &walk->keys);
 	free(blobs.items);
 	release_nodes(walk->store, &walk->fresh);
 	return !walk->failed && walk->missing.list.count == 0;
@@ -483,8 +519,7 @@ static bool walk_refs(struct walk *walk, const struct croft_ref *refs, size_t co
 static void walk_finish(struct walk *walk)
 {
 	release_nodes(walk->store, &walk->roots);
-	unpin_all(walk->store, walk->keys, walk->key_count);
-	free(walk->keys);
+	unpin_all(walk->store, &walk->keys);
 	set_finish(&walk->missing);
 	set_finish(&walk->broken);
 }
@@ -507,8 +542,8 @@ bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref
 			if (walk.roots.items[i]->until_ms < until_ms)
 				lease_node(store, walk.roots.items[i], until_ms + lease_ms / 2);
 		}
-		for (size_t i = 0; i < walk.key_count; i++)
-			store_lease(store, walk.keys[i], until_ms, until_ms + lease_ms / 2);
+		for (size_t i = 0; i < walk.keys.count; i++)
+			store_lease(store, walk.keys.items[i], until_ms, until_ms + lease_ms / 2);
 		complete = true;
 	} else if (!walk.failed) {
 		*missing_count = walk.missing.list.count;
@@ -527,8 +562,7 @@ bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref
 struct croft_hold {
 	struct croft_store *store;
 	struct nodes nodes;
-	uint64_t *keys;
-	size_t key_count;
+	struct keys keys;
 };
 
 struct croft_hold *croft_store_hold(struct croft_store *store, const struct croft_ref *refs,
@@ -538,10 +572,9 @@ struct croft_hold *croft_store_hold(struct croft_store *store, const struct crof
 	struct croft_hold *hold = NULL;
 	if (walk_refs(&walk, refs, count)) {
 		hold = croft_zalloc(sizeof(*hold));
-		*hold = (struct croft_hold){store, walk.roots, walk.keys, walk.key_count};
+		*hold = (struct croft_hold){store, walk.roots, walk.keys};
 		walk.roots = (struct nodes){0};
-		walk.keys = NULL;
-		walk.key_count = 0;
+		walk.keys = (struct keys){0};
 	} else if (!walk.failed) {
 		char text[CROFT_DIGEST_TEXT];
 		croft_digest_format(&walk.missing.list.items[0], '/', text);
@@ -559,11 +592,10 @@ void croft_store_release(struct croft_hold *hold)
 	if (!hold)
 		return;
 	release_nodes(hold->store, &hold->nodes);
-	unpin_all(hold->store, hold->keys, hold->key_count);
+	unpin_all(hold->store, &hold->keys);
 	pthread_mutex_lock(&hold->store->lock);
 	hold->store->keeper.barren_ns = 0;
 	pthread_mutex_unlock(&hold->store->lock);
-	free(hold->keys);
 	free(hold);
 }
 

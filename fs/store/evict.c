@@ -107,11 +107,15 @@ static struct quota excess(const struct croft_store *store, uint64_t target_byte
 		inodes > target_inodes ? inodes - target_inodes : 0};
 }
 
-static void rewind_to(struct scan *scan, const struct candidate *candidate)
+/* The scan goes on no later than where this one stands now. */
+static void meet_again(struct scan *scan, const struct candidate *candidate)
 {
+	uint8_t key[AGE_KEY];
 	uint64_t ordered = __builtin_bswap64(candidate->entry.used_ms);
-	memcpy(scan->key, &ordered, 8);
-	memcpy(scan->key + 8, candidate->hash, 8);
+	memcpy(key, &ordered, 8);
+	memcpy(key + 8, candidate->hash, 8);
+	if (memcmp(key, scan->key, AGE_KEY) < 0)
+		memcpy(scan->key, key, AGE_KEY);
 	scan->ended = false;
 }
 
@@ -124,7 +128,7 @@ static bool mark(struct croft_store *store, struct scan *scan, struct quota want
 	for (size_t i = 0; i < scan->count; i++) {
 		struct candidate *candidate = &scan->found[i];
 		if (marked.bytes >= wanted.bytes && marked.inodes >= wanted.inodes) {
-			rewind_to(scan, candidate); /* the rest is read again: it may have moved by then */
+			meet_again(scan, candidate); /* the rest is read again: it may have moved by then */
 			break;
 		}
 		uint64_t key = store_key(candidate->hash);
@@ -136,7 +140,7 @@ static bool mark(struct croft_store *store, struct scan *scan, struct quota want
 			active->unsaved = 0;
 			store_pending_set(&store->pending, candidate->hash, STORE_PRESENT, &candidate->entry,
 				CROFT_SLICE(NULL, 0))->rewrite = true;
-			scan->ended = false; /* its turn comes once more */
+			meet_again(scan, candidate);
 			continue;
 		}
 		if (candidate->entry.lease_ms > now_ms || store_is_protected(store, key, now_ms))
@@ -145,7 +149,7 @@ static bool mark(struct croft_store *store, struct scan *scan, struct quota want
 			CROFT_SLICE(NULL, 0))->evicted = true;
 		store->generation++;
 		marked.bytes += store_entry_disk_bytes(&candidate->entry);
-		marked.inodes += !candidate->entry.segment;
+		marked.inodes += store_is_file(&candidate->entry);
 	}
 	return marked.bytes > 0;
 }

@@ -105,7 +105,8 @@ static bool ask_index(struct croft_store *store, const struct croft_digest *dige
 /* One round for up to CHUNK digests. False with err->code OK: something moved, again. When
  * `settled`, the lock is held over reading the index. */
 static bool find_round(struct croft_store *store, const struct croft_digest *digests, size_t count,
-	enum store_grip grip, uint64_t until_ms, bool settled, bool *found, struct croft_error *err)
+	enum store_grip grip, uint64_t until_ms, bool settled, bool *found, bool *recipes,
+	struct croft_error *err)
 {
 	enum answer answers[CHUNK];
 	struct store_entry entries[CHUNK];
@@ -129,6 +130,7 @@ static bool find_round(struct croft_store *store, const struct croft_digest *dig
 	}
 	for (size_t i = 0; i < count; i++) {
 		found[i] = answers[i] == PRESENT && entries[i].size == digests[i].size_bytes;
+		recipes[i] = found[i] && store_is_recipe(&entries[i]);
 		if (found[i])
 			take(store, digests[i].hash, grip, until_ms);
 	}
@@ -136,8 +138,8 @@ static bool find_round(struct croft_store *store, const struct croft_digest *dig
 	return true;
 }
 
-bool store_find_many(struct croft_store *store, const struct croft_digest *digests, size_t count,
-	enum store_grip grip, uint64_t until_ms, bool *found, struct croft_error *err)
+bool store_find_parts(struct croft_store *store, const struct croft_digest *digests, size_t count,
+	enum store_grip grip, uint64_t until_ms, bool *found, bool *recipes, struct croft_error *err)
 {
 	for (size_t at = 0; at < count;) {
 		size_t part = count - at < CHUNK ? count - at : CHUNK;
@@ -145,7 +147,7 @@ bool store_find_many(struct croft_store *store, const struct croft_digest *diges
 		bool ok = false;
 		for (int i = 0; !ok && !failure.code && i <= RETRIES; i++)
 			ok = find_round(
-				store, digests + at, part, grip, until_ms, i == RETRIES, found + at, &failure);
+				store, digests + at, part, grip, until_ms, i == RETRIES, found + at, recipes + at, &failure);
 		if (!ok) {
 			for (size_t i = 0; grip == STORE_PIN && i < at; i++) {
 				if (!found[i])
@@ -158,6 +160,23 @@ bool store_find_many(struct croft_store *store, const struct croft_digest *diges
 			return false;
 		}
 		at += part;
+	}
+	return true;
+}
+
+bool store_find_many(struct croft_store *store, const struct croft_digest *digests, size_t count,
+	enum store_grip grip, uint64_t until_ms, bool *found, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE bool *recipes = croft_array(count + 1, sizeof(*recipes));
+	if (!store_find_parts(store, digests, count, grip, until_ms, found, recipes, err))
+		return false;
+	for (size_t i = 0; i < count; i++) {
+		struct croft_slice recipe;
+		if (!recipes[i])
+			continue;
+		if (!store_recipe_grip(store, &digests[i], grip, until_ms, &recipe, &found[i], err))
+			return false;
+		free((void *)recipe.data);
 	}
 	return true;
 }
@@ -222,11 +241,8 @@ bool store_find_sums(struct croft_store *store, const uint8_t *hash, struct crof
 	struct croft_slice found = {NULL, 0};
 	pthread_mutex_lock(&store->lock);
 	const struct store_pending *pending = store_pending_find(&store->pending, hash);
-	if (pending && pending->state == STORE_PRESENT && pending->sums.size) {
-		void *copy = croft_alloc(pending->sums.size);
-		memcpy(copy, pending->sums.data, pending->sums.size);
-		*sums = CROFT_SLICE(copy, pending->sums.size);
-	}
+	if (pending && pending->state == STORE_PRESENT && pending->sums.size)
+		*sums = store_copy(pending->sums);
 	pthread_mutex_unlock(&store->lock);
 	if (sums->size)
 		return true;
@@ -234,11 +250,8 @@ bool store_find_sums(struct croft_store *store, const uint8_t *hash, struct crof
 	if (!txn)
 		return false;
 	int code = store_table_get(txn, store->index.sums, hash, CROFT_HASH_SIZE, &found, err);
-	if (code == 1) {
-		void *copy = croft_alloc(found.size);
-		memcpy(copy, found.data, found.size);
-		*sums = CROFT_SLICE(copy, found.size);
-	}
+	if (code == 1)
+		*sums = store_copy(found);
 	store_read_end(&store->index, txn);
 	return code >= 0;
 }

@@ -38,7 +38,7 @@ static bool check_one(struct fsck *fsck, const uint8_t *hash, struct croft_error
 	if (good == 2)
 		return true;
 	fsck->report->blobs_checked++;
-	fsck->report->bytes_checked += entry.size;
+	fsck->report->bytes_checked += store_entry_bytes(&entry);
 	if (good == 0) {
 		fsck->report->bad_blobs++;
 		if (fsck->repair) {
@@ -161,7 +161,7 @@ static bool check_file(struct fsck *fsck, int dir_fd, const char *directory, con
 	store_read_end(&store->index, txn);
 	if (found < 0)
 		return false;
-	if (found == 1 && !entry.segment)
+	if (found == 1 && store_is_file(&entry))
 		return true;
 	fsck->report->orphans++;
 	if (fsck->repair && unlinkat(dir_fd, name, 0) == 0)

@@ -13,13 +13,14 @@
 #ifndef CROFT_FS_STORE_INTERNAL_H
 #define CROFT_FS_STORE_INTERNAL_H
 
+#include "fs/chunker.h"
 #include "fs/store.h"
 
 #include <lmdb.h>
 #include <pthread.h>
 
 enum {
-	STORE_SMALL_LIMIT = 64 * 1024, /* blobs up to this live in segments */
+	STORE_SMALL_LIMIT = 64 * 1024, /* blobs up to this live in segments; in a chunked store all chunks */
 	STORE_BLOCK = 256 * 1024,      /* of a large blob: one checksum each */
 	STORE_HEADER = 64,             /* bytes of a record before its payload */
 	STORE_INDEX_COST = 192,        /* bytes of index that a blob is reckoned to take */
@@ -33,11 +34,13 @@ struct store_entry {
 	uint64_t size;
 	uint64_t used_ms;  /* its place in the `age` table */
 	uint64_t lease_ms; /* given when it was stored; later ones are in the lease log */
-	uint32_t segment;  /* 0: a file of its own */
+	uint32_t segment;  /* 0: a file of its own, or a recipe */
 	uint32_t offset;   /* of its record in the segment; of a file: the epoch it was written in */
 };
 /* The epoch of files that were synced before they were published. */
 #define STORE_SYNCED UINT32_MAX
+/* In the place of an epoch: no file, but a list of chunks, which are blobs themselves (recipe.c). */
+#define STORE_RECIPE (UINT32_MAX - 1)
 
 _Static_assert(sizeof(struct store_entry) == 32, "this is the format on disk");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values are stored little endian");
@@ -95,6 +98,14 @@ bool store_index_put(struct store_index *index, MDB_txn *txn, const uint8_t *has
 	struct croft_error *err);
 bool store_index_remove(struct store_index *index, MDB_txn *txn, const uint8_t *hash,
 	struct store_entry *old, struct croft_error *err);
+
+/* A malloc'ed copy of the bytes. */
+static inline struct croft_slice store_copy(struct croft_slice bytes)
+{
+	void *copy = croft_alloc(bytes.size);
+	memcpy(copy, bytes.data, bytes.size);
+	return CROFT_SLICE(copy, bytes.size);
+}
 
 /* Hashes ------------------------------------------------------------------------------------ */
 
@@ -192,20 +203,29 @@ struct store_record {
 };
 _Static_assert(sizeof(struct store_record) == STORE_HEADER, "this is the format on disk");
 
-enum { STORE_RECORD_BLOB = 1, STORE_RECORD_LARGE = 2 };
+enum { STORE_RECORD_BLOB = 1, STORE_RECORD_LARGE = 2, STORE_RECORD_RECIPE = 3 };
 
 static inline uint64_t store_record_bytes(uint64_t payload_size)
 {
 	return STORE_HEADER + ((payload_size + 7) & ~(uint64_t)7);
 }
+static inline bool store_is_recipe(const struct store_entry *entry)
+{
+	return entry->segment == 0 && entry->offset == STORE_RECIPE;
+}
+static inline bool store_is_file(const struct store_entry *entry)
+{
+	return entry->segment == 0 && entry->offset != STORE_RECIPE;
+}
+/* A recipe's chunks are counted for themselves. */
+static inline uint64_t store_entry_bytes(const struct store_entry *entry)
+{
+	return store_is_recipe(entry) ? 0 : entry->size;
+}
 static inline uint64_t store_entry_disk_bytes(const struct store_entry *entry)
 {
 	return entry->segment ? store_record_bytes(entry->size)
-						  : (entry->size + STORE_PAGE - 1) & ~(uint64_t)(STORE_PAGE - 1);
-}
-static inline bool store_is_small(uint64_t size)
-{
-	return size <= STORE_SMALL_LIMIT;
+						  : (store_entry_bytes(entry) + STORE_PAGE - 1) & ~(uint64_t)(STORE_PAGE - 1);
 }
 
 void store_record_fill(struct store_record *record, uint32_t kind,
@@ -324,13 +344,18 @@ enum store_grip {
 	STORE_OPEN,  /* used now and pinned */
 };
 
-/* found[i] tells; a digest of the right hash and a wrong size is not found. until_ms: of leases. */
+/* found[i] tells; a digest of the right hash and a wrong size is not found. until_ms: of leases. With
+ * LOOK, TOUCH and LEASE a recipe is found only with all of its chunks, which share its fate; with
+ * PIN the caller sees to them: recipes[i] (else NULL) tells which are such. */
+bool store_find_parts(struct croft_store *store, const struct croft_digest *digests, size_t count,
+	enum store_grip grip, uint64_t until_ms, bool *found, bool *recipes, struct croft_error *err);
 bool store_find_many(struct croft_store *store, const struct croft_digest *digests, size_t count,
 	enum store_grip grip, uint64_t until_ms, bool *found, struct croft_error *err);
 /* One, and where: its segment with a reference (NULL: large). 1, 0, -1. */
 int store_find(struct croft_store *store, const struct croft_digest *digest, enum store_grip grip,
 	struct store_entry *entry, struct store_segment **segment, struct croft_error *err);
-/* Checksums of a large blob, malloc'ed; empty when it is gone by now. */
+/* Checksums of a large blob, or the chunks of a recipe (array of struct croft_digest); malloc'ed;
+ * empty when it is gone by now. */
 bool store_find_sums(struct croft_store *store, const uint8_t *hash, struct croft_slice *sums,
 	struct croft_error *err);
 
@@ -360,7 +385,7 @@ struct store_append {
 	uint32_t kind; /* STORE_RECORD_… */
 	bool move;     /* a record that is there already, from another segment */
 	struct croft_digest digest;
-	struct croft_slice payload;
+	struct croft_slice payload; /* RECIPE: an array of struct croft_digest */
 	struct store_entry entry; /* used_ms and lease_ms from the caller; the rest is filled in */
 	uint64_t reserved_bytes, reserved_inodes; /* given back or turned into what is used */
 	bool done, ok;
@@ -412,9 +437,40 @@ bool store_record_read(struct croft_store *store, const struct store_segment *se
 	const struct croft_digest *digest, const struct store_entry *entry, void *buffer,
 	struct croft_error *err);
 
+/* Ways in (write.c). */
+/* A server's put is an answer "it is there"; a cache's is not. */
+uint64_t store_put_lease_ms(const struct croft_store *store);
+/* 1: it is there, and used and leased now. */
+int store_is_there(struct croft_store *store, const struct croft_digest *digest,
+	struct croft_error *err);
+bool store_mismatch(const struct croft_digest *wanted, const struct croft_digest *got,
+	struct croft_error *err);
+bool store_refuse_read_only(const struct croft_store *store, struct croft_error *err);
+
 /* As croft_store_get, with another grip than STORE_TOUCH. */
 bool store_get(struct croft_store *store, const struct croft_digest *digest, enum store_grip grip,
 	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err);
+
+/* Recipes (recipe.c) ------------------------------------------------------------------------------- */
+
+_Static_assert(sizeof(struct croft_digest) == 40, "an array of these is a recipe on disk");
+
+static inline bool store_is_small(const struct croft_store *store, uint64_t size)
+{
+	return size <= (store->config.chunked ? CROFT_CHUNK_MOST : STORE_SMALL_LIMIT);
+}
+/* Does to a recipe's chunks what was done to it. *complete false: they are not all there (and, with
+ * STORE_PIN, none is pinned). */
+bool store_recipe_grip(struct croft_store *store, const struct croft_digest *digest,
+	enum store_grip grip, uint64_t until_ms, struct croft_slice *recipe, bool *complete,
+	struct croft_error *err);
+/* Publishes; the chunks are pinned by the caller. */
+bool store_recipe_put(struct croft_store *store, const struct croft_digest *digest,
+	const struct croft_digest *chunks, size_t count, struct croft_error *err);
+static inline size_t store_recipe_count(struct croft_slice recipe)
+{
+	return recipe.size / sizeof(struct croft_digest);
+}
 
 /* Checking (check.c) ------------------------------------------------------------------------------ */
 

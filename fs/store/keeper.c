@@ -66,19 +66,16 @@ static void copy_change(struct change *change, const struct store_pending *pendi
 	change->evicted = pending->evicted;
 	change->rewrite = pending->rewrite;
 	change->entry = pending->entry;
-	if (pending->sums.size && !change->gone) {
-		void *copy = croft_alloc(pending->sums.size);
-		memcpy(copy, pending->sums.data, pending->sums.size);
-		change->sums = CROFT_SLICE(copy, pending->sums.size);
-	}
+	if (pending->sums.size && !change->gone)
+		change->sums = store_copy(pending->sums);
 }
 
 static void subtract(struct store_totals *totals, const struct store_entry *entry)
 {
 	totals->blobs--;
-	totals->bytes -= entry->size;
-	totals->large_files -= !entry->segment;
-	totals->large_disk_bytes -= entry->segment ? 0 : store_entry_disk_bytes(entry);
+	totals->bytes -= store_entry_bytes(entry);
+	totals->large_files -= store_is_file(entry);
+	totals->large_disk_bytes -= store_is_file(entry) ? store_entry_disk_bytes(entry) : 0;
 }
 
 /* Copies what is pending, up to `most`. The totals to be written are those of what will be in the
@@ -158,8 +155,8 @@ static bool apply_gone(struct croft_store *store, struct checkpoint *work, struc
 	} else {
 		work->delta.quarantined++;
 	}
-	return was->segment || store_table_put(work->txn, store->index.doomed, change->hash,
-							   CROFT_HASH_SIZE, NULL, 0, err);
+	return !store_is_file(was) || store_table_put(work->txn, store->index.doomed, change->hash,
+									  CROFT_HASH_SIZE, NULL, 0, err);
 }
 
 static bool apply_present(struct croft_store *store, struct checkpoint *work, struct change *change,
@@ -250,7 +247,7 @@ static void unlink_gone(struct croft_store *store, struct checkpoint *work)
 	for (size_t i = 0; i < work->count; i++) {
 		const struct change *change = &work->changes[i];
 		const struct store_entry *was = change->old.size ? &change->old : &change->entry;
-		if (!change->gone || was->segment)
+		if (!change->gone || !store_is_file(was))
 			continue;
 		char path[80];
 		store_large_path(change->hash, path);

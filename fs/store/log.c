@@ -57,6 +57,22 @@ static void finish(struct croft_store *store, struct store_append *item, const s
 	item->done = true;
 }
 
+/* Has what somebody does with this blob to be over first? `lock` held. */
+static bool is_blocked(struct croft_store *store, const struct store_append *item,
+	const struct store_pending *pending)
+{
+	if (!pending || item->move)
+		return false;
+	if (pending->state != STORE_PRESENT)
+		return true;
+	/* One that is broken, or it would not be put again: it is replaced once the index has it. */
+	if (item->kind != STORE_RECORD_RECIPE || croft_slice_equal(pending->sums, item->payload))
+		return false;
+	store->keeper.asked++;
+	pthread_cond_signal(&store->keeper.wake);
+	return true;
+}
+
 /* Moves what can be written now from the queue to the batch. `lock` held. */
 static void gather(struct croft_store *store, struct batch *batch)
 {
@@ -66,7 +82,7 @@ static void gather(struct croft_store *store, struct batch *batch)
 		struct store_append *item = *at;
 		const struct store_pending *pending =
 			store_pending_find(&store->pending, item->digest.hash);
-		if (pending && pending->state != STORE_PRESENT && !item->move) {
+		if (is_blocked(store, item, pending)) {
 			at = &item->next;
 			continue;
 		}
@@ -189,17 +205,19 @@ static bool place_large(struct croft_store *store, struct store_append *item)
 static void publish(struct croft_store *store, struct store_append *item)
 {
 	struct croft_slice sums = {NULL, 0};
-	bool large = item->kind == STORE_RECORD_LARGE;
+	bool large = item->kind == STORE_RECORD_LARGE, recipe = item->kind == STORE_RECORD_RECIPE;
 	item->entry.size = item->digest.size_bytes;
+	if (recipe) {
+		sums = store_copy(item->payload);
+		item->entry.offset = STORE_RECIPE;
+	}
 	if (large) {
-		sums.size = item->payload.size - sizeof(struct store_large_note);
-		void *copy = croft_alloc(sums.size);
-		memcpy(copy, (const char *)item->payload.data + sizeof(struct store_large_note), sums.size);
-		sums.data = copy;
+		sums = store_copy(CROFT_SLICE((const char *)item->payload.data + sizeof(struct store_large_note),
+			item->payload.size - sizeof(struct store_large_note)));
 		item->entry.offset = store->config.durable ? STORE_SYNCED : store->epoch;
 		store->log.renamed[item->digest.hash[0]] = true;
 	}
-	item->entry.segment = large ? 0 : store->log.open->number;
+	item->entry.segment = large || recipe ? 0 : store->log.open->number;
 	struct store_pending *pending = store_pending_set(
 		&store->pending, item->digest.hash, STORE_PRESENT, &item->entry, sums);
 	pending->rewrite = item->move;
@@ -208,7 +226,7 @@ static void publish(struct croft_store *store, struct store_append *item)
 		return;
 	}
 	store->totals.blobs++;
-	store->totals.bytes += item->entry.size;
+	store->totals.bytes += store_entry_bytes(&item->entry);
 	store->totals.large_files += large;
 	store->totals.large_disk_bytes += large ? store_entry_disk_bytes(&item->entry) : 0;
 }
@@ -275,14 +293,14 @@ static bool all_done(const struct store_append *items, size_t count)
 }
 
 /* `lock` held. */
-static bool can_lead(const struct croft_store *store)
+static bool can_lead(struct croft_store *store)
 {
 	if (store->log.writing)
 		return false;
 	for (const struct store_append *item = store->log.head; item; item = item->next) {
 		const struct store_pending *pending =
 			store_pending_find(&store->pending, item->digest.hash);
-		if (!pending || pending->state == STORE_PRESENT || item->move)
+		if (!is_blocked(store, item, pending))
 			return true;
 	}
 	return false;

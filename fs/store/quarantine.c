@@ -79,9 +79,9 @@ void store_quarantine(struct croft_store *store, const struct croft_digest *dige
 			return;
 		room = store->quarantine_files < QUARANTINE_FILES &&
 			   store->quarantine_bytes + entry->size < store->budget_bytes / QUARANTINE_PART;
-		if (!entry->segment) {
+		if (store_is_file(entry)) {
 			keep_large(store, digest, room);
-		} else if (room && (segment = store_segment_find(&store->segments, entry->segment))) {
+		} else if (entry->segment && room && (segment = store_segment_find(&store->segments, entry->segment))) {
 			segment->refs++;
 			store->quarantine_bytes += (entry->size + STORE_PAGE - 1) & ~(uint64_t)(STORE_PAGE - 1);
 			store->quarantine_files++;

@@ -73,11 +73,11 @@ static void put_back(struct croft_store *store, const struct store_record *recor
 	struct store_entry entry, struct croft_slice sums)
 {
 	const struct store_pending *known = store_pending_find(&store->pending, record->hash);
-	int large = !entry.segment;
+	bool large = store_is_file(&entry);
 	if (!known) { /* stored twice counts once */
 		store->totals.blobs++;
-		store->totals.bytes += record->size;
-		store->totals.large_files += (uint64_t)large;
+		store->totals.bytes += store_entry_bytes(&entry);
+		store->totals.large_files += large;
 		store->totals.large_disk_bytes += large ? store_entry_disk_bytes(&entry) : 0;
 	}
 	entry.used_ms = store_now_ms(store);
@@ -110,14 +110,33 @@ static void bring_back_large(struct croft_store *store, const struct store_recor
 		renameat(store->temporary_fd, from, store->large_fd, to);
 	if (fstatat(store->large_fd, to, &st, 0) < 0 || (uint64_t)st.st_size != record->size)
 		return;
-	size_t sums = record->payload_size - sizeof(note);
-	void *copy = croft_alloc(sums);
-	memcpy(copy, payload + sizeof(note), sums);
 	store->log.renamed[record->hash[0]] = true;
 	put_back(store, record,
 		(struct store_entry){.size = record->size,
 			.offset = store->config.durable ? STORE_SYNCED : store->epoch - 1},
-		CROFT_SLICE(copy, sums));
+		store_copy(CROFT_SLICE(payload + sizeof(note), record->payload_size - sizeof(note))));
+}
+
+/* Whether the chunks are all there is found out when the blob is. */
+static void bring_back_recipe(struct croft_store *store, const struct store_record *record,
+	const unsigned char *payload)
+{
+	put_back(store, record, (struct store_entry){.size = record->size, .offset = STORE_RECIPE},
+		store_copy(CROFT_SLICE(payload, record->payload_size)));
+}
+
+static bool has_right_size(const struct store_record *record)
+{
+	switch (record->kind) {
+	case STORE_RECORD_BLOB:
+		return record->payload_size == record->size;
+	case STORE_RECORD_LARGE:
+		return record->payload_size > sizeof(struct store_large_note);
+	case STORE_RECORD_RECIPE:
+		return record->payload_size > 0 && record->payload_size % sizeof(struct croft_digest) == 0;
+	default:
+		return false;
+	}
 }
 
 static bool is_record(const unsigned char *at, size_t left, uint32_t segment,
@@ -127,9 +146,7 @@ static bool is_record(const unsigned char *at, size_t left, uint32_t segment,
 		return false;
 	memcpy(record, at, STORE_HEADER);
 	return record->segment == segment && record->payload_size <= left - STORE_HEADER &&
-		   store_record_check(record, segment, at + STORE_HEADER) &&
-		   (record->kind == STORE_RECORD_BLOB ? record->payload_size == record->size
-											  : record->payload_size > 8);
+		   store_record_check(record, segment, at + STORE_HEADER) && has_right_size(record);
 }
 
 /* Returns the end of the last whole record. */
@@ -145,6 +162,8 @@ static uint32_t replay_bytes(struct croft_store *store, const unsigned char *byt
 		}
 		if (record.kind == STORE_RECORD_BLOB)
 			bring_back_blob(store, &record, segment, (uint32_t)at);
+		else if (record.kind == STORE_RECORD_RECIPE)
+			bring_back_recipe(store, &record, bytes + at + STORE_HEADER);
 		else
 			bring_back_large(store, &record, bytes + at + STORE_HEADER);
 		at += store_record_bytes(record.payload_size);

@@ -16,6 +16,9 @@
  * is short. */
 enum { WRITEBACK = 8 << 20 };
 
+/* What is put by chunks is gathered up to here: a few of them go into the log together. */
+enum { CHUNK_BUFFER = 2 * CROFT_CHUNK_MOST };
+
 struct croft_store_writer {
 	struct croft_store *store;
 	struct croft_digest digest;
@@ -28,9 +31,13 @@ struct croft_store_writer {
 	struct store_large_note *note; /* large: sums of whole blocks so far */
 	XXH3_state_t *block;
 	size_t block_used;
+	unsigned char *uncut; /* by chunks: CHUNK_BUFFER */
+	size_t uncut_size;
+	struct croft_digest *chunks; /* stored, and pinned */
+	size_t chunk_count, chunk_room;
 };
 
-static bool mismatch(const struct croft_digest *wanted, const struct croft_digest *got,
+bool store_mismatch(const struct croft_digest *wanted, const struct croft_digest *got,
 	struct croft_error *err)
 {
 	char wanted_text[CROFT_DIGEST_TEXT], got_text[CROFT_DIGEST_TEXT];
@@ -40,24 +47,22 @@ static bool mismatch(const struct croft_digest *wanted, const struct croft_diges
 		wanted_text, got_text);
 }
 
-static bool refuse_read_only(const struct croft_store *store, struct croft_error *err)
+bool store_refuse_read_only(const struct croft_store *store, struct croft_error *err)
 {
 	return croft_error_set(err, CROFT_FAILED_PRECONDITION, "%s was opened read-only", store->path);
 }
 
-/* A server's put is an answer "it is there"; a cache's is not. */
-static uint64_t put_lease_ms(const struct croft_store *store)
+uint64_t store_put_lease_ms(const struct croft_store *store)
 {
 	return store->config.durable ? store_now_ms(store) + store->config.lease_ms : 0;
 }
 
-/* 1: it is there, and used and leased now. */
-static int is_there(struct croft_store *store, const struct croft_digest *digest,
+int store_is_there(struct croft_store *store, const struct croft_digest *digest,
 	struct croft_error *err)
 {
 	bool found;
 	if (!store_find_many(store, digest, 1, store->config.durable ? STORE_LEASE : STORE_TOUCH,
-			put_lease_ms(store), &found, err))
+			store_put_lease_ms(store), &found, err))
 		return -1;
 	if (found && store->config.durable)
 		store_lease_commit(store);
@@ -98,11 +103,11 @@ struct croft_store_writer *croft_store_write(struct croft_store *store,
 	const struct croft_digest *digest, struct croft_error *err)
 {
 	if (store->config.read_only) {
-		refuse_read_only(store, err);
+		store_refuse_read_only(store, err);
 		return NULL;
 	}
 	struct store_entry entry = {.size = digest->size_bytes};
-	bool small = store_is_small(digest->size_bytes);
+	bool small = store_is_small(store, digest->size_bytes);
 	uint64_t bytes = STORE_INDEX_COST;
 	if (digest->size_bytes > (uint64_t)1 << 46) {
 		croft_error_set(err, CROFT_INVALID_ARGUMENT, "a blob of %llu bytes is too large",
@@ -111,19 +116,23 @@ struct croft_store_writer *croft_store_write(struct croft_store *store,
 	}
 	if (small)
 		bytes += store_record_bytes(digest->size_bytes);
-	else
+	else if (!store->config.chunked)
 		bytes += store_entry_disk_bytes(&entry) + 2 * store_record_bytes(note_bytes(entry.size));
-	if (!store_reserve(store, bytes, !small, err))
+	/* Chunks find their room when they come. */
+	uint64_t inodes = !small && !store->config.chunked;
+	if (!store_reserve(store, bytes, inodes, err))
 		return NULL;
 	struct croft_store_writer *writer = croft_zalloc(sizeof(*writer));
 	writer->store = store;
 	writer->digest = *digest;
 	writer->reserved_bytes = bytes;
-	writer->reserved_inodes = !small;
+	writer->reserved_inodes = inodes;
 	writer->fd = -1;
 	writer->hasher = croft_hasher_create(CROFT_DIGEST_SHA256);
 	if (small)
 		writer->bytes = croft_alloc((size_t)digest->size_bytes);
+	else if (store->config.chunked)
+		writer->uncut = croft_alloc(CHUNK_BUFFER);
 	else if (!open_temporary(writer, err)) {
 		croft_store_writer_abort(writer);
 		return NULL;
@@ -151,6 +160,70 @@ static void sum_blocks(struct croft_store_writer *writer, const unsigned char *d
 	}
 }
 
+static bool put_many(struct croft_store *store, const struct croft_digest *digests,
+	const struct croft_slice *data, size_t count, bool verified, struct croft_error *errors);
+
+/* A batch of chunks. They are pinned before they are there, so that nobody evicts them until the
+ * recipe names them. */
+static bool put_chunks(struct croft_store_writer *writer, const struct croft_slice *pieces,
+	size_t count, struct croft_error *err)
+{
+	struct croft_store *store = writer->store;
+	const struct croft_digest *chunks = writer->chunks + writer->chunk_count;
+	pthread_mutex_lock(&store->lock);
+	for (size_t i = 0; i < count; i++)
+		store_pin(store, store_key(chunks[i].hash));
+	pthread_mutex_unlock(&store->lock);
+	writer->chunk_count += count;
+	CROFT_CLEANUP_FREE struct croft_error *errors = croft_array(count + 1, sizeof(*errors));
+	if (put_many(store, chunks, pieces, count, true, errors))
+		return true;
+	for (size_t i = 0; err && i < count; i++)
+		if (errors[i].code)
+			*err = errors[i];
+	return false;
+}
+
+/* Cuts what can be cut: all, when nothing more comes. */
+static bool cut_chunks(struct croft_store_writer *writer, bool all, struct croft_error *err)
+{
+	struct croft_slice pieces[CHUNK_BUFFER / CROFT_CHUNK_LEAST + 1];
+	size_t count = 0, at = 0;
+	while (writer->uncut_size - at >= (all ? 1 : CROFT_CHUNK_MOST)) {
+		size_t size = croft_chunk_cut(&croft_chunking, writer->uncut + at, writer->uncut_size - at);
+		if (writer->chunk_count + count == writer->chunk_room) {
+			writer->chunk_room = writer->chunk_room ? 2 * writer->chunk_room : 64;
+			writer->chunks =
+				croft_realloc(writer->chunks, writer->chunk_room, sizeof(*writer->chunks));
+		}
+		writer->chunks[writer->chunk_count + count] = croft_digest_of(writer->uncut + at, size);
+		pieces[count++] = CROFT_SLICE(writer->uncut + at, size);
+		at += size;
+	}
+	if (count > 0 && !put_chunks(writer, pieces, count, err))
+		return false;
+	memmove(writer->uncut, writer->uncut + at, writer->uncut_size - at);
+	writer->uncut_size -= at;
+	return true;
+}
+
+static bool append_chunks(struct croft_store_writer *writer, const unsigned char *data, size_t size,
+	struct croft_error *err)
+{
+	uint64_t left = writer->digest.size_bytes - writer->size;
+	while (size > 0) {
+		size_t part = CHUNK_BUFFER - writer->uncut_size < size ? CHUNK_BUFFER - writer->uncut_size : size;
+		memcpy(writer->uncut + writer->uncut_size, data, part);
+		writer->uncut_size += part;
+		data += part;
+		size -= part;
+		left -= part;
+		if ((writer->uncut_size == CHUNK_BUFFER || left == 0) && !cut_chunks(writer, left == 0, err))
+			return false;
+	}
+	return true;
+}
+
 bool croft_store_writer_append(struct croft_store_writer *writer, const void *data, size_t size,
 	struct croft_error *err)
 {
@@ -164,6 +237,9 @@ bool croft_store_writer_append(struct croft_store_writer *writer, const void *da
 	croft_hasher_update(writer->hasher, data, size);
 	if (writer->bytes) {
 		memcpy(writer->bytes + writer->size, data, size);
+	} else if (writer->uncut) {
+		if (!append_chunks(writer, data, size, err))
+			return false;
 	} else {
 		if (!croft_pwrite_all(writer->fd, data, size, writer->size, "a large blob", err))
 			return false;
@@ -191,6 +267,13 @@ static void destroy(struct croft_store_writer *writer)
 		unlinkat(writer->store->temporary_fd, name, 0);
 	}
 	store_unreserve(writer->store, writer->reserved_bytes, writer->reserved_inodes);
+	if (writer->chunk_count) {
+		CROFT_LOCKED(&writer->store->lock);
+		for (size_t i = 0; i < writer->chunk_count; i++)
+			store_unpin(writer->store, store_key(writer->chunks[i].hash));
+	}
+	free(writer->chunks);
+	free(writer->uncut);
 	croft_hasher_destroy(writer->hasher);
 	XXH3_freeState(writer->block);
 	free(writer->note);
@@ -209,9 +292,11 @@ static bool publish(struct croft_store_writer *writer, struct croft_error *err)
 	struct croft_store *store = writer->store;
 	if (croft_digest_is_empty(&writer->digest))
 		return true;
-	int there = is_there(store, &writer->digest, err);
+	int there = store_is_there(store, &writer->digest, err);
 	if (there != 0)
 		return there > 0;
+	if (writer->uncut)
+		return store_recipe_put(store, &writer->digest, writer->chunks, writer->chunk_count, err);
 	if (writer->fd >= 0 && store->config.durable && fdatasync(writer->fd) < 0)
 		return croft_error_errno(err, errno, "%s: syncing a large blob", store->path);
 	struct store_append item = {
@@ -220,7 +305,7 @@ static bool publish(struct croft_store_writer *writer, struct croft_error *err)
 		.payload = writer->fd < 0
 					   ? CROFT_SLICE(writer->bytes, (size_t)writer->size)
 					   : CROFT_SLICE(writer->note, (size_t)note_bytes(writer->digest.size_bytes)),
-		.entry = {.used_ms = store_now_ms(store), .lease_ms = put_lease_ms(store)},
+		.entry = {.used_ms = store_now_ms(store), .lease_ms = store_put_lease_ms(store)},
 		.reserved_bytes = writer->reserved_bytes,
 		.reserved_inodes = writer->reserved_inodes,
 	};
@@ -235,7 +320,7 @@ bool croft_store_writer_commit(struct croft_store_writer *writer, struct croft_e
 {
 	struct croft_digest digest = croft_hasher_finish(writer->hasher);
 	bool ok = (croft_digest_equal(&digest, &writer->digest) ||
-				  mismatch(&writer->digest, &digest, err)) &&
+				  store_mismatch(&writer->digest, &digest, err)) &&
 			  publish(writer, err);
 	destroy(writer);
 	return ok;
@@ -267,14 +352,15 @@ static int prepare(struct croft_store *store, const struct croft_digest *digest,
 	}
 	struct croft_digest got = croft_digest_of(data.data, data.size);
 	if (!croft_digest_equal(&got, digest)) {
-		mismatch(digest, &got, err);
+		store_mismatch(digest, &got, err);
 		return -1;
 	}
 	return !croft_digest_is_empty(digest);
 }
 
-bool croft_store_put_many(struct croft_store *store, const struct croft_digest *digests,
-	const struct croft_slice *data, size_t count, struct croft_error *errors)
+/* verified: the digests were computed from the data just now. */
+static bool put_many(struct croft_store *store, const struct croft_digest *digests,
+	const struct croft_slice *data, size_t count, bool verified, struct croft_error *errors)
 {
 	CROFT_CLEANUP_FREE struct store_append *items = croft_array(count + 1, sizeof(*items));
 	CROFT_CLEANUP_FREE size_t *origin = croft_array(count + 1, sizeof(*origin));
@@ -282,13 +368,14 @@ bool croft_store_put_many(struct croft_store *store, const struct croft_digest *
 	bool ok = true;
 	for (size_t i = 0; i < count; i++) {
 		errors[i] = CROFT_ERROR_INIT;
-		int todo = store->config.read_only ? (refuse_read_only(store, &errors[i]), -1)
-										   : prepare(store, &digests[i], data[i], &errors[i]);
+		int todo = store->config.read_only ? (store_refuse_read_only(store, &errors[i]), -1)
+				   : verified               ? 1
+											: prepare(store, &digests[i], data[i], &errors[i]);
 		if (todo > 0) {
-			int there = is_there(store, &digests[i], &errors[i]);
+			int there = store_is_there(store, &digests[i], &errors[i]);
 			todo = there < 0 ? -1 : !there;
 		}
-		if (todo > 0 && !store_is_small(data[i].size)) {
+		if (todo > 0 && !store_is_small(store, data[i].size)) {
 			todo = put_large(store, &digests[i], data[i], &errors[i]) ? 0 : -1;
 		} else if (todo > 0) {
 			uint64_t bytes = store_record_bytes(data[i].size) + STORE_INDEX_COST;
@@ -299,7 +386,7 @@ bool croft_store_put_many(struct croft_store *store, const struct croft_digest *
 			items[wanted] = (struct store_append){.kind = STORE_RECORD_BLOB,
 				.digest = digests[i],
 				.payload = data[i],
-				.entry = {.used_ms = store_now_ms(store), .lease_ms = put_lease_ms(store)},
+				.entry = {.used_ms = store_now_ms(store), .lease_ms = store_put_lease_ms(store)},
 				.reserved_bytes = bytes};
 			origin[wanted++] = i;
 		}
@@ -311,6 +398,12 @@ bool croft_store_put_many(struct croft_store *store, const struct croft_digest *
 		if (!items[i].ok)
 			errors[origin[i]] = items[i].err;
 	return false;
+}
+
+bool croft_store_put_many(struct croft_store *store, const struct croft_digest *digests,
+	const struct croft_slice *data, size_t count, struct croft_error *errors)
+{
+	return put_many(store, digests, data, count, false, errors);
 }
 
 bool croft_store_put(struct croft_store *store, const struct croft_digest *digest,

@@ -21,6 +21,8 @@ struct writer {
 
 static size_t size_of(unsigned seed)
 {
+	if (seed % 128 == 64) /* several chunks, where the store keeps such */
+		return 2200000 + seed % 4000000;
 	return seed % 16 == 0 ? 70000 + seed % 400000 : 1 + seed * 7919u % 6000;
 }
 
@@ -159,6 +161,12 @@ static void a_killed_durable_store_has_all_that_it_acknowledged(void **state)
 	crash((struct croft_store_config){.durable = true, .budget_bytes = (uint64_t)4 << 30}, true);
 }
 
+static void a_killed_chunked_store_has_all_that_it_acknowledged(void **state)
+{
+	crash((struct croft_store_config){
+			  .durable = true, .chunked = true, .budget_bytes = (uint64_t)4 << 30}, true);
+}
+
 static void a_killed_cache_has_all_that_it_acknowledged(void **state)
 {
 	crash((struct croft_store_config){.budget_bytes = (uint64_t)4 << 30}, true);
@@ -175,6 +183,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_killed_durable_store_has_all_that_it_acknowledged),
+		cmocka_unit_test(a_killed_chunked_store_has_all_that_it_acknowledged),
 		cmocka_unit_test(a_killed_cache_has_all_that_it_acknowledged),
 		cmocka_unit_test(a_store_killed_while_evicting_is_consistent),
 	};

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Recipes: blobs that are kept as a list of chunks, each of which is a blob itself and may belong to
+ * many. A recipe is worth something only together with all of its chunks: whoever finds one asks for
+ * them too, and does to them what he does to it (lease, pin), so that they are used, kept and lost
+ * together. One whose chunks have gone counts as missing and ages out of the index.
+ */
+#include "fs/store/internal.h"
+
+#include "proto/base/cleanup.h"
+
+#include <stdlib.h>
+
+bool store_recipe_grip(struct croft_store *store, const struct croft_digest *digest,
+	enum store_grip grip, uint64_t until_ms, struct croft_slice *recipe, bool *complete,
+	struct croft_error *err)
+{
+	*complete = false;
+	if (!store_find_sums(store, digest->hash, recipe, err))
+		return false;
+	const struct croft_digest *chunks = recipe->data;
+	size_t count = store_recipe_count(*recipe);
+	if (count == 0)
+		return true;
+	CROFT_CLEANUP_FREE bool *found = croft_array(2 * count, sizeof(*found));
+	if (!store_find_parts(store, chunks, count, grip, until_ms, found, found + count, err)) {
+		free((void *)recipe->data);
+		*recipe = CROFT_SLICE(NULL, 0);
+		return false;
+	}
+	*complete = true;
+	for (size_t i = 0; i < count; i++)
+		*complete &= found[i];
+	if (*complete || grip != STORE_PIN)
+		return true;
+	CROFT_LOCKED(&store->lock);
+	for (size_t i = 0; i < count; i++)
+		if (found[i])
+			store_unpin(store, store_key(chunks[i].hash));
+	return true;
+}
+
+bool store_recipe_put(struct croft_store *store, const struct croft_digest *digest,
+	const struct croft_digest *chunks, size_t count, struct croft_error *err)
+{
+	size_t size = count * sizeof(*chunks);
+	uint64_t bytes = store_record_bytes(size) + STORE_INDEX_COST;
+	if (!store_reserve(store, bytes, 0, err))
+		return false;
+	struct store_append item = {
+		.kind = STORE_RECORD_RECIPE,
+		.digest = *digest,
+		.payload = CROFT_SLICE(chunks, size),
+		.entry = {.used_ms = store_now_ms(store), .lease_ms = store_put_lease_ms(store)},
+		.reserved_bytes = bytes,
+	};
+	bool ok = store_log_append(store, &item, 1);
+	if (!ok && err)
+		*err = item.err;
+	return ok;
+}
+
+bool croft_store_get_recipe(struct croft_store *store, const struct croft_digest *digest,
+	struct croft_arena *arena, struct croft_digest **chunks, size_t *count, struct croft_error *err)
+{
+	bool found, is_recipe;
+	uint64_t until_ms = store_now_ms(store) + store->config.lease_ms;
+	if (!store_find_parts(store, digest, 1, STORE_LEASE, until_ms, &found, &is_recipe, err))
+		return false;
+	if (!found || croft_digest_is_empty(digest))
+		return store_not_found(digest, err);
+	if (!is_recipe)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION, "the blob is kept in one piece");
+	struct croft_slice recipe;
+	if (!store_recipe_grip(store, digest, STORE_LEASE, until_ms, &recipe, &found, err))
+		return false;
+	*chunks = croft_arena_copy(arena, recipe.data, recipe.size);
+	*count = store_recipe_count(recipe);
+	free((void *)recipe.data);
+	if (!found)
+		return store_not_found(digest, err);
+	store_lease_commit(store);
+	return true;
+}
+
+/* Putting together ---------------------------------------------------------------------------- */
+
+static bool check_sizes(const struct croft_digest *digest, const struct croft_digest *chunks,
+	size_t count, struct croft_error *err)
+{
+	uint64_t sum = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (chunks[i].size_bytes == 0 || chunks[i].size_bytes > CROFT_CHUNK_MOST)
+			return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+				"chunk %zu has %llu bytes; 1 to %d are taken", i,
+				(unsigned long long)chunks[i].size_bytes, CROFT_CHUNK_MOST);
+		sum += chunks[i].size_bytes;
+	}
+	return sum == digest->size_bytes ||
+		croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"the chunks have %llu bytes together, the blob has %llu", (unsigned long long)sum,
+			(unsigned long long)digest->size_bytes);
+}
+
+/* Hands the chunks' bytes on in their order. */
+static bool for_each(struct croft_store *store, const struct croft_digest *chunks, size_t count,
+	bool (*take)(void *user, struct croft_slice bytes, struct croft_error *err), void *user,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	for (size_t i = 0; i < count; i++) {
+		struct croft_slice bytes;
+		if (!store_get(store, &chunks[i], STORE_LOOK, arena, &bytes, err) || !take(user, bytes, err))
+			return false;
+		croft_arena_reset(arena);
+	}
+	return true;
+}
+
+static bool into_hasher(void *user, struct croft_slice bytes, struct croft_error *err)
+{
+	croft_hasher_update(user, bytes.data, bytes.size);
+	return true;
+}
+
+static bool into_writer(void *user, struct croft_slice bytes, struct croft_error *err)
+{
+	return croft_store_writer_append(user, bytes.data, bytes.size, err);
+}
+
+static bool check_hash(struct croft_store *store, const struct croft_digest *digest,
+	const struct croft_digest *chunks, size_t count, struct croft_error *err)
+{
+	struct croft_hasher *hasher = croft_hasher_create(CROFT_DIGEST_SHA256);
+	bool ok = for_each(store, chunks, count, into_hasher, hasher, err);
+	struct croft_digest got = croft_hasher_finish(hasher);
+	croft_hasher_destroy(hasher);
+	return ok && (croft_digest_equal(&got, digest) || store_mismatch(digest, &got, err));
+}
+
+static bool put_together(struct croft_store *store, const struct croft_digest *digest,
+	const struct croft_digest *chunks, size_t count, struct croft_error *err)
+{
+	struct croft_store_writer *writer = croft_store_write(store, digest, err);
+	if (!writer)
+		return false;
+	if (for_each(store, chunks, count, into_writer, writer, err))
+		return croft_store_writer_commit(writer, err);
+	croft_store_writer_abort(writer);
+	return false;
+}
+
+/* Pins all, or says which is missing. */
+static bool pin_chunks(struct croft_store *store, const struct croft_digest *chunks, size_t count,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE bool *found = croft_array(2 * count + 1, sizeof(*found));
+	if (!store_find_parts(store, chunks, count, STORE_PIN, 0, found, found + count, err))
+		return false;
+	const struct croft_digest *missing = NULL;
+	for (size_t i = 0; i < count && !missing; i++)
+		if (!found[i])
+			missing = &chunks[i];
+	if (!missing)
+		return true;
+	CROFT_LOCKED(&store->lock);
+	for (size_t i = 0; i < count; i++)
+		if (found[i])
+			store_unpin(store, store_key(chunks[i].hash));
+	return store_not_found(missing, err);
+}
+
+/* As the blob will be. */
+static bool lease_chunks(struct croft_store *store, const struct croft_digest *chunks, size_t count,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE bool *found = croft_array(count + 1, sizeof(*found));
+	enum store_grip grip = store->config.durable ? STORE_LEASE : STORE_TOUCH;
+	if (!store_find_many(store, chunks, count, grip, store_put_lease_ms(store), found, err))
+		return false;
+	if (store->config.durable)
+		store_lease_commit(store);
+	return true;
+}
+
+bool croft_store_put_recipe(struct croft_store *store, const struct croft_digest *digest,
+	const struct croft_digest *chunks, size_t count, struct croft_error *err)
+{
+	if (store->config.read_only)
+		return store_refuse_read_only(store, err);
+	if (!check_sizes(digest, chunks, count, err))
+		return false;
+	int there = store_is_there(store, digest, err);
+	if (there != 0)
+		return there > 0;
+	if (!pin_chunks(store, chunks, count, err))
+		return false;
+	bool ok;
+	if (!store->config.chunked || store_is_small(store, digest->size_bytes)) {
+		ok = put_together(store, digest, chunks, count, err);
+	} else {
+		ok = check_hash(store, digest, chunks, count, err) &&
+			lease_chunks(store, chunks, count, err) &&
+			store_recipe_put(store, digest, chunks, count, err);
+	}
+	CROFT_LOCKED(&store->lock);
+	for (size_t i = 0; i < count; i++)
+		store_unpin(store, store_key(chunks[i].hash));
+	return ok;
+}

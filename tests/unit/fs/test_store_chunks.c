@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Blobs that are kept as chunks. */
+#include "tests/unit/fs/store_place.h"
+
+#include "fs/chunker.h"
+
+enum { MIB = 1 << 20, BLOB = 10 * MIB };
+
+static const struct croft_store_config durable = {.durable = true, .chunked = true};
+
+/* In pieces of a size that fits nothing. */
+static struct croft_digest write_pieces(struct place *place, struct croft_slice bytes)
+{
+	struct croft_digest digest = croft_digest_of(bytes.data, bytes.size);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_writer *writer = croft_store_write(place->store, &digest, &err);
+	assert_ok(writer != NULL, err);
+	for (size_t at = 0; at < bytes.size;) {
+		size_t part = bytes.size - at < 77777 ? bytes.size - at : 77777;
+		assert_ok(croft_store_writer_append(writer, (const char *)bytes.data + at, part, &err), err);
+		at += part;
+	}
+	assert_ok(croft_store_writer_commit(writer, &err), err);
+	return digest;
+}
+
+static bool is_missing(struct place *place, const struct croft_digest *digest)
+{
+	bool missing;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_find_missing(place->store, digest, 1, &missing, &err), err);
+	return missing;
+}
+
+static size_t recipe_of(struct place *place, const struct croft_digest *digest,
+	struct croft_digest **chunks)
+{
+	size_t count;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(
+		croft_store_get_recipe(place->store, digest, place->arena, chunks, &count, &err), err);
+	return count;
+}
+
+static void a_large_blob_is_got_as_it_was_put(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest one = write_pieces(place, place_bytes(place, 1, BLOB));
+	struct croft_digest other = place_put_seed(place, 2, BLOB + 1);
+	assert_true(place_has(place, &one) && place_has(place, &other));
+	assert_false(is_missing(place, &one));
+	place_reopen(place);
+	assert_true(place_has(place, &one) && place_has(place, &other));
+	struct croft_fsck_report report;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_fsck(place->store, false, NULL, NULL, &report, &err), err);
+	assert_int_equal(report.bad_blobs + report.orphans, 0);
+	place_destroy(place);
+}
+
+static void any_part_can_be_read(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_slice bytes = place_bytes(place, 1, BLOB);
+	struct croft_digest digest = place_put(place, bytes);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_blob *blob = croft_store_open_blob(place->store, &digest, &err);
+	assert_ok(blob != NULL, err);
+	unsigned char *buffer = croft_arena_alloc(place->arena, 3 * MIB);
+	for (size_t i = 0; i < 60; i++) {
+		size_t at = i * 7654321 % BLOB, size = i * 123457 % (3 * MIB) + 1;
+		size_t wanted = size < BLOB - at ? size : BLOB - at;
+		assert_int_equal(croft_store_blob_read(blob, buffer, size, at, &err), wanted);
+		assert_memory_equal(buffer, (const char *)bytes.data + at, wanted);
+	}
+	croft_store_blob_close(blob);
+	place_destroy(place);
+}
+
+static void two_versions_share_their_chunks(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_slice first = place_bytes(place, 1, BLOB);
+	place_put(place, first);
+	uint64_t before = place_stat(place).bytes;
+	/* Something put in near the middle moves all behind it. */
+	char *second = croft_arena_alloc(place->arena, BLOB + 100);
+	memcpy(second, first.data, BLOB / 2);
+	memset(second + BLOB / 2, 'x', 100);
+	memcpy(second + BLOB / 2 + 100, (const char *)first.data + BLOB / 2, BLOB / 2);
+	struct croft_digest digest = place_put(place, CROFT_SLICE(second, BLOB + 100));
+	assert_true(place_has(place, &digest));
+	assert_in_range(place_stat(place).bytes - before, 1, 2 * CROFT_CHUNK_MOST);
+	place_destroy(place);
+}
+
+static void a_recipe_puts_a_blob_together_elsewhere(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest digest = place_put_seed(place, 1, BLOB), *chunks;
+	size_t count = recipe_of(place, &digest, &chunks);
+	assert_in_range(count, BLOB / CROFT_CHUNK_MOST, BLOB / CROFT_CHUNK_LEAST + 1);
+	static const struct croft_store_config others[] = {{.chunked = true}, {.chunked = false}};
+	for (size_t i = 0; i < 2; i++) {
+		struct place *other = place_create(others[i]);
+		struct croft_error err = CROFT_ERROR_INIT;
+		for (size_t k = 0; k < count; k++) {
+			struct croft_slice bytes;
+			/* One short: it is named. */
+			assert_false(croft_store_put_recipe(other->store, &digest, chunks, count, &err));
+			assert_int_equal(err.code, CROFT_NOT_FOUND);
+			assert_ok(croft_store_get(place->store, &chunks[k], place->arena, &bytes, &err), err);
+			place_put(other, bytes);
+		}
+		assert_true(is_missing(other, &digest));
+		assert_ok(croft_store_put_recipe(other->store, &digest, chunks, count, &err), err);
+		assert_ok(croft_store_put_recipe(other->store, &digest, chunks, count, &err), err);
+		assert_false(is_missing(other, &digest));
+		assert_true(place_has(other, &digest));
+		place_reopen(other);
+		assert_true(place_has(other, &digest));
+		place_destroy(other);
+	}
+	place_destroy(place);
+}
+
+static void a_recipe_for_something_else_is_refused(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest digest = place_put_seed(place, 1, BLOB), *chunks;
+	size_t count = recipe_of(place, &digest, &chunks);
+	struct croft_digest wrong = croft_digest_of("x", 1);
+	wrong.size_bytes = BLOB;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_false(croft_store_put_recipe(place->store, &wrong, chunks, count, &err));
+	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+	assert_false(croft_store_put_recipe(place->store, &wrong, chunks, count - 1, &err));
+	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+	struct croft_digest huge = {.size_bytes = BLOB};
+	assert_false(croft_store_put_recipe(place->store, &huge, &huge, 1, &err));
+	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+	assert_true(is_missing(place, &wrong));
+	place_destroy(place);
+}
+
+/* Where everything is evicted at last, whole blobs come and go; none is ever there in part. */
+static void chunks_are_kept_and_lost_with_their_blob(void **state)
+{
+	struct place *place = place_create(
+		(struct croft_store_config){.chunked = true, .budget_bytes = 40 * MIB, .lease_ms = 3600000});
+	struct croft_digest kept = place_put_seed(place, 1000, BLOB), digests[20];
+	assert_false(is_missing(place, &kept)); /* leased from here on */
+	for (unsigned i = 0; i < 20; i++) {
+		digests[i] = place_put_seed(place, i, BLOB / 2);
+		assert_true(place_has(place, &digests[i]));
+		assert_true(place_has(place, &kept));
+		struct croft_store_stat stat = place_stat(place);
+		assert_true(stat.disk_bytes <= stat.budget_bytes);
+	}
+	size_t lost = 0;
+	for (unsigned i = 0; i < 20; i++)
+		lost += !place_has(place, &digests[i]);
+	assert_true(lost >= 10);
+	assert_true(place_has(place, &kept));
+	for (unsigned i = 0; i < 20; i += 5) { /* and can be put again */
+		place_put_seed(place, i, BLOB / 2);
+		assert_true(place_has(place, &digests[i]));
+	}
+	place_destroy(place);
+}
+
+static void a_broken_recipe_is_replaced(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.chunked = true});
+	struct croft_slice bytes = place_bytes(place, 1, BLOB);
+	struct croft_digest digest = place_put(place, bytes), *chunks;
+	size_t count = recipe_of(place, &digest, &chunks);
+	/* Nothing is leased in a cache once its lease is over; here the file that holds it all goes. */
+	struct croft_store_blob *blob = croft_store_open_blob(place->store, &chunks[count - 1], NULL);
+	uint64_t offset;
+	int fd = croft_store_blob_fd(blob, &offset);
+	char path[64];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	CROFT_CLEANUP_FD int writable = open(path, O_WRONLY | O_CLOEXEC);
+	assert_int_equal(pwrite(writable, "damaged", 7, (off_t)offset), 7);
+	croft_store_blob_close(blob);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_slice got;
+	assert_false(croft_store_get(place->store, &digest, place->arena, &got, &err));
+	assert_int_equal(err.code, CROFT_DATA_LOSS);
+	assert_true(is_missing(place, &digest));
+	assert_false(place_has(place, &digest));
+	place_put(place, bytes);
+	assert_true(place_has(place, &digest));
+	place_destroy(place);
+}
+
+static void a_hold_keeps_the_chunks(void **state)
+{
+	struct place *place =
+		place_create((struct croft_store_config){.chunked = true, .budget_bytes = 40 * MIB});
+	struct croft_digest file = place_put_seed(place, 1000, BLOB);
+	struct croft_digest root = place_directory(place, &file, 1, NULL, 0);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_ref ref = {CROFT_REF_DIRECTORY, root};
+	struct croft_hold *hold = croft_store_hold(place->store, &ref, 1, &err);
+	assert_ok(hold != NULL, err);
+	for (unsigned i = 0; i < 20; i++)
+		place_put_seed(place, i, BLOB / 2);
+	assert_true(place_has(place, &file));
+	croft_store_release(hold);
+	for (unsigned i = 20; i < 40; i++)
+		place_put_seed(place, i, BLOB / 2);
+	assert_false(place_has(place, &file));
+	assert_null(croft_store_hold(place->store, &ref, 1, &err));
+	place_destroy(place);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_large_blob_is_got_as_it_was_put),
+		cmocka_unit_test(any_part_can_be_read),
+		cmocka_unit_test(two_versions_share_their_chunks),
+		cmocka_unit_test(a_recipe_puts_a_blob_together_elsewhere),
+		cmocka_unit_test(a_recipe_for_something_else_is_refused),
+		cmocka_unit_test(chunks_are_kept_and_lost_with_their_blob),
+		cmocka_unit_test(a_broken_recipe_is_replaced),
+		cmocka_unit_test(a_hold_keeps_the_chunks),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
