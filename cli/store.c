@@ -37,7 +37,7 @@ enum access { WRITE, READ, WRITE_IF_FREE };
 static struct croft_store *open_store(const struct options *options, enum access access,
 	bool *read_only, struct croft_error *err)
 {
-	struct croft_store_config config = {.read_only = access == READ};
+	struct croft_store_config config = {.read_only = access == READ, .chunked = true};
 	CROFT_CLEANUP_FREE char *path = find_store(options, &config.durable, err);
 	if (!path)
 		return NULL;

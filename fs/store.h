@@ -103,10 +103,10 @@ void croft_store_blob_close(struct croft_store_blob *blob);
  * NOT_FOUND when it is not there, FAILED_PRECONDITION when it is there in one piece. */
 bool croft_store_get_recipe(struct croft_store *store, const struct croft_digest *digest,
 	struct croft_arena *arena, struct croft_digest **chunks, size_t *count, struct croft_error *err);
-/* Adds the blob that these chunks (blobs of the store of at most CROFT_CHUNK_MOST bytes) are when put
- * together, after checking that they are: INVALID_ARGUMENT if not; NOT_FOUND names a chunk that is
- * not there. One that is there already stays as it is. The store must be chunked, or it is put
- * together in a file. */
+/* Adds the blob that these chunks (blobs of the store) are when put together, after checking that they
+ * are: INVALID_ARGUMENT if not; NOT_FOUND names a chunk that is not there. One that is there already
+ * stays as it is. Where the store is not chunked, or the chunks are not of about its own size, their
+ * bytes are put as croft_store_write would. */
 bool croft_store_put_recipe(struct croft_store *store, const struct croft_digest *digest,
 	const struct croft_digest *chunks, size_t count, struct croft_error *err);
 

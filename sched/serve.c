@@ -48,7 +48,7 @@ static bool open_store(struct serving *serving, const struct croft_serve_config 
 		return false;
 	serving->store = croft_store_open(
 		&(struct croft_store_config){
-			.path = path, .budget_bytes = config->budget_bytes, .durable = true},
+			.path = path, .budget_bytes = config->budget_bytes, .durable = true, .chunked = true},
 		err);
 	return serving->store || croft_error_wrap(err, "opening the store");
 }

@@ -89,17 +89,25 @@ static bool check_sizes(const struct croft_digest *digest, const struct croft_di
 	size_t count, struct croft_error *err)
 {
 	uint64_t sum = 0;
-	for (size_t i = 0; i < count; i++) {
-		if (chunks[i].size_bytes == 0 || chunks[i].size_bytes > CROFT_CHUNK_MOST)
-			return croft_error_set(err, CROFT_INVALID_ARGUMENT,
-				"chunk %zu has %llu bytes; 1 to %d are taken", i,
-				(unsigned long long)chunks[i].size_bytes, CROFT_CHUNK_MOST);
-		sum += chunks[i].size_bytes;
-	}
+	for (size_t i = 0; i < count; i++)
+		if (__builtin_add_overflow(sum, chunks[i].size_bytes, &sum))
+			sum = UINT64_MAX;
 	return sum == digest->size_bytes ||
 		croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"the chunks have %llu bytes together, the blob has %llu", (unsigned long long)sum,
 			(unsigned long long)digest->size_bytes);
+}
+
+/* Other people's pieces are kept as they are when they are not much larger or smaller than ours. */
+static bool are_chunks(const struct croft_digest *chunks, size_t count)
+{
+	uint64_t sum = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (chunks[i].size_bytes == 0 || chunks[i].size_bytes > CROFT_CHUNK_MOST)
+			return false;
+		sum += chunks[i].size_bytes;
+	}
+	return sum / CROFT_CHUNK_LEAST * 2 + 1 >= count;
 }
 
 /* Hands the chunks' bytes on in their order. */
@@ -196,7 +204,8 @@ bool croft_store_put_recipe(struct croft_store *store, const struct croft_digest
 	if (!pin_chunks(store, chunks, count, err))
 		return false;
 	bool ok;
-	if (!store->config.chunked || store_is_small(store, digest->size_bytes)) {
+	if (!store->config.chunked || store_is_small(store, digest->size_bytes) ||
+		!are_chunks(chunks, count)) {
 		ok = put_together(store, digest, chunks, count, err);
 	} else {
 		ok = check_hash(store, digest, chunks, count, err) &&

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sched/services/internal.h"
 
+#include "fs/chunker.h"
+
 /* Every priority that a client can express is taken. */
 static Reapi__PriorityCapabilities__PriorityRange all_priorities = {
 	.base = PROTOBUF_C_MESSAGE_INIT(&reapi__priority_capabilities__priority_range__descriptor),
@@ -12,6 +14,11 @@ static Reapi__PriorityCapabilities__PriorityRange *priority_ranges[] = {&all_pri
 static Reapi__DigestFunction__Value functions[] = {REAPI__DIGEST_FUNCTION__VALUE__SHA256};
 static Reapi__Compressor__Value compressors[] = {REAPI__COMPRESSOR__VALUE__ZSTD};
 static char *node_properties[] = {"mtime", "unix_mode", "SubtreeReadOnly"};
+
+static Reapi__FastCdc2020Params chunking = {
+	.base = PROTOBUF_C_MESSAGE_INIT(&reapi__fast_cdc2020_params__descriptor),
+	.avg_chunk_size_bytes = CROFT_CHUNK_AVERAGE,
+};
 
 static void fill_cache(Reapi__CacheCapabilities *cache,
 	Reapi__ActionCacheUpdateCapabilities *update, Reapi__PriorityCapabilities *priorities)
@@ -27,6 +34,8 @@ static void fill_cache(Reapi__CacheCapabilities *cache,
 	cache->supported_compressors = compressors;
 	cache->n_supported_batch_update_compressors = 1;
 	cache->supported_batch_update_compressors = compressors;
+	cache->split_blob_support = cache->splice_blob_support = true;
+	cache->fast_cdc_2020_params = &chunking;
 }
 
 static void fill_execution(Reapi__ExecutionCapabilities *execution,

@@ -185,16 +185,6 @@ static bool batch_read(struct croft_call *call, void *user, struct croft_error *
 	return croft_call_write(call, &response.base, err);
 }
 
-/* SplitBlob, SpliceBlob ------------------------------------------------------------------------ */
-
-/* Capabilities say neither is there. */
-static bool no_chunks(struct croft_call *call, void *user, struct croft_error *err)
-{
-	return croft_error_set(err, CROFT_UNIMPLEMENTED,
-		"blobs are neither split nor spliced here (split_blob_support and splice_blob_support are "
-		"false)");
-}
-
 #define CAS "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
 
 static const struct croft_rpc_method methods[] = {
@@ -204,10 +194,6 @@ static const struct croft_rpc_method methods[] = {
 		&reapi__batch_update_blobs_response__descriptor, batch_update, false},
 	{CAS "BatchReadBlobs", CROFT_RPC_UNARY, &reapi__batch_read_blobs_request__descriptor,
 		&reapi__batch_read_blobs_response__descriptor, batch_read, false},
-	{CAS "SplitBlob", CROFT_RPC_UNARY, &reapi__split_blob_request__descriptor,
-		&reapi__split_blob_response__descriptor, no_chunks, true},
-	{CAS "SpliceBlob", CROFT_RPC_UNARY, &reapi__splice_blob_request__descriptor,
-		&reapi__splice_blob_response__descriptor, no_chunks, true},
 };
 
 void serve_cas(struct croft_services *services, struct croft_server *server)

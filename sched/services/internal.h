@@ -29,6 +29,7 @@ struct croft_services {
 
 void serve_capabilities(struct croft_services *services, struct croft_server *server);
 void serve_cas(struct croft_services *services, struct croft_server *server);
+void serve_chunks(struct croft_services *services, struct croft_server *server);
 void serve_get_tree(struct croft_services *services, struct croft_server *server);
 void serve_byte_stream_read(struct croft_services *services, struct croft_server *server);
 void serve_byte_stream_write(struct croft_services *services, struct croft_server *server);

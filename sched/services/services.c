@@ -22,6 +22,7 @@ void croft_services_serve(struct croft_services *services, struct croft_server *
 {
 	serve_capabilities(services, server);
 	serve_cas(services, server);
+	serve_chunks(services, server);
 	serve_get_tree(services, server);
 	serve_byte_stream_read(services, server);
 	serve_byte_stream_write(services, server);

@@ -136,10 +136,25 @@ static void a_recipe_for_something_else_is_refused(void **state)
 	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
 	assert_false(croft_store_put_recipe(place->store, &wrong, chunks, count - 1, &err));
 	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
-	struct croft_digest huge = {.size_bytes = BLOB};
-	assert_false(croft_store_put_recipe(place->store, &huge, &huge, 1, &err));
-	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
 	assert_true(is_missing(place, &wrong));
+	place_destroy(place);
+}
+
+static void pieces_of_any_size_are_taken(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_slice bytes = place_bytes(place, 1, BLOB);
+	const char *data = bytes.data;
+	static const size_t cuts[] = {0, 1, 5, 1000, 3 * MIB, 3 * MIB + 1, BLOB};
+	struct croft_digest pieces[6], digest = croft_digest_of(bytes.data, bytes.size), *chunks;
+	for (size_t i = 0; i < 6; i++)
+		pieces[i] = place_put(place, CROFT_SLICE(data + cuts[i], cuts[i + 1] - cuts[i]));
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_put_recipe(place->store, &digest, pieces, 6, &err), err);
+	assert_true(place_has(place, &digest));
+	size_t count = recipe_of(place, &digest, &chunks);
+	for (size_t i = 0; i < count; i++)
+		assert_in_range(chunks[i].size_bytes, 1, CROFT_CHUNK_MOST);
 	place_destroy(place);
 }
 
@@ -224,6 +239,7 @@ int main(void)
 		cmocka_unit_test(two_versions_share_their_chunks),
 		cmocka_unit_test(a_recipe_puts_a_blob_together_elsewhere),
 		cmocka_unit_test(a_recipe_for_something_else_is_refused),
+		cmocka_unit_test(pieces_of_any_size_are_taken),
 		cmocka_unit_test(chunks_are_kept_and_lost_with_their_blob),
 		cmocka_unit_test(a_broken_recipe_is_replaced),
 		cmocka_unit_test(a_hold_keeps_the_chunks),
