@@ -5,13 +5,16 @@
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 
-#define XXH_INLINE_ALL
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h> /* the widest vectors that the processor has */
+#else
 #include <xxhash.h>
+#endif
 
 /* Of a blob that is kept by chunks: those that were read last, whole and checked. */
 enum { OPEN_CHUNKS = 4 };

@@ -59,6 +59,7 @@ struct croft_call *call_create(struct croft_server *server, const struct croft_r
 	call->read.event.complete = call->write.event.complete = operation_complete;
 	call->over.event.complete = over_complete;
 	call->finished.complete = status_complete;
+	payloads_init(call);
 	call->read.call = call->write.call = call->over.call = call;
 	pthread_mutex_init(&call->lock, NULL);
 	pthread_cond_init(&call->changed, NULL);
@@ -87,6 +88,7 @@ void croft_call_unref(struct croft_call *call)
 	}
 	free(call->trailers);
 	parked_destroy(call);
+	payloads_destroy(call);
 	croft_arena_destroy(call->arena);
 	free(call->path);
 	gpr_free(call->peer);
@@ -123,6 +125,31 @@ static bool decode_request(struct croft_call *call, struct croft_error *err)
 	return call->request != NULL;
 }
 
+static bool wait_done(struct croft_call *call, struct operation *operation)
+{
+	struct croft_workers *workers = server_workers(call->server);
+	pthread_mutex_lock(&call->lock);
+	bool done = operation->done, ok = operation->ok;
+	pthread_mutex_unlock(&call->lock);
+	if (done)
+		return ok;
+	croft_workers_begin_wait(workers);
+	pthread_mutex_lock(&call->lock);
+	while (!operation->done)
+		pthread_cond_wait(&call->changed, &call->lock);
+	ok = operation->ok;
+	pthread_mutex_unlock(&call->lock);
+	croft_workers_end_wait(workers);
+	return ok;
+}
+
+bool call_lost(struct croft_call *call, struct croft_error *err)
+{
+	if (gpr_time_cmp(gpr_now(call->deadline.clock_type), call->deadline) >= 0)
+		return croft_error_set(err, CROFT_DEADLINE_EXCEEDED, "the client's deadline has passed");
+	return croft_error_set(err, CROFT_CANCELLED, "the client is gone");
+}
+
 static bool answers_once(const struct croft_call *call)
 {
 	return call->method->kind == CROFT_RPC_UNARY || call->method->kind == CROFT_RPC_CLIENT_STREAM;
@@ -137,7 +164,7 @@ static bool run_method(struct croft_call *call, struct croft_error *err)
 		return false;
 	if (!call->parked && answers_once(call) && !call->reply)
 		return croft_error_set(err, CROFT_INTERNAL, "%s made no answer", call->method->path);
-	return true;
+	return payloads_flush(call) || call_lost(call, err);
 }
 
 /* Hundreds of thousands of calls may be parked: they keep nothing of their request. What parked.c needs
@@ -160,6 +187,7 @@ static void run_handler(struct croft_work *work)
 	struct croft_error err = CROFT_ERROR_INIT;
 	call->arena = croft_arena_create();
 	bool ok = run_method(call, &err);
+	payloads_flush(call);
 	if (!ok && err.code == CROFT_OK)
 		croft_error_set(&err, CROFT_UNKNOWN, "failed without saying why");
 	if (call->parked) {
@@ -208,26 +236,6 @@ struct croft_slice croft_call_request_bytes(struct croft_call *call)
 	return call->request_bytes;
 }
 
-static bool wait_done(struct croft_call *call, struct operation *operation)
-{
-	struct croft_workers *workers = server_workers(call->server);
-	croft_workers_begin_wait(workers);
-	pthread_mutex_lock(&call->lock);
-	while (!operation->done)
-		pthread_cond_wait(&call->changed, &call->lock);
-	bool ok = operation->ok;
-	pthread_mutex_unlock(&call->lock);
-	croft_workers_end_wait(workers);
-	return ok;
-}
-
-static bool call_lost(struct croft_call *call, struct croft_error *err)
-{
-	if (gpr_time_cmp(gpr_now(call->deadline.clock_type), call->deadline) >= 0)
-		return croft_error_set(err, CROFT_DEADLINE_EXCEEDED, "the client's deadline has passed");
-	return croft_error_set(err, CROFT_CANCELLED, "the client is gone");
-}
-
 /* The next message; NULL at the stream's end. */
 static bool receive(struct croft_call *call, grpc_byte_buffer **buffer)
 {
@@ -266,6 +274,8 @@ bool croft_call_write(struct croft_call *call, const ProtobufCMessage *message,
 		call->reply = croft_core_encode(message);
 		return true;
 	}
+	if (!payloads_flush(call))
+		return call_lost(call, err);
 	grpc_byte_buffer *buffer = croft_core_encode(message);
 	grpc_op ops[2];
 	size_t count = call_initial_op(call, &ops[0]);

@@ -43,6 +43,8 @@ struct operation {
 };
 
 struct parked_state; /* parked.c */
+struct payload_pool;
+struct payload;
 
 struct croft_call {
 	struct croft_server *server;
@@ -65,12 +67,22 @@ struct croft_call {
 	struct event finished;
 	int cancelled_by_peer; /* written by the core until `over` completes */
 
-	pthread_mutex_t lock; /* guards: done and ok of read, write and over; cancelled; parked's state */
+	/* guards: done and ok of read, write and over; cancelled; parked's state; outgoing */
+	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool cancelled;
 	bool sent_initial;   /* the initial metadata; by whoever sends first */
 	bool status_sent;
-	grpc_byte_buffer *reply; /* unary and client-streaming: sent together with the status */
+	grpc_byte_buffer *reply; /* the last message: sent together with the status */
+
+	struct payload_pool *payloads; /* payload.c */
+	struct payload *filling;
+	struct {
+		struct event event;
+		grpc_byte_buffer *waiting[4] /* as MOST_WAITING */, *sending;
+		unsigned first, count; /* of waiting */
+		bool busy, failed;
+	} outgoing;
 
 	grpc_metadata *trailers;
 	size_t trailer_count;
@@ -93,6 +105,12 @@ bool call_start_batch(struct croft_call *call, const grpc_op *ops, size_t count,
 void call_send_status(struct croft_call *call, const struct croft_error *err /* NULL: OK */);
 /* Adds the op that sends initial metadata unless that was done; returns the number of ops added. */
 size_t call_initial_op(struct croft_call *call, grpc_op *op);
+/* False, with the reason why the client cannot be reached. */
+bool call_lost(struct croft_call *call, struct croft_error *err);
+void payloads_init(struct croft_call *call);
+/* Waits until all are sent; false: they were not. */
+bool payloads_flush(struct croft_call *call);
+void payloads_destroy(struct croft_call *call);
 /* Told by call.c, for a call that is parked. */
 void parked_over(struct croft_call *call);
 void parked_destroy(struct croft_call *call);

@@ -94,6 +94,16 @@ int croft_call_read(struct croft_call *call, struct croft_arena *arena, void **m
 bool croft_call_write(struct croft_call *call, const ProtobufCMessage *message,
 	struct croft_error *err);
 
+/*
+ * For messages that are one long field of bytes: the handler fills `size` bytes in place and they are sent
+ * from there, without a copy. Returns while the message is on its way, so that the next can be made
+ * meanwhile; that it failed is told by the next write or by the call's end. `last`: it goes out together
+ * with the status, when the handler has returned true.
+ */
+unsigned char *croft_call_payload(struct croft_call *call, size_t size);
+bool croft_call_write_payload(struct croft_call *call, unsigned field, size_t size, bool last,
+	struct croft_error *err);
+
 /* Attached to the google.rpc.Status in grpc-status-details-bin if the call fails. */
 void croft_call_add_detail(struct croft_call *call, const ProtobufCMessage *detail);
 

@@ -32,28 +32,53 @@ static bool send(void *user, const void *data, size_t size, struct croft_error *
 	return croft_call_write(user, &response.base, err);
 }
 
-/* Bytes [offset, end) of the blob, as they are or compressed. */
-static bool send_blob(struct croft_call *call, struct croft_store_blob *blob, uint64_t offset,
-	uint64_t end, struct zstd_encoder *encoder, struct croft_error *err)
+static bool read_part(struct croft_store_blob *blob, void *buffer, size_t size, uint64_t offset,
+	struct croft_error *err)
 {
-	size_t most = end - offset < STREAM_CHUNK_BYTES ? (size_t)(end - offset) : STREAM_CHUNK_BYTES;
-	CROFT_CLEANUP_FREE char *buffer = croft_alloc(most + 1);
+	ssize_t got = croft_store_blob_read(blob, buffer, size, offset, err);
+	if (got >= 0 && (size_t)got != size)
+		return croft_error_set(err, CROFT_DATA_LOSS, "the stored blob ends at byte %" PRIu64,
+			offset + (uint64_t)got);
+	return got >= 0;
+}
+
+static size_t part_size(uint64_t offset, uint64_t end)
+{
+	return end - offset < STREAM_CHUNK_BYTES ? (size_t)(end - offset) : STREAM_CHUNK_BYTES;
+}
+
+/* Bytes [offset, end) of the blob as they are: read to where they are sent from, the next part while the
+ * one before is on its way. */
+static bool send_plain(struct croft_call *call, struct croft_store_blob *blob, uint64_t offset,
+	uint64_t end, struct croft_error *err)
+{
+	enum { DATA_FIELD = 10 }; /* ReadResponse.data */
 	while (offset < end) {
-		size_t wanted = end - offset < most ? (size_t)(end - offset) : most;
-		ssize_t got = croft_store_blob_read(blob, buffer, wanted, offset, err);
-		if (got < 0)
+		size_t size = part_size(offset, end);
+		if (!read_part(blob, croft_call_payload(call, size), size, offset, err))
 			return false;
-		if ((size_t)got != wanted)
-			return croft_error_set(
-				err, CROFT_DATA_LOSS, "the stored blob ends at byte %" PRIu64, offset + (size_t)got);
-		offset += wanted;
-		bool sent = encoder ? zstd_encoder_feed(encoder, CROFT_SLICE(buffer, wanted),
-								  offset == end, send, call, err)
-							: send(call, buffer, wanted, err);
-		if (!sent)
+		offset += size;
+		if (!croft_call_write_payload(call, DATA_FIELD, size, offset == end, err))
 			return false;
 	}
 	return true;
+}
+
+static bool send_compressed(struct croft_call *call, struct croft_store_blob *blob, uint64_t offset,
+	uint64_t end, struct croft_error *err)
+{
+	struct zstd_encoder *encoder = zstd_encoder_create();
+	CROFT_CLEANUP_FREE char *buffer = croft_alloc(part_size(offset, end) + 1);
+	/* A compressed nothing is a frame without content. */
+	bool ok = offset < end || zstd_encoder_feed(encoder, CROFT_SLICE("", 0), true, send, call, err);
+	while (ok && offset < end) {
+		size_t size = part_size(offset, end);
+		ok = read_part(blob, buffer, size, offset, err);
+		offset += size;
+		ok = ok && zstd_encoder_feed(encoder, CROFT_SLICE(buffer, size), offset == end, send, call, err);
+	}
+	zstd_encoder_destroy(encoder);
+	return ok;
 }
 
 static bool check_range(const Bytestream__ReadRequest *request, struct croft_error *err)
@@ -99,12 +124,7 @@ static bool read_blob(struct croft_services *services, struct croft_call *call,
 	uint64_t end = size;
 	if (request->read_limit > 0 && (uint64_t)request->read_limit < size - offset)
 		end = offset + (uint64_t)request->read_limit;
-	struct zstd_encoder *encoder = resource.zstd ? zstd_encoder_create() : NULL;
-	/* A compressed nothing is a frame without content. */
-	bool ok = encoder && offset == end
-		? zstd_encoder_feed(encoder, CROFT_SLICE("", 0), true, send, call, err)
-		: send_blob(call, blob, offset, end, encoder, err);
-	zstd_encoder_destroy(encoder);
+	bool ok = (resource.zstd ? send_compressed : send_plain)(call, blob, offset, end, err);
 	if (blob)
 		croft_store_blob_close(blob);
 	return ok;

@@ -80,6 +80,23 @@ static bool send_many(struct croft_call *call, void *user, struct croft_error *e
 	return ok;
 }
 
+/* Pieces of `read_offset` bytes, `read_limit` of them, each full of its number; then it may fail. */
+static bool send_payloads(struct croft_call *call, void *user, struct croft_error *err)
+{
+	const Bytestream__ReadRequest *request = croft_call_request(call);
+	size_t size = (size_t)request->read_offset;
+	bool ok = true;
+	for (int64_t i = 0; ok && i < request->read_limit; i++) {
+		memset(croft_call_payload(call, size), (int)i, size);
+		bool last = i + 1 == request->read_limit && !request->resource_name[0];
+		ok = croft_call_write_payload(call, 10, size, last, err);
+		atomic_fetch_add(&written, 1);
+	}
+	atomic_fetch_add(&handlers, 1);
+	return ok && (!request->resource_name[0] ||
+		croft_error_set(err, CROFT_DATA_LOSS, "%s", request->resource_name));
+}
+
 static bool read_when_told(struct croft_call *call, void *user, struct croft_error *err)
 {
 	while (!atomic_load(&may_go) && !croft_call_cancelled(call))
@@ -111,6 +128,8 @@ static const struct croft_rpc_method methods[] = {
 		&bytestream__write_response__descriptor, fail_early, false},
 	{"/test/SendMany", CROFT_RPC_SERVER_STREAM, &bytestream__read_request__descriptor,
 		&bytestream__read_response__descriptor, send_many, false},
+	{"/test/SendPayloads", CROFT_RPC_SERVER_STREAM, &bytestream__read_request__descriptor,
+		&bytestream__read_response__descriptor, send_payloads, false},
 	{"/test/ReadWhenTold", CROFT_RPC_CLIENT_STREAM, &bytestream__write_request__descriptor,
 		&bytestream__write_response__descriptor, read_when_told, false},
 	{"/test/Echo", CROFT_RPC_BIDI_STREAM, &bytestream__write_request__descriptor,
@@ -248,6 +267,77 @@ static void a_server_writes_no_further_than_the_client_reads(void **state)
 	wait_for(&handlers, 1);
 }
 
+static struct croft_stream *ask_payloads(int64_t size, int64_t count, const char *failure)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_stream *stream =
+		open_stream("/test/SendPayloads", NULL, &bytestream__read_response__descriptor);
+	Bytestream__ReadRequest request = BYTESTREAM__READ_REQUEST__INIT;
+	request.read_offset = size;
+	request.read_limit = count;
+	request.resource_name = (char *)failure;
+	assert_ok(croft_stream_write(stream, &request.base, &err), err);
+	assert_ok(croft_stream_close_write(stream, &err), err);
+	return stream;
+}
+
+/* Reads that many, as they should be. */
+static void expect_payloads(struct croft_stream *stream, struct croft_arena *arena, size_t size,
+	int count)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	for (int i = 0; i < count; i++) {
+		void *message;
+		assert_int_equal(croft_stream_read(stream, arena, &message, &err), 1);
+		const Bytestream__ReadResponse *response = message;
+		assert_int_equal(response->data.len, size);
+		for (size_t at = 0; at < size; at += 1 + size / 7)
+			assert_int_equal(response->data.data[at], i & 0xff);
+		croft_arena_reset(arena);
+	}
+}
+
+static void payloads_come_whole_and_in_order(void **state)
+{
+	static const size_t sizes[] = {0, 1, 127, 128, 5000, 200000, 1 << 20};
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		for (int count = 0; count < 12; count += 1 + count) {
+			struct croft_error err = CROFT_ERROR_INIT;
+			void *message;
+			struct croft_stream *stream = ask_payloads((int64_t)sizes[i], count, "");
+			expect_payloads(stream, *state, sizes[i], count);
+			assert_int_equal(croft_stream_read(stream, *state, &message, &err), 0);
+			croft_stream_destroy(stream);
+		}
+	}
+}
+
+static void payloads_are_sent_before_the_failure_that_follows(void **state)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	void *message;
+	struct croft_stream *stream = ask_payloads(300000, 20, "no more");
+	expect_payloads(stream, *state, 300000, 20);
+	assert_int_equal(croft_stream_read(stream, *state, &message, &err), -1);
+	assert_int_equal(err.code, CROFT_DATA_LOSS);
+	assert_string_equal(err.message, "no more");
+	croft_stream_destroy(stream);
+}
+
+static void payloads_wait_for_the_client_and_end_with_it(void **state)
+{
+	struct croft_stream *stream = ask_payloads(1 << 20, 1 << 20, "");
+	expect_payloads(stream, *state, 1 << 20, 1);
+	int seen = -1;
+	while (seen != atomic_load(&written)) {
+		seen = atomic_load(&written);
+		pause_ms(200);
+	}
+	assert_true(seen < 16);
+	croft_stream_destroy(stream);
+	wait_for(&handlers, 1);
+}
+
 struct writing {
 	struct croft_stream *stream;
 	atomic_int writes;
@@ -375,6 +465,9 @@ int main(void)
 		WITH_SERVER(an_early_answer_stops_the_writer_and_can_be_read),
 		WITH_SERVER(an_early_failure_is_what_the_writer_is_told),
 		WITH_SERVER(a_server_writes_no_further_than_the_client_reads),
+		WITH_SERVER(payloads_come_whole_and_in_order),
+		WITH_SERVER(payloads_are_sent_before_the_failure_that_follows),
+		WITH_SERVER(payloads_wait_for_the_client_and_end_with_it),
 		WITH_SERVER(a_client_writes_no_further_than_the_server_reads),
 		WITH_SERVER(a_blocked_writer_is_freed_by_a_cancel_from_elsewhere),
 		WITH_SERVER(one_thread_reads_while_another_writes),
