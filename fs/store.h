@@ -55,6 +55,10 @@ bool croft_store_put(struct croft_store *store, const struct croft_digest *diges
 bool croft_store_get(struct croft_store *store, const struct croft_digest *digest,
 	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err);
 
+/* Many at once, in fewer look-ups and reads; errors[i] says how each fared. False if any failed. */
+bool croft_store_get_many(struct croft_store *store, const struct croft_digest *digests,
+	size_t count, struct croft_arena *arena, struct croft_slice *data, struct croft_error *errors);
+
 /* Many at once in one commit; errors[i] says how each fared. False if any failed. */
 bool croft_store_put_many(struct croft_store *store, const struct croft_digest *digests,
 	const struct croft_slice *data, size_t count, struct croft_error *errors);

@@ -43,13 +43,24 @@ struct croft_store_blob {
 	struct recipe *recipe;
 };
 
-static bool bad(struct croft_store *store, const struct croft_digest *digest,
+bool store_is_bad(struct croft_store *store, const struct croft_digest *digest,
 	const struct store_entry *entry, const char *why, struct croft_error *err)
 {
 	char text[CROFT_DIGEST_TEXT];
 	croft_digest_format(digest, '/', text);
 	store_quarantine(store, digest, entry, why);
 	return croft_error_set(err, CROFT_DATA_LOSS, "stored blob %s is damaged (%s)", text, why);
+}
+
+bool store_record_is(const struct store_segment *segment, const struct croft_digest *digest,
+	const struct store_entry *entry, const void *bytes)
+{
+	struct store_record record;
+	memcpy(&record, bytes, STORE_HEADER);
+	return record.kind == STORE_RECORD_BLOB && record.size == entry->size &&
+		   record.payload_size == entry->size &&
+		   memcmp(record.hash, digest->hash, CROFT_HASH_SIZE) == 0 &&
+		   store_record_check(&record, segment->number, (const char *)bytes + STORE_HEADER);
 }
 
 bool store_record_read(struct croft_store *store, const struct store_segment *segment,
@@ -59,14 +70,9 @@ bool store_record_read(struct croft_store *store, const struct store_segment *se
 	struct croft_error why = CROFT_ERROR_INIT;
 	if (!croft_pread_all(segment->fd, buffer, STORE_HEADER + entry->size, entry->offset,
 			"a segment of the store", &why))
-		return bad(store, digest, entry, why.message, err);
-	struct store_record record;
-	memcpy(&record, buffer, STORE_HEADER);
-	if (record.kind != STORE_RECORD_BLOB || record.size != entry->size ||
-		record.payload_size != entry->size ||
-		memcmp(record.hash, digest->hash, CROFT_HASH_SIZE) != 0 ||
-		!store_record_check(&record, segment->number, (char *)buffer + STORE_HEADER))
-		return bad(store, digest, entry, "its checksum does not match", err);
+		return store_is_bad(store, digest, entry, why.message, err);
+	if (!store_record_is(segment, digest, entry, buffer))
+		return store_is_bad(store, digest, entry, "its checksum does not match", err);
 	return true;
 }
 
@@ -94,13 +100,13 @@ static bool read_block(struct croft_store_blob *blob, size_t block, unsigned cha
 	struct croft_error why = CROFT_ERROR_INIT;
 	if (!croft_pread_all(blob->fd, buffer, size, (uint64_t)block * STORE_BLOCK,
 			"a large blob", &why))
-		return bad(blob->store, &blob->digest, &blob->entry, why.message, err);
+		return store_is_bad(blob->store, &blob->digest, &blob->entry, why.message, err);
 	if (block_checked(blob, block))
 		return true;
 	uint64_t sum;
 	memcpy(&sum, (const char *)blob->sums.data + 8 * block, 8);
 	if (sum != XXH3_64bits(buffer, size))
-		return bad(blob->store, &blob->digest, &blob->entry, "a checksum does not match", err);
+		return store_is_bad(blob->store, &blob->digest, &blob->entry, "a checksum does not match", err);
 	__atomic_fetch_or(
 		&blob->checked[block / 8], (unsigned char)(1 << (block % 8)), __ATOMIC_RELEASE);
 	return true;
@@ -136,16 +142,16 @@ static bool open_large(struct croft_store_blob *blob, struct croft_error *err)
 	if (blob->fd < 0) /* beside a running server it may just have been evicted */
 		return store->config.read_only
 				   ? store_not_found(&blob->digest, err)
-				   : bad(store, &blob->digest, &blob->entry, "its file is missing", err);
+				   : store_is_bad(store, &blob->digest, &blob->entry, "its file is missing", err);
 	struct stat st;
 	if (fstat(blob->fd, &st) < 0)
 		return croft_error_errno(err, errno, "%s: large/%s", store->path, path);
 	if ((uint64_t)st.st_size != blob->entry.size)
-		return bad(store, &blob->digest, &blob->entry, "its file has another size", err);
+		return store_is_bad(store, &blob->digest, &blob->entry, "its file has another size", err);
 	if (!store_find_sums(store, blob->digest.hash, &blob->sums, err))
 		return false;
 	if (blob->sums.size != 8 * block_count(blob))
-		return bad(store, &blob->digest, &blob->entry, "its checksums are missing", err);
+		return store_is_bad(store, &blob->digest, &blob->entry, "its checksums are missing", err);
 	blob->checked = croft_zalloc(block_count(blob) / 8 + 1);
 	return blob->entry.offset == STORE_SYNCED || blob->entry.offset == store->epoch ||
 		   check_whole(blob, err);
@@ -171,7 +177,7 @@ static bool open_recipe(struct croft_store_blob *blob, struct croft_error *err)
 			recipe->starts[i] + ((const struct croft_digest *)chunks.data)[i].size_bytes;
 	pthread_mutex_init(&recipe->lock, NULL);
 	return recipe->starts[count] == blob->entry.size ||
-		bad(blob->store, &blob->digest, &blob->entry, "its chunks have another size", err);
+		store_is_bad(blob->store, &blob->digest, &blob->entry, "its chunks have another size", err);
 }
 
 static void close_recipe(struct croft_store_blob *blob)
@@ -297,7 +303,7 @@ static bool read_large(struct croft_store_blob *blob, unsigned char *buffer, siz
 			part = part < size ? part : size;
 			struct croft_error why = CROFT_ERROR_INIT;
 			if (!croft_pread_all(blob->fd, buffer, part, offset, "a large blob", &why))
-				return bad(blob->store, &blob->digest, &blob->entry, why.message, err);
+				return store_is_bad(blob->store, &blob->digest, &blob->entry, why.message, err);
 		} else if (part == block_size(blob, block)) {
 			if (!read_block(blob, block, buffer, err))
 				return false;

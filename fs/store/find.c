@@ -69,7 +69,7 @@ static void take(struct croft_store *store, const uint8_t *hash, enum store_grip
 	}
 }
 
-enum { CHUNK = 256, RETRIES = 4 };
+enum { CHUNK = STORE_FIND_MOST, RETRIES = 4 };
 
 enum answer { ABSENT, PRESENT, ASK_INDEX };
 
@@ -102,11 +102,36 @@ static bool ask_index(struct croft_store *store, const struct croft_digest *dige
 	return ok;
 }
 
+/* A segment that this process does not know: tools that only read open them when they need them.
+ * `lock` held. */
+static struct store_segment *open_segment(struct croft_store *store, uint32_t number)
+{
+	char name[16];
+	store_segment_name(number, name);
+	int fd = openat(store->segments_fd, name, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? NULL : store_segment_add(&store->segments, number, fd);
+}
+
+/* False: it has gone. `lock` held. */
+static bool take_segment(struct croft_store *store, const struct store_entry *entry,
+	struct store_segment **segment)
+{
+	*segment = NULL;
+	if (!entry->segment)
+		return true;
+	*segment = store_segment_find(&store->segments, entry->segment);
+	if (!*segment && store->config.read_only)
+		*segment = open_segment(store, entry->segment);
+	if (*segment)
+		(*segment)->refs++;
+	return *segment != NULL;
+}
+
 /* One round for up to CHUNK digests. False with err->code OK: something moved, again. When
  * `settled`, the lock is held over reading the index. */
 static bool find_round(struct croft_store *store, const struct croft_digest *digests, size_t count,
 	enum store_grip grip, uint64_t until_ms, bool settled, bool *found, bool *recipes,
-	struct croft_error *err)
+	struct store_place *places, struct croft_error *err)
 {
 	enum answer answers[CHUNK];
 	struct store_entry entries[CHUNK];
@@ -130,7 +155,12 @@ static bool find_round(struct croft_store *store, const struct croft_digest *dig
 	}
 	for (size_t i = 0; i < count; i++) {
 		found[i] = answers[i] == PRESENT && entries[i].size == digests[i].size_bytes;
-		recipes[i] = found[i] && store_is_recipe(&entries[i]);
+		if (recipes)
+			recipes[i] = found[i] && store_is_recipe(&entries[i]);
+		if (found[i] && places) {
+			places[i].entry = entries[i];
+			found[i] = take_segment(store, &entries[i], &places[i].segment);
+		}
 		if (found[i])
 			take(store, digests[i].hash, grip, until_ms);
 	}
@@ -146,8 +176,8 @@ bool store_find_parts(struct croft_store *store, const struct croft_digest *dige
 		struct croft_error failure = CROFT_ERROR_INIT;
 		bool ok = false;
 		for (int i = 0; !ok && !failure.code && i <= RETRIES; i++)
-			ok = find_round(
-				store, digests + at, part, grip, until_ms, i == RETRIES, found + at, recipes + at, &failure);
+			ok = find_round(store, digests + at, part, grip, until_ms, i == RETRIES, found + at,
+				recipes + at, NULL, &failure);
 		if (!ok) {
 			for (size_t i = 0; grip == STORE_PIN && i < at; i++) {
 				if (!found[i])
@@ -181,14 +211,13 @@ bool store_find_many(struct croft_store *store, const struct croft_digest *diges
 	return true;
 }
 
-/* A segment that this process does not know: tools that only read open them when they need them.
- * `lock` held. */
-static struct store_segment *open_segment(struct croft_store *store, uint32_t number)
+bool store_find_places(struct croft_store *store, const struct croft_digest *digests, size_t count,
+	enum store_grip grip, bool *found, struct store_place *places, struct croft_error *err)
 {
-	char name[16];
-	store_segment_name(number, name);
-	int fd = openat(store->segments_fd, name, O_RDONLY | O_CLOEXEC);
-	return fd < 0 ? NULL : store_segment_add(&store->segments, number, fd);
+	bool ok = false;
+	for (int i = 0; !ok && !err->code && i <= RETRIES; i++)
+		ok = find_round(store, digests, count, grip, 0, i == RETRIES, found, NULL, places, err);
+	return ok;
 }
 
 int store_find(struct croft_store *store, const struct croft_digest *digest, enum store_grip grip,
@@ -215,18 +244,7 @@ int store_find(struct croft_store *store, const struct croft_digest *digest, enu
 			}
 		}
 		int found = answer == PRESENT && entry->size == digest->size_bytes;
-		if (found && segment) {
-			*segment = NULL;
-			if (entry->segment) {
-				*segment = store_segment_find(&store->segments, entry->segment);
-				if (!*segment && store->config.read_only)
-					*segment = open_segment(store, entry->segment);
-				if (*segment)
-					(*segment)->refs++;
-				else
-					found = 0;
-			}
-		}
+		found = found && (!segment || take_segment(store, entry, segment));
 		if (found)
 			take(store, digest->hash, grip, 0);
 		pthread_mutex_unlock(&store->lock);

@@ -354,6 +354,14 @@ bool store_find_many(struct croft_store *store, const struct croft_digest *diges
 /* One, and where: its segment with a reference (NULL: large). 1, 0, -1. */
 int store_find(struct croft_store *store, const struct croft_digest *digest, enum store_grip grip,
 	struct store_entry *entry, struct store_segment **segment, struct croft_error *err);
+/* Up to STORE_FIND_MOST at once, and where: as store_find. `err` must be OK before. */
+enum { STORE_FIND_MOST = 256 };
+struct store_place {
+	struct store_entry entry;
+	struct store_segment *segment;
+};
+bool store_find_places(struct croft_store *store, const struct croft_digest *digests, size_t count,
+	enum store_grip grip, bool *found, struct store_place *places, struct croft_error *err);
 /* Checksums of a large blob, or the chunks of a recipe (array of struct croft_digest); malloc'ed;
  * empty when it is gone by now. */
 bool store_find_sums(struct croft_store *store, const uint8_t *hash, struct croft_slice *sums,
@@ -446,6 +454,13 @@ int store_is_there(struct croft_store *store, const struct croft_digest *digest,
 bool store_mismatch(const struct croft_digest *wanted, const struct croft_digest *got,
 	struct croft_error *err);
 bool store_refuse_read_only(const struct croft_store *store, struct croft_error *err);
+
+/* Whether the bytes read from where it stands are the digest's whole record. */
+bool store_record_is(const struct store_segment *segment, const struct croft_digest *digest,
+	const struct store_entry *entry, const void *bytes);
+/* Quarantines it; false with DATA_LOSS. */
+bool store_is_bad(struct croft_store *store, const struct croft_digest *digest,
+	const struct store_entry *entry, const char *why, struct croft_error *err);
 
 /* As croft_store_get, with another grip than STORE_TOUCH. */
 bool store_get(struct croft_store *store, const struct croft_digest *digest, enum store_grip grip,

@@ -89,7 +89,10 @@ void croft_call_unref(struct croft_call *call)
 	free(call->trailers);
 	parked_destroy(call);
 	payloads_destroy(call);
-	croft_arena_destroy(call->arena);
+	if (call->held)
+		held_arena_unref(call->held);
+	else
+		croft_arena_destroy(call->arena);
 	free(call->path);
 	gpr_free(call->peer);
 	free(call->identity);

@@ -43,6 +43,7 @@ struct operation {
 };
 
 struct parked_state; /* parked.c */
+struct held_arena; /* gather.c */
 struct payload_pool;
 struct payload;
 
@@ -58,6 +59,7 @@ struct croft_call {
 
 	atomic_uint references;
 	struct croft_arena *arena;
+	struct held_arena *held; /* NULL: the arena is the call's alone */
 	grpc_byte_buffer *payload;
 	struct croft_slice request_bytes;
 	void *request;
@@ -105,6 +107,7 @@ bool call_start_batch(struct croft_call *call, const grpc_op *ops, size_t count,
 void call_send_status(struct croft_call *call, const struct croft_error *err /* NULL: OK */);
 /* Adds the op that sends initial metadata unless that was done; returns the number of ops added. */
 size_t call_initial_op(struct croft_call *call, grpc_op *op);
+void held_arena_unref(struct held_arena *held);
 /* False, with the reason why the client cannot be reached. */
 bool call_lost(struct croft_call *call, struct croft_error *err);
 void payloads_init(struct croft_call *call);

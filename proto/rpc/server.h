@@ -94,6 +94,11 @@ int croft_call_read(struct croft_call *call, struct croft_arena *arena, void **m
 bool croft_call_write(struct croft_call *call, const ProtobufCMessage *message,
 	struct croft_error *err);
 
+/* The same for a message that stands in the call's arena with all that it points at: long fields of the
+ * answer to a unary call are then sent without being copied. */
+bool croft_call_write_in_place(struct croft_call *call, const ProtobufCMessage *message,
+	struct croft_error *err);
+
 /*
  * For messages that are one long field of bytes: the handler fills `size` bytes in place and they are sent
  * from there, without a copy. Returns while the message is on its way, so that the next can be made

@@ -133,18 +133,14 @@ static bool accepts_zstd(const Reapi__BatchReadBlobsRequest *request)
 	return false;
 }
 
-static Reapi__BatchReadBlobsResponse__Response *read_one(struct croft_store *store,
-	Reapi__Digest *message, const struct croft_digest *digest, bool zstd,
-	struct croft_arena *arena)
+static Reapi__BatchReadBlobsResponse__Response *read_answer(Reapi__Digest *message,
+	struct croft_slice data, const struct croft_error *err, bool zstd, struct croft_arena *arena)
 {
 	Reapi__BatchReadBlobsResponse__Response *one = croft_arena_alloc(arena, sizeof(*one));
 	reapi__batch_read_blobs_response__response__init(one);
 	one->digest = message;
-	struct croft_error err = CROFT_ERROR_INIT;
-	struct croft_slice data = {NULL, 0};
-	bool ok = croft_digest_is_empty(digest) ||
-		croft_store_get(store, digest, arena, &data, &err);
-	one->status = status_message(ok ? NULL : &err, arena);
+	bool ok = err->code == CROFT_OK;
+	one->status = status_message(ok ? NULL : err, arena);
 	if (ok && zstd && zstd_encode(data, arena, &data))
 		one->compressor = REAPI__COMPRESSOR__VALUE__ZSTD;
 	if (ok)
@@ -179,10 +175,13 @@ static bool batch_read(struct croft_call *call, void *user, struct croft_error *
 	Reapi__BatchReadBlobsResponse response = REAPI__BATCH_READ_BLOBS_RESPONSE__INIT;
 	response.n_responses = count;
 	response.responses = croft_arena_array(arena, count, sizeof(void *));
+	struct croft_slice *data = croft_arena_array(arena, count, sizeof(*data));
+	struct croft_error *errors = croft_arena_array(arena, count, sizeof(*errors));
+	croft_store_get_many(services->store, digests, count, arena, data, errors);
 	for (size_t i = 0; i < count; i++)
 		response.responses[i] =
-			read_one(services->store, request->digests[i], &digests[i], zstd, arena);
-	return croft_call_write(call, &response.base, err);
+			read_answer(request->digests[i], data[i], &errors[i], zstd, arena);
+	return croft_call_write_in_place(call, &response.base, err);
 }
 
 #define CAS "/build.bazel.remote.execution.v2.ContentAddressableStorage/"

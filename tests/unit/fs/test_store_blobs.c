@@ -251,6 +251,37 @@ static void a_reader_beside_the_writer_sees_what_is_in_the_index(void **state)
 	place_destroy(place);
 }
 
+static void many_are_got_at_once_in_the_order_that_was_asked_for(void **state)
+{
+	enum { COUNT = 700 };
+	struct place *place = place_create(durable);
+	static struct croft_digest digests[COUNT];
+	static struct croft_slice data[COUNT];
+	static struct croft_error errors[COUNT];
+	/* Backwards and forwards, twice the same, some empty, some large, some not there. */
+	for (unsigned i = 0; i < COUNT; i++) {
+		unsigned seed = i % 5 == 0 ? 3 : i * 37 % COUNT;
+		digests[i] = place_put_seed(place, seed, seed % 50 == 49 ? LARGE : 10 + seed * 13);
+		if (i % 11 == 10)
+			digests[i] = croft_digest_empty;
+		if (i % 13 == 12 && i % 11 != 10)
+			digests[i].hash[0] ^= 1;
+	}
+	place_reopen(place);
+	assert_false(
+		croft_store_get_many(place->store, digests, COUNT, place->arena, data, errors));
+	for (unsigned i = 0; i < COUNT; i++) {
+		if (i % 13 == 12 && i % 11 != 10) {
+			assert_int_equal(errors[i].code, CROFT_NOT_FOUND);
+			continue;
+		}
+		assert_ok(errors[i].code == CROFT_OK, errors[i]);
+		struct croft_digest got = croft_digest_of(data[i].data, data[i].size);
+		assert_true(croft_digest_equal(&got, &digests[i]));
+	}
+	place_destroy(place);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -263,6 +294,7 @@ int main(void)
 		cmocka_unit_test(an_aborted_blob_leaves_nothing),
 		cmocka_unit_test(many_are_put_at_once_each_with_its_error),
 		cmocka_unit_test(parts_of_an_open_blob_are_read),
+		cmocka_unit_test(many_are_got_at_once_in_the_order_that_was_asked_for),
 		cmocka_unit_test(the_same_blobs_from_many_threads_are_stored_once),
 		cmocka_unit_test(a_second_writer_is_refused_and_told_of_the_first),
 		cmocka_unit_test(a_reader_beside_the_writer_sees_what_is_in_the_index),

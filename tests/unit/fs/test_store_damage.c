@@ -65,6 +65,23 @@ static void damage_is_found_quarantined_and_mended_by_a_new_put(void **state)
 	place_destroy(place);
 }
 
+static void of_many_that_are_got_at_once_only_the_damaged_fails(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest digests[9];
+	struct croft_slice data[9];
+	struct croft_error errors[9];
+	for (unsigned i = 0; i < 9; i++)
+		digests[i] = place_put_seed(place, i, SMALL);
+	damage(place, &digests[4], 7);
+	assert_false(croft_store_get_many(place->store, digests, 9, place->arena, data, errors));
+	for (unsigned i = 0; i < 9; i++)
+		assert_int_equal(errors[i].code, i == 4 ? CROFT_DATA_LOSS : CROFT_OK);
+	place_reopen(place);
+	assert_int_equal(place_stat(place).quarantined, 1);
+	place_destroy(place);
+}
+
 static void parts_of_a_large_blob_before_the_damage_are_read(void **state)
 {
 	struct place *place = place_create(durable);
@@ -253,6 +270,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(damage_is_found_quarantined_and_mended_by_a_new_put),
+		cmocka_unit_test(of_many_that_are_got_at_once_only_the_damaged_fails),
 		cmocka_unit_test(parts_of_a_large_blob_before_the_damage_are_read),
 		cmocka_unit_test(a_closure_with_a_damaged_directory_is_not_complete),
 		cmocka_unit_test(fsck_finds_and_repairs),
