@@ -115,7 +115,7 @@ static bool leave_caller(const struct mounting *mounting, int ready, struct crof
 static bool serve(const struct mounting *mounting, int ready, struct croft_error *err)
 {
 	struct croft_store_config store_config = {
-		.path = mounting->cache, .budget_bytes = mounting->cache_bytes};
+		.path = mounting->cache, .budget_bytes = mounting->cache_bytes, .chunked = true};
 	struct croft_store *store = croft_store_open(&store_config, err);
 	if (!store)
 		return false;

@@ -47,6 +47,14 @@ void croft_fetch_many(struct croft_fetcher *fetcher, const struct croft_fetch_re
 bool croft_fetch_wait(struct croft_fetcher *fetcher, const struct croft_digest *digest,
 	uint64_t *moved_bytes, struct croft_error *err);
 
+/* How the origin keeps a large blob: the chunks that it is made of, each of which can be fetched as a
+ * blob. `count` 0: in one piece, or the origin could not be asked. Called once, on the fetcher's
+ * thread; it must not block. The chunks are borrowed. */
+typedef void croft_recipe_done(void *user, const struct croft_digest *digest,
+	const struct croft_digest *chunks, size_t count);
+void croft_fetch_recipe(struct croft_fetcher *fetcher, const struct croft_digest *digest,
+	croft_recipe_done *done, void *user);
+
 /* Sources beside the origin, "host:port"; strings are copied. A source that sends wrong bytes is
  * dropped. */
 void croft_fetcher_set_peers(struct croft_fetcher *fetcher, const char *const *peers, size_t count);

@@ -3,6 +3,7 @@
  * The blob plane: HTTP/1.1 on one io_uring thread, straight from a store.
  *
  *	GET, HEAD /cas/<sha256>           Range, keep-alive, pipelining; zstd when accepted
+ *	GET, HEAD /chunks/<sha256>        how a large blob is made of chunks: "<sha256>-<size>" lines
  *	PUT       /cas/<sha256>           verified before it is stored; Expect: 100-continue
  *	GET, HEAD, PUT  /ac/<sha256>      ActionResults, as Bazel's HTTP cache does, and any other
  *	                                  value, as ccache does

@@ -135,7 +135,8 @@ static bool start(struct life *life, struct croft_error *err)
 		!take_lock(life, err) || !clear_mountpoint(life, err))
 		return false;
 	life->store = croft_store_open(
-		&(struct croft_store_config){.path = life->cache, .budget_bytes = config->budget_bytes},
+		&(struct croft_store_config){
+			.path = life->cache, .budget_bytes = config->budget_bytes, .chunked = true},
 		err);
 	if (!life->store)
 		return croft_error_wrap(err, "opening the cache");

@@ -42,7 +42,7 @@ static void woken(struct ring_post *post)
 		fetch_peers_apply(fetcher, peers);
 	while (waiter) {
 		struct fetch_waiter *next = waiter->next;
-		fetch_want(fetcher, waiter);
+		(waiter->recipe_done ? fetch_recipe_want : fetch_want)(fetcher, waiter);
 		waiter = next;
 	}
 	if (!fetcher->timer.set && !fetcher->stopping)
@@ -95,7 +95,10 @@ static void cancel_incoming(struct croft_fetcher *fetcher)
 	croft_error_set(&err, CROFT_CANCELLED, "fetching ended");
 	for (struct fetch_waiter *next, *at = fetcher->incoming; at; at = next) {
 		next = at->next;
-		at->request.done(at->request.user, &at->request.digest, 0, &err);
+		if (at->recipe_done)
+			at->recipe_done(at->request.user, &at->request.digest, NULL, 0);
+		else
+			at->request.done(at->request.user, &at->request.digest, 0, &err);
 		free(at);
 	}
 }
@@ -110,6 +113,7 @@ static void discard(struct croft_fetcher *fetcher)
 		free(fetcher->sources[i].name);
 	fetch_peers_destroy(fetcher->peers);
 	croft_digest_map_destroy(fetcher->wanted);
+	croft_digest_map_destroy(fetcher->recipes);
 	pthread_mutex_destroy(&fetcher->lock);
 	free(fetcher);
 }
@@ -135,6 +139,7 @@ struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *con
 	fetcher->timer.run = check_deadlines;
 	fetcher->retry.run = try_again;
 	fetcher->wanted = croft_digest_map_create();
+	fetcher->recipes = croft_digest_map_create();
 	fetcher->last_incoming = &fetcher->incoming;
 	fetcher->stored_last = &fetcher->stored_first;
 	pthread_mutex_init(&fetcher->lock, NULL);
@@ -161,10 +166,28 @@ void croft_fetcher_stop(struct croft_fetcher *fetcher)
 
 static struct fetch_waiter *waiter_for(const struct croft_fetch_request *request)
 {
-	struct fetch_waiter *waiter = croft_alloc(sizeof(*waiter));
+	struct fetch_waiter *waiter = croft_zalloc(sizeof(*waiter));
 	waiter->request = *request;
-	waiter->next = NULL;
 	return waiter;
+}
+
+/* `last`: where its list ends. */
+static void come_in(struct croft_fetcher *fetcher, struct fetch_waiter *first,
+	struct fetch_waiter **last)
+{
+	CROFT_LOCKED(&fetcher->lock);
+	*fetcher->last_incoming = first;
+	fetcher->last_incoming = last;
+	wake(fetcher);
+}
+
+void croft_fetch_recipe(struct croft_fetcher *fetcher, const struct croft_digest *digest,
+	croft_recipe_done *done, void *user)
+{
+	struct fetch_waiter *waiter =
+		waiter_for(&(struct croft_fetch_request){.digest = *digest, .user = user});
+	waiter->recipe_done = done;
+	come_in(fetcher, waiter, &waiter->next);
 }
 
 void croft_fetch_many(struct croft_fetcher *fetcher, const struct croft_fetch_request *requests,
@@ -185,12 +208,8 @@ void croft_fetch_many(struct croft_fetcher *fetcher, const struct croft_fetch_re
 		*last = waiter_for(&requests[i]);
 		last = &(*last)->next;
 	}
-	if (!first)
-		return;
-	CROFT_LOCKED(&fetcher->lock);
-	*fetcher->last_incoming = first;
-	fetcher->last_incoming = last;
-	wake(fetcher);
+	if (first)
+		come_in(fetcher, first, last);
 }
 
 void croft_fetch(struct croft_fetcher *fetcher, const struct croft_fetch_request *request)

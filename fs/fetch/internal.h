@@ -34,6 +34,7 @@ enum {
 
 struct fetch_waiter {
 	struct croft_fetch_request request;
+	croft_recipe_done *recipe_done; /* it waits for the digest's recipe, not for the blob; or NULL */
 	struct fetch_waiter *next;
 };
 
@@ -149,6 +150,7 @@ struct croft_fetcher {
 	struct ring_timer timer, retry; /* deadlines; when something may be tried again */
 	bool pumping, pump_again;
 	struct croft_digest_map *wanted;
+	struct croft_digest_map *recipes; /* that are being asked for */
 	struct fetch_queue queues[2][2]; /* [background][large] */
 	struct fetch_source sources[FETCH_SOURCES]; /* the origin is the first */
 	unsigned turn;                              /* among peers */
@@ -191,6 +193,9 @@ static inline bool fetch_is_large(const struct fetch_wanted *wanted)
 {
 	return wanted->digest.size_bytes > FETCH_SMALL;
 }
+
+/* recipe.c */
+void fetch_recipe_want(struct croft_fetcher *fetcher, struct fetch_waiter *waiter);
 
 /* pump.c: gives queued blobs to connections. */
 void fetch_pump(struct croft_fetcher *fetcher);

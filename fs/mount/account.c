@@ -131,17 +131,18 @@ void accounts_resume(struct accounts *accounts, uint64_t group)
 		entry->account.stall_ns += croft_now_ns() - entry->waiting_since_ns;
 }
 
-void accounts_charge(struct accounts *accounts, uint64_t group, bool directory, uint64_t bytes)
+void accounts_charge(struct accounts *accounts, uint64_t group, bool directory, uint64_t blobs,
+	uint64_t bytes)
 {
 	CROFT_LOCKED(&accounts->lock);
 	struct entry *entry = find(accounts, group);
 	if (!entry)
 		return;
 	if (directory) {
-		entry->account.directory_blobs++;
+		entry->account.directory_blobs += blobs;
 		entry->account.directory_bytes += bytes;
 	} else {
-		entry->account.fetched_files++;
+		entry->account.fetched_files += blobs;
 		entry->account.fetched_bytes += bytes;
 	}
 }

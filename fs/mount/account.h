@@ -23,7 +23,8 @@ uint64_t accounts_group_of(struct accounts *accounts, pid_t pid);
 /* A thread of the group starts and ends to wait. */
 void accounts_wait(struct accounts *accounts, uint64_t group);
 void accounts_resume(struct accounts *accounts, uint64_t group);
-void accounts_charge(struct accounts *accounts, uint64_t group, bool directory, uint64_t bytes);
+void accounts_charge(struct accounts *accounts, uint64_t group, bool directory, uint64_t blobs,
+	uint64_t bytes);
 void accounts_error(struct accounts *accounts, uint64_t group, const char *message);
 
 #endif

@@ -4,6 +4,7 @@
  *
  *	session.c    the FUSE device: mounting, INIT, threads, the end
  *	operations.c what each request does
+ *	partial.c    reading large files by chunks
  *	wait.c       requests that wait for a fetch
  */
 #ifndef CROFT_FS_MOUNT_INTERNAL_H
@@ -14,6 +15,7 @@
 #include "fs/mount/blobs.h"
 #include "fs/mount/directory.h"
 #include "fs/mount/node.h"
+#include "fs/mount/partial.h"
 #include "fs/mount/ring.h"
 
 #include <stdatomic.h>
@@ -31,6 +33,7 @@ struct croft_mount {
 	struct nodes *nodes;
 	struct directory_cache *directories;
 	struct blobs *blobs;
+	struct partials *partials;
 	struct accounts *accounts;
 	struct waiting *waiting;
 
@@ -57,11 +60,14 @@ struct request {
 	char *name;          /* LOOKUP; on the heap when waiting */
 	bool plus;           /* READDIRPLUS */
 	bool children_tried; /* READDIRPLUS: the messages below were asked for once */
+	bool recipe_tried;   /* READ: the origin was asked what chunks the blob has */
+	bool whole;          /* READ: it is not to be had by chunks */
 
 	/* Of requests that wait (guarded by the lock of `waiting`). */
 	bool on_heap;
 	struct waiting *waiting;
-	bool for_directory; /* what it waits for */
+	enum { WAIT_FILE, WAIT_DIRECTORY, WAIT_RECIPE, WAIT_CHUNKS, FETCH_AHEAD } kind; /* for what */
+	bool new_file;      /* CHUNKS: the first of the file that this mount fetches */
 	bool optional;      /* the blobs not coming is no failure of the request */
 	unsigned waits;     /* times that it waited */
 	unsigned pending;   /* blobs that have not come yet */
@@ -89,6 +95,16 @@ void waiting_release(struct waiting *waiting);
  * tried. */
 bool request_wait(struct request *request, const struct croft_digest *digests, size_t count,
 	bool directories, bool optional);
+/* Likewise: the origin is asked of what chunks the blob is made, which the partials then know. */
+bool request_wait_recipe(struct request *request, const struct croft_digest *digest);
+/* Likewise: parts of a file. */
+bool request_wait_chunks(struct request *request, const struct croft_digest *digests, size_t count,
+	bool new_file);
+/* Nobody waits for these. */
+void request_fetch_ahead(struct croft_mount *mount, const struct croft_digest *digests,
+	size_t count, uint64_t group);
+/* Who is to be charged. */
+uint64_t request_group(const struct request *request);
 /* EIO, said in the log and in the account. Returns true. */
 bool request_fail(struct request *request, const struct croft_digest *digest,
 	const struct croft_error *err);

@@ -432,9 +432,9 @@ static bool run_read(struct request *request)
 	struct open_blob *blob = blobs_open(mount->blobs, &digest, &err);
 	ssize_t size = -1;
 	CROFT_CLEANUP_FREE char *buffer = NULL;
+	size_t wanted = node.size - request->offset < request->size
+		? (size_t)(node.size - request->offset) : request->size;
 	if (blob) {
-		size_t wanted = node.size - request->offset < request->size
-			? (size_t)(node.size - request->offset) : request->size;
 		buffer = croft_alloc(wanted);
 		size = croft_store_blob_read(blobs_blob(blob), buffer, wanted, request->offset, &err);
 		blobs_release(mount->blobs, blob, size < 0);
@@ -443,9 +443,16 @@ static bool run_read(struct request *request)
 		fuse_reply_buf(request->fuse, buffer, (size_t)size);
 		return true;
 	}
-	if (err.code == CROFT_NOT_FOUND || err.code == CROFT_DATA_LOSS)
+	if (err.code != CROFT_NOT_FOUND && err.code != CROFT_DATA_LOSS)
+		return request_fail(request, &digest, &err);
+	switch (partial_read(request, &digest, wanted)) {
+	case PARTIAL_ANSWERED:
+		return true;
+	case PARTIAL_WAITS:
+		return false;
+	default:
 		return request_wait(request, &digest, 1, false, false);
-	return request_fail(request, &digest, &err);
+	}
 }
 
 /* From libfuse -------------------------------------------------------------------------------- */

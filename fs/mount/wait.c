@@ -82,6 +82,15 @@ static void unlink_request(struct waiting *waiting, struct request *request)
 	waiting->users--;
 }
 
+/* A file that comes in parts is counted with the first of them. `lock` held. */
+static void charge(struct request *request, uint64_t bytes)
+{
+	bool part = request->kind == WAIT_CHUNKS || request->kind == FETCH_AHEAD;
+	accounts_charge(request->waiting->mount->accounts, request->group,
+		request->kind == WAIT_DIRECTORY, part ? request->new_file : 1, bytes);
+	request->new_file = false;
+}
+
 /* On the fetcher's thread. */
 static void fetched(void *user, const struct croft_digest *digest, uint64_t moved_bytes,
 	const struct croft_error *err)
@@ -91,15 +100,14 @@ static void fetched(void *user, const struct croft_digest *digest, uint64_t move
 
 	pthread_mutex_lock(&waiting->lock);
 	if (moved_bytes && !waiting->closed)
-		accounts_charge(waiting->mount->accounts, request->group, request->for_directory,
-			moved_bytes);
+		charge(request, moved_bytes);
 	if (err && request->failure.code == CROFT_OK && !request->optional) {
 		request->failure = *err;
 		request->failed = *digest;
 	}
 	if (--request->pending == 0) {
 		unlink_request(waiting, request);
-		if (!waiting->closed)
+		if (!waiting->closed && request->kind != FETCH_AHEAD)
 			accounts_resume(waiting->mount->accounts, request->group);
 		if (request->fuse) {
 			request->next = NULL;
@@ -118,13 +126,30 @@ static void fetched(void *user, const struct croft_digest *digest, uint64_t move
 		free_waiting(waiting);
 }
 
+static void recipe_came(void *user, const struct croft_digest *digest,
+	const struct croft_digest *chunks, size_t count)
+{
+	struct request *request = user;
+	struct waiting *waiting = request->waiting;
+	pthread_mutex_lock(&waiting->lock);
+	if (!waiting->closed)
+		partials_learn(waiting->mount->partials, digest, chunks, count);
+	pthread_mutex_unlock(&waiting->lock);
+	fetched(request, digest, 0, NULL);
+}
+
 static void submit(struct croft_mount *mount, struct request *request,
 	const struct croft_digest *digests, size_t count)
 {
+	if (request->kind == WAIT_RECIPE) {
+		croft_fetch_recipe(mount->fetcher, digests, recipe_came, request);
+		return;
+	}
+	bool background = request->kind == FETCH_AHEAD;
 	struct croft_fetch_request *fetches = croft_array(count, sizeof(*fetches));
 	for (size_t i = 0; i < count; i++)
 		fetches[i] = (struct croft_fetch_request){
-			.digest = digests[i], .done = fetched, .user = request};
+			.digest = digests[i], .background = background, .done = fetched, .user = request};
 	croft_fetch_many(mount->fetcher, fetches, count);
 	free(fetches);
 }
@@ -173,12 +198,13 @@ static struct request *move_to_heap(const struct request *request)
 	moved->waiting = request->mount->waiting;
 	moved->name = request->name ? croft_strdup(request->name) : NULL;
 	moved->pid = fuse_req_ctx(request->fuse)->pid;
-	moved->group = accounts_group_of(request->mount->accounts, moved->pid);
+	moved->group = request_group(request);
 	return moved;
 }
 
-bool request_wait(struct request *request, const struct croft_digest *digests, size_t count,
-	bool directories, bool optional)
+/* `kind` and `new_file` are set. */
+static bool wait_for(struct request *request, const struct croft_digest *digests, size_t count,
+	bool optional)
 {
 	struct croft_mount *mount = request->mount;
 	struct croft_error err;
@@ -186,7 +212,6 @@ bool request_wait(struct request *request, const struct croft_digest *digests, s
 		return request_fail(request, &digests[0], &err);
 	struct request *waiting = request->on_heap ? request : move_to_heap(request);
 	waiting->waits++;
-	waiting->for_directory = directories;
 	waiting->optional = optional;
 	waiting->pending = (unsigned)count;
 	waiting->failure.code = CROFT_OK;
@@ -212,6 +237,56 @@ bool request_wait(struct request *request, const struct croft_digest *digests, s
 	return false;
 }
 
+bool request_wait(struct request *request, const struct croft_digest *digests, size_t count,
+	bool directories, bool optional)
+{
+	request->kind = directories ? WAIT_DIRECTORY : WAIT_FILE;
+	return wait_for(request, digests, count, optional);
+}
+
+bool request_wait_recipe(struct request *request, const struct croft_digest *digest)
+{
+	request->kind = WAIT_RECIPE;
+	return wait_for(request, digest, 1, true);
+}
+
+bool request_wait_chunks(struct request *request, const struct croft_digest *digests, size_t count,
+	bool new_file)
+{
+	request->kind = WAIT_CHUNKS;
+	request->new_file = new_file;
+	return wait_for(request, digests, count, false);
+}
+
+void request_fetch_ahead(struct croft_mount *mount, const struct croft_digest *digests,
+	size_t count, uint64_t group)
+{
+	struct request *request = croft_zalloc(sizeof(*request));
+	request->mount = mount;
+	request->waiting = mount->waiting;
+	request->on_heap = true;
+	request->kind = FETCH_AHEAD;
+	request->optional = true;
+	request->pending = (unsigned)count;
+	request->group = group;
+	pthread_mutex_lock(&mount->waiting->lock);
+	bool closed = mount->waiting->closed;
+	if (!closed)
+		link_request(mount->waiting, request);
+	pthread_mutex_unlock(&mount->waiting->lock);
+	if (closed)
+		free_request(request);
+	else
+		submit(mount, request, digests, count);
+}
+
+uint64_t request_group(const struct request *request)
+{
+	return request->on_heap
+		? request->group
+		: accounts_group_of(request->mount->accounts, fuse_req_ctx(request->fuse)->pid);
+}
+
 bool request_fail(struct request *request, const struct croft_digest *digest,
 	const struct croft_error *err)
 {
@@ -220,10 +295,7 @@ bool request_fail(struct request *request, const struct croft_digest *digest,
 	croft_digest_format(digest, '-', text);
 	snprintf(message, sizeof(message), "%s: %s", text, err->message);
 	croft_log(CROFT_LOG_ERROR, "input/output error: %s", message);
-	uint64_t group = request->on_heap
-		? request->group
-		: accounts_group_of(mount->accounts, fuse_req_ctx(request->fuse)->pid);
-	accounts_error(mount->accounts, group, message);
+	accounts_error(mount->accounts, request_group(request), message);
 	fuse_reply_err(request->fuse, EIO);
 	return true;
 }

@@ -7,19 +7,6 @@
 
 /* GET ---------------------------------------------------------------------------------------- */
 
-static bool produce(struct plane_request *request, struct plane_buffer *buffer,
-	struct croft_error *err)
-{
-	size_t size = plane_room(buffer), left = request->value.size - (size_t)request->position;
-	if (size > left)
-		size = left;
-	memcpy(buffer->data + buffer->end, (const char *)request->value.data + request->position, size);
-	buffer->end += size;
-	request->position += size;
-	request->produced = request->position == request->value.size;
-	return true;
-}
-
 static bool look(struct plane_request *request)
 {
 	struct croft_plane *plane = request->plane;
@@ -48,12 +35,7 @@ static void got(struct plane_request *request)
 		plane_get_found(request);
 		return;
 	}
-	plane_head(request, 200, "Content-Type: application/octet-stream\r\nContent-Length: %zu\r\n",
-		request->value.size);
-	request->produce = produce;
-	if (request->head.method == HTTP_HEAD || request->value.size == 0)
-		request->produced = true;
-	plane_answer_begin(request);
+	plane_answer_value(request, "application/octet-stream");
 }
 
 void plane_action_get(struct plane_request *request)

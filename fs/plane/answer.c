@@ -326,6 +326,31 @@ void plane_answer_sent(struct plane_request *request, int result)
 	go(request);
 }
 
+/* Answers from memory --------------------------------------------------------------------------- */
+
+static bool produce_value(struct plane_request *request, struct plane_buffer *buffer,
+	struct croft_error *err)
+{
+	size_t size = plane_room(buffer), left = request->value.size - (size_t)request->position;
+	if (size > left)
+		size = left;
+	memcpy(buffer->data + buffer->end, (const char *)request->value.data + request->position, size);
+	buffer->end += size;
+	request->position += size;
+	request->produced = request->position == request->value.size;
+	return true;
+}
+
+void plane_answer_value(struct plane_request *request, const char *type)
+{
+	plane_head(request, 200, "Content-Type: %s\r\nContent-Length: %zu\r\n", type,
+		request->value.size);
+	request->produce = produce_value;
+	if (request->head.method == HTTP_HEAD || request->value.size == 0)
+		request->produced = true;
+	plane_answer_begin(request);
+}
+
 /* Answers made of a sentence ------------------------------------------------------------------- */
 
 int plane_status_of(const struct croft_error *err)

@@ -62,7 +62,7 @@ struct plane_connection {
 	struct plane_request *request;
 };
 
-enum plane_kind { PLANE_NOTHING, PLANE_BLOB, PLANE_ACTION, PLANE_BATCHES };
+enum plane_kind { PLANE_NOTHING, PLANE_BLOB, PLANE_ACTION, PLANE_BATCHES, PLANE_CHUNKS };
 
 struct plane_request {
 	struct croft_plane *plane;
@@ -184,6 +184,8 @@ void plane_head(struct plane_request *request, int status, const char *format, .
 	__attribute__((format(printf, 3, 4)));
 void plane_produce(struct plane_request *request);
 void plane_answer_begin(struct plane_request *request);
+/* 200 with `value`. */
+void plane_answer_value(struct plane_request *request, const char *type);
 void plane_answer_error(struct plane_request *request, const struct croft_error *err);
 void plane_answer_status(struct plane_request *request, int status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -205,6 +207,9 @@ void plane_get_found(struct plane_request *request);
 void plane_put(struct plane_request *request);
 void plane_batch(struct plane_request *request);
 void plane_action_get(struct plane_request *request);
+
+/* chunks.c */
+void plane_chunks_get(struct plane_request *request);
 void plane_action_put(struct plane_request *request);
 
 #endif

@@ -124,13 +124,17 @@ static bool parse_target(struct plane_request *request)
 		request->kind = PLANE_BLOB;
 	else if (cut_prefix(&path, "/ac/"))
 		request->kind = PLANE_ACTION;
+	else if (cut_prefix(&path, "/chunks/"))
+		request->kind = PLANE_CHUNKS;
 	return request->kind != PLANE_NOTHING && croft_hash_parse(path, request->digest.hash);
 }
 
 static void refuse_method(struct plane_request *request)
 {
 	plane_answer_status(request, 405, "this path takes %s\n",
-		request->kind == PLANE_BATCHES ? "POST" : "GET, HEAD and PUT");
+		request->kind == PLANE_BATCHES  ? "POST"
+		: request->kind == PLANE_CHUNKS ? "GET and HEAD"
+										: "GET, HEAD and PUT");
 }
 
 static void route(struct plane_request *request, bool known)
@@ -143,15 +147,18 @@ static void route(struct plane_request *request, bool known)
 	if (!known) {
 		request->close |= has_body;
 		plane_answer_status(request, 404,
-			"there are /cas/<sha256>, /ac/<sha256> and /batch, with 64 lower-case hex digits\n");
+			"there are /cas/<sha256>, /ac/<sha256>, /chunks/<sha256> and /batch, with 64 lower-case hex "
+			"digits\n");
 	} else if (request->kind == PLANE_BATCHES) {
 		if (method == HTTP_POST)
 			plane_batch(request);
 		else
 			refuse_method(request);
 	} else if (reading) {
-		(request->kind == PLANE_BLOB ? plane_get : plane_action_get)(request);
-	} else if (method != HTTP_PUT) {
+		(request->kind == PLANE_BLOB     ? plane_get
+			: request->kind == PLANE_CHUNKS ? plane_chunks_get
+											: plane_action_get)(request);
+	} else if (method != HTTP_PUT || request->kind == PLANE_CHUNKS) {
 		request->close |= has_body;
 		refuse_method(request);
 	} else if (!request->plane->config.writable) {

@@ -6,6 +6,7 @@
 #ifndef CROFT_TESTS_UNIT_FS_MOUNT_FIXTURE_H
 #define CROFT_TESTS_UNIT_FS_MOUNT_FIXTURE_H
 
+#include "fs/chunker.h"
 #include "fs/mount.h"
 #include "fs/tree.h"
 #include "proto/base/cleanup.h"
@@ -34,6 +35,8 @@ struct croft_fetcher {
 	size_t blob_count;
 	struct croft_fetch_request pending[FARM_PENDING];
 	size_t pending_count;
+	bool splits;     /* says of what chunks a blob is made */
+	uint64_t moved_bytes;
 	unsigned asked, moved, calls; /* requests, blobs that were moved, croft_fetch_many calls */
 };
 
@@ -62,6 +65,7 @@ static void *farm_serve(void *user)
 				absent = !croft_store_put(farm->store, &request.digest,
 					CROFT_SLICE(farm->blobs[i].data, moved), &err);
 				farm->moved++;
+				farm->moved_bytes += moved;
 			}
 		pthread_mutex_unlock(&farm->lock);
 		request.done(request.user, &request.digest, moved, absent ? &err : NULL);
@@ -81,6 +85,35 @@ void croft_fetch_many(struct croft_fetcher *farm, const struct croft_fetch_reque
 	farm->asked += (unsigned)count;
 	farm->calls++;
 	pthread_cond_broadcast(&farm->changed);
+}
+
+static struct croft_digest farm_add(struct croft_fetcher *farm, const void *data, size_t size)
+{
+	CROFT_LOCKED(&farm->lock);
+	assert_true(farm->blob_count < FARM_BLOBS);
+	struct croft_digest digest = croft_digest_of(data, size);
+	farm->blobs[farm->blob_count].digest = digest;
+	farm->blobs[farm->blob_count].data = malloc(size);
+	memcpy(farm->blobs[farm->blob_count++].data, data, size);
+	return digest;
+}
+
+void croft_fetch_recipe(struct croft_fetcher *farm, const struct croft_digest *digest,
+	croft_recipe_done *done, void *user)
+{
+	struct croft_digest *chunks = croft_array(1024, sizeof(*chunks));
+	size_t count = 0;
+	const uint8_t *data = NULL;
+	pthread_mutex_lock(&farm->lock);
+	for (size_t i = 0; farm->splits && i < farm->blob_count; i++)
+		if (croft_digest_equal(&farm->blobs[i].digest, digest))
+			data = farm->blobs[i].data;
+	pthread_mutex_unlock(&farm->lock);
+	for (size_t at = 0; data && at < digest->size_bytes; at += chunks[count++].size_bytes)
+		chunks[count] = farm_add(farm, data + at,
+			croft_chunk_cut(&croft_chunking, data + at, (size_t)digest->size_bytes - at));
+	done(user, digest, chunks, count);
+	free(chunks);
 }
 
 static inline void farm_hold(struct croft_fetcher *farm, bool held)
@@ -130,13 +163,7 @@ static struct croft_digest put_bytes(struct fixture *fixture, bool local, const 
 		assert_ok(croft_store_put(fixture->store, &digest, CROFT_SLICE(data, size), &err), err);
 		return digest;
 	}
-	struct croft_fetcher *farm = fixture->farm;
-	CROFT_LOCKED(&farm->lock);
-	assert_true(farm->blob_count < FARM_BLOBS);
-	farm->blobs[farm->blob_count].digest = digest;
-	farm->blobs[farm->blob_count].data = malloc(size);
-	memcpy(farm->blobs[farm->blob_count++].data, data, size);
-	return digest;
+	return farm_add(fixture->farm, data, size);
 }
 
 static inline struct croft_digest put(struct fixture *fixture, bool local, const char *text)

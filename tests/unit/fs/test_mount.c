@@ -212,6 +212,101 @@ static void a_large_file_reads_the_same_at_any_offset(void **state)
 	free(read_back);
 }
 
+static uint64_t own_pid_namespace(void)
+{
+	struct stat stat;
+	assert_int_equal(stat_of("/proc/self/ns/pid").st_mode & S_IFMT, S_IFLNK);
+	assert_int_equal(fstatat(AT_FDCWD, "/proc/self/ns/pid", &stat, 0), 0);
+	return stat.st_ino;
+}
+
+enum { PARTED = 24 << 20 };
+
+static uint8_t *mount_parted(struct fixture *fixture, struct croft_digest *digest,
+	struct croft_digest *root)
+{
+	uint8_t *data = malloc(PARTED);
+	uint64_t x = 88172645463325252;
+	for (size_t i = 0; i < PARTED; i += 8) {
+		x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+		memcpy(data + i, &x, 8);
+	}
+	*digest = put_bytes(fixture, ON_FARM, data, PARTED);
+	struct croft_tree_builder *builder = new_tree();
+	add_file(builder, "large", *digest, false);
+	*root = finish_tree(fixture, ON_FARM, builder);
+	fixture->farm->splits = true;
+	mount_it(fixture, true, NULL);
+	return data;
+}
+
+static uint64_t farm_moved_bytes(struct croft_fetcher *farm)
+{
+	CROFT_LOCKED(&farm->lock);
+	return farm->moved_bytes;
+}
+
+static void of_a_large_file_only_what_is_read_is_fetched(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest digest, root;
+	uint8_t *data = mount_parted(fixture, &digest, &root), back[4096];
+	struct croft_mount_account account;
+	croft_mount_account_begin(fixture->mount, own_pid_namespace());
+	int fd = open(place(fixture, &root, "large"), O_RDONLY | O_CLOEXEC);
+	for (size_t at = 12 << 20; at; at = at == 12 << 20 ? 3 << 20 : 0) {
+		assert_int_equal(pread(fd, back, sizeof(back), (off_t)at), sizeof(back));
+		assert_memory_equal(back, data + at, sizeof(back));
+	}
+	/* The kernel reads a megabyte ahead. */
+	assert_in_range(farm_moved_bytes(fixture->farm), 1, 10 << 20);
+	assert_true(croft_mount_account_end(fixture->mount, own_pid_namespace(), &account));
+	assert_int_equal(account.fetched_files, 1);
+	close(fd);
+	free(data);
+}
+
+static void a_large_file_that_was_read_whole_by_parts_is_a_blob(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest digest, root;
+	uint8_t *data = mount_parted(fixture, &digest, &root), *back = malloc(PARTED);
+	int fd = open(place(fixture, &root, "large"), O_RDONLY | O_CLOEXEC);
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_read_all(fd, back, PARTED, "large", &err), err);
+	assert_memory_equal(back, data, PARTED);
+	assert_in_range(farm_moved_bytes(fixture->farm), PARTED, PARTED + 4096);
+	bool there = false;
+	for (int tries = 0; tries < 3000 && !there; tries++) {
+		assert_ok(croft_store_has(fixture->store, &digest, 1, &there, &err), err);
+		usleep(10000);
+	}
+	assert_true(there);
+	close(fd);
+	free(back);
+	free(data);
+}
+
+static void a_file_whose_chunks_have_gone_is_fetched_whole(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest digest, root;
+	uint8_t *data = mount_parted(fixture, &digest, &root), *back = malloc(PARTED);
+	int fd = open(place(fixture, &root, "large"), O_RDONLY | O_CLOEXEC);
+	assert_int_equal(pread(fd, back, 4096, 0), 4096);
+	pthread_mutex_lock(&fixture->farm->lock);
+	for (size_t i = 0; i < fixture->farm->blob_count; i++)
+		if (fixture->farm->blobs[i].digest.size_bytes > 100000 &&
+			!croft_digest_equal(&fixture->farm->blobs[i].digest, &digest))
+			fixture->farm->blobs[i].digest.hash[0] ^= 1;
+	pthread_mutex_unlock(&fixture->farm->lock);
+	assert_int_equal(pread(fd, back, 4096, PARTED - 4096), 4096);
+	assert_memory_equal(back, data + PARTED - 4096, 4096);
+	close(fd);
+	free(back);
+	free(data);
+}
+
 static void what_no_source_has_is_an_input_output_error(void **state)
 {
 	struct fixture *fixture = *state;
@@ -505,14 +600,6 @@ static void one_content_is_one_inode_and_each_place_of_a_directory_its_own(void 
 	assert_int_equal(stat_of(place(fixture, &root, "a/file")).st_ino, ino);
 }
 
-static uint64_t own_pid_namespace(void)
-{
-	struct stat stat;
-	assert_int_equal(stat_of("/proc/self/ns/pid").st_mode & S_IFMT, S_IFLNK);
-	assert_int_equal(fstatat(AT_FDCWD, "/proc/self/ns/pid", &stat, 0), 0);
-	return stat.st_ino;
-}
-
 static void charges_fetches_to_the_group_that_caused_them(void **state)
 {
 	struct fixture *fixture = *state;
@@ -684,6 +771,9 @@ int main(int argc, char **argv)
 		mount_test(a_directory_of_100000_entries_is_listed_and_looked_into),
 		mount_test(names_and_targets_are_bytes),
 		mount_test(a_large_file_reads_the_same_at_any_offset),
+		mount_test(of_a_large_file_only_what_is_read_is_fetched),
+		mount_test(a_large_file_that_was_read_whole_by_parts_is_a_blob),
+		mount_test(a_file_whose_chunks_have_gone_is_fetched_whole),
 		mount_test(what_no_source_has_is_an_input_output_error),
 		mount_test(without_a_fetcher_only_the_store_is_shown),
 		mount_test(a_malformed_directory_is_an_input_output_error),
