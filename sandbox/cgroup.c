@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One cgroup per slot, in whichever of the three worlds this machine has: version 2 with its
+ * One cgroup per cell, in whichever of the three worlds this machine has: version 2 with its
  * controllers, the version 1 hierarchies, or none.
  */
 #include "sandbox/internal.h"
@@ -20,14 +20,14 @@ struct cgroups {
 	bool v2;
 	char *roots[V1_COUNT]; /* v2: only the first; NULL: not to be had */
 	char name[64];
-	unsigned slots;
+	unsigned cells;
 };
 
-static bool write_value(const char *root, const char *name, unsigned slot, const char *file,
+static bool write_value(const char *root, const char *name, unsigned cell, const char *file,
 	const char *value)
 {
 	char path[4096];
-	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, name, slot, file);
+	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, name, cell, file);
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return false;
@@ -36,20 +36,20 @@ static bool write_value(const char *root, const char *name, unsigned slot, const
 	return ok;
 }
 
-static bool write_number(const char *root, const char *name, unsigned slot, const char *file,
+static bool write_number(const char *root, const char *name, unsigned cell, const char *file,
 	uint64_t value, const char *unlimited)
 {
 	char text[32];
 	snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
-	return write_value(root, name, slot, file, value ? text : unlimited);
+	return write_value(root, name, cell, file, value ? text : unlimited);
 }
 
 /* The number behind `key` in a file of "key number" lines, or the file's only number for key NULL. */
-static uint64_t read_number(const char *root, const char *name, unsigned slot, const char *file,
+static uint64_t read_number(const char *root, const char *name, unsigned cell, const char *file,
 	const char *key)
 {
 	char path[4096], text[4096];
-	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, name, slot, file);
+	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, name, cell, file);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return 0;
@@ -73,8 +73,8 @@ static char *make_root(const char *root, struct cgroups *cgroups)
 	snprintf(path, sizeof(path), "%s/%s", root, cgroups->name);
 	if (mkdir(path, 0755) < 0 && errno != EEXIST)
 		return NULL;
-	for (unsigned slot = 0; slot < cgroups->slots; slot++) {
-		snprintf(path, sizeof(path), "%s/%s/%u", root, cgroups->name, slot);
+	for (unsigned cell = 0; cell < cgroups->cells; cell++) {
+		snprintf(path, sizeof(path), "%s/%s/%u", root, cgroups->name, cell);
 		if (mkdir(path, 0755) < 0 && errno != EEXIST)
 			return NULL;
 	}
@@ -119,10 +119,10 @@ static void open_v1(struct cgroups *cgroups)
 			cgroups->roots[i] = make_root(roots[i], cgroups);
 }
 
-struct cgroups *cgroups_open(unsigned slots, struct croft_arena *arena, const char **limits)
+struct cgroups *cgroups_open(unsigned cells, struct croft_arena *arena, const char **limits)
 {
 	struct cgroups *cgroups = croft_zalloc(sizeof(*cgroups));
-	cgroups->slots = slots;
+	cgroups->cells = cells;
 	snprintf(cgroups->name, sizeof(cgroups->name), "croft-%d", getpid());
 	if (!open_v2(cgroups))
 		open_v1(cgroups);
@@ -134,69 +134,67 @@ struct cgroups *cgroups_open(unsigned slots, struct croft_arena *arena, const ch
 	return cgroups;
 }
 
-bool cgroups_begin(struct cgroups *cgroups, const struct wire_spec *spec, struct croft_error *err)
+bool cgroups_limit(struct cgroups *cgroups, unsigned cell, const struct wire_spec *spec,
+	unsigned others, struct croft_error *err)
 {
-	unsigned slot = spec->slot;
 	const char *name = cgroups->name;
+	uint64_t processes = spec->processes ? spec->processes + others : 0;
 	bool ok = true;
 	if (cgroups->v2) {
 		const char *root = cgroups->roots[0];
 		char quota[64];
 		snprintf(quota, sizeof(quota), "%llu 100000", (unsigned long long)spec->cpu_millis * 100);
-		ok = write_number(root, name, slot, "memory.max", spec->memory_bytes, "max") &&
-			write_number(root, name, slot, "pids.max", spec->processes, "max") &&
-			write_value(root, name, slot, "cpu.max", spec->cpu_millis ? quota : "max");
-		write_value(root, name, slot, "memory.swap.max", "0");
-		write_value(root, name, slot, "memory.oom.group", "1");
-		write_value(root, name, slot, "memory.peak", "0");
+		ok = write_number(root, name, cell, "memory.max", spec->memory_bytes, "max") &&
+			write_number(root, name, cell, "pids.max", processes, "max") &&
+			write_value(root, name, cell, "cpu.max", spec->cpu_millis ? quota : "max");
+		write_value(root, name, cell, "memory.swap.max", "0");
+		write_value(root, name, cell, "memory.oom.group", "1");
 	} else {
 		if (cgroups->roots[V1_MEMORY]) {
-			ok = write_number(cgroups->roots[V1_MEMORY], name, slot, "memory.limit_in_bytes",
+			ok = write_number(cgroups->roots[V1_MEMORY], name, cell, "memory.limit_in_bytes",
 				spec->memory_bytes, "-1");
-			write_value(cgroups->roots[V1_MEMORY], name, slot, "memory.max_usage_in_bytes", "0");
+			write_value(cgroups->roots[V1_MEMORY], name, cell, "memory.max_usage_in_bytes", "0");
 		}
 		if (ok && cgroups->roots[V1_PIDS])
-			ok = write_number(cgroups->roots[V1_PIDS], name, slot, "pids.max", spec->processes, "max");
+			ok = write_number(cgroups->roots[V1_PIDS], name, cell, "pids.max", processes, "max");
 		if (ok && cgroups->roots[V1_CPU])
-			ok = write_number(cgroups->roots[V1_CPU], name, slot, "cpu.cfs_quota_us",
+			ok = write_number(cgroups->roots[V1_CPU], name, cell, "cpu.cfs_quota_us",
 				spec->cpu_millis * 100, "-1");
 	}
-	return ok || croft_error_errno(err, errno, "setting the limits of slot %u", slot);
+	return ok || croft_error_errno(err, errno, "setting the limits of cell %u", cell);
 }
 
-bool cgroups_enter(struct cgroups *cgroups, unsigned slot, pid_t pid, struct croft_error *err)
+bool cgroups_enter(struct cgroups *cgroups, unsigned cell, pid_t pid, struct croft_error *err)
 {
 	char text[32];
 	snprintf(text, sizeof(text), "%d", pid);
 	for (int i = 0; i < V1_COUNT; i++)
 		if (cgroups->roots[i] &&
-			!write_value(cgroups->roots[i], cgroups->name, slot, "cgroup.procs", text))
-			return croft_error_errno(err, errno, "entering the cgroup of slot %u", slot);
+			!write_value(cgroups->roots[i], cgroups->name, cell, "cgroup.procs", text))
+			return croft_error_errno(err, errno, "entering the cgroup of cell %u", cell);
 	return true;
 }
 
-/* Counts of kills since the cgroup was made: the supervisor reports whether they grew. A slot runs one
- * job at a time, and a fresh cgroup for each resets what cannot be written. */
-static void renew(struct cgroups *cgroups, unsigned slot)
+void cgroups_renew(struct cgroups *cgroups, unsigned cell)
 {
 	char path[4096];
 	for (int i = 0; i < V1_COUNT; i++) {
 		if (!cgroups->roots[i])
 			continue;
-		snprintf(path, sizeof(path), "%s/%s/%u", cgroups->roots[i], cgroups->name, slot);
-		if (rmdir(path) == 0)
+		snprintf(path, sizeof(path), "%s/%s/%u", cgroups->roots[i], cgroups->name, cell);
+		if (rmdir(path) == 0 || errno == ENOENT)
 			mkdir(path, 0755);
 	}
 }
 
 /* Over all devices. Lines are "8:0 rbytes=1 wbytes=2 …" (v2) or "8:0 Read 1" (v1). */
-static void read_traffic(const struct cgroups *cgroups, unsigned slot, struct report *report)
+static void read_traffic(const struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters)
 {
 	char path[4096], text[16384];
 	const char *root = cgroups->roots[cgroups->v2 ? 0 : V1_BLKIO];
 	if (!root)
 		return;
-	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, cgroups->name, slot,
+	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, cgroups->name, cell,
 		cgroups->v2 ? "io.stat" : "blkio.throttle.io_service_bytes");
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
@@ -205,16 +203,15 @@ static void read_traffic(const struct cgroups *cgroups, unsigned slot, struct re
 	if (got < 0)
 		return;
 	text[got] = '\0';
-	report->read_bytes = report->written_bytes = 0;
 	for (char *at = text; (at = strpbrk(at, "Rrw")); at++) {
 		char *digits = at + strcspn(at, "0123456789\n");
 		if (strncmp(at, "rbytes=", 7) == 0 || strncmp(at, "Read ", 5) == 0)
-			report->read_bytes += strtoull(digits, NULL, 10);
+			counters->read_bytes += strtoull(digits, NULL, 10);
 		else if (strncmp(at, "wbytes=", 7) == 0)
-			report->written_bytes += strtoull(digits, NULL, 10);
+			counters->written_bytes += strtoull(digits, NULL, 10);
 	}
 	for (char *at = text; (at = strstr(at, "Write ")); at++)
-		report->written_bytes += strtoull(at + 6, NULL, 10);
+		counters->written_bytes += strtoull(at + 6, NULL, 10);
 }
 
 bool cgroups_limit_processes(const struct cgroups *cgroups)
@@ -222,48 +219,71 @@ bool cgroups_limit_processes(const struct cgroups *cgroups)
 	return cgroups->roots[cgroups->v2 ? 0 : V1_PIDS] != NULL;
 }
 
-uint64_t cgroups_cpu_ns(const struct cgroups *cgroups, unsigned slot)
+uint64_t cgroups_cpu_ns(const struct cgroups *cgroups, unsigned cell)
 {
 	if (cgroups->v2)
-		return read_number(cgroups->roots[0], cgroups->name, slot, "cpu.stat", "usage_usec") * 1000;
+		return read_number(cgroups->roots[0], cgroups->name, cell, "cpu.stat", "usage_usec") * 1000;
 	return cgroups->roots[V1_CPUACCT]
-		? read_number(cgroups->roots[V1_CPUACCT], cgroups->name, slot, "cpuacct.usage", NULL)
+		? read_number(cgroups->roots[V1_CPUACCT], cgroups->name, cell, "cpuacct.usage", NULL)
 		: 0;
 }
 
-void cgroups_measure(struct cgroups *cgroups, unsigned slot, struct report *report)
+void cgroups_count(const struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters)
 {
-	const char *root = cgroups->roots[0], *name = cgroups->name;
+	const char *name = cgroups->name;
+	*counters = (struct cgroup_counters){.cpu_ns = cgroups_cpu_ns(cgroups, cell)};
 	if (cgroups->v2) {
-		report->peak_memory_bytes = read_number(root, name, slot, "memory.peak", NULL);
-		report->memory_exceeded = read_number(root, name, slot, "memory.events", "oom_kill") > 0;
-		report->memory_measured = 1;
-		report->user_ns = read_number(root, name, slot, "cpu.stat", "user_usec") * 1000;
-		report->system_ns = read_number(root, name, slot, "cpu.stat", "system_usec") * 1000;
-	} else if (root) {
-		/* The whole is exact; how it divides is as the kernel's clock ticks. */
-		uint64_t both = cgroups_cpu_ns(cgroups, slot);
-		uint64_t sum = report->user_ns + report->system_ns;
-		if (both > 0) {
-			report->user_ns = sum ? (uint64_t)((double)both * (double)report->user_ns / (double)sum) : both;
-			report->system_ns = both - report->user_ns;
-		}
-		report->peak_memory_bytes =
-			read_number(root, name, slot, "memory.max_usage_in_bytes", NULL);
-		report->memory_exceeded =
-			read_number(root, name, slot, "memory.oom_control", "oom_kill") > 0;
-		report->memory_measured = 1;
+		const char *root = cgroups->roots[0];
+		counters->kills = read_number(root, name, cell, "memory.events", "oom_kill");
+		counters->user_ns = read_number(root, name, cell, "cpu.stat", "user_usec") * 1000;
+		counters->system_ns = read_number(root, name, cell, "cpu.stat", "system_usec") * 1000;
+	} else if (cgroups->roots[V1_MEMORY]) {
+		const char *root = cgroups->roots[V1_MEMORY];
+		counters->kills = read_number(root, name, cell, "memory.oom_control", "oom_kill");
+		counters->memory_bytes = read_number(root, name, cell, "memory.usage_in_bytes", NULL);
 	}
 	int pids = cgroups->v2 ? 0 : V1_PIDS;
 	if (cgroups->roots[pids])
-		report->processes_exceeded =
-			read_number(cgroups->roots[pids], name, slot, "pids.events", "max") > 0;
-	read_traffic(cgroups, slot, report);
+		counters->refusals = read_number(cgroups->roots[pids], name, cell, "pids.events", "max");
+	read_traffic(cgroups, cell, counters);
 }
 
-void cgroups_end(struct cgroups *cgroups, unsigned slot)
+void cgroups_measure(struct cgroups *cgroups, unsigned cell, const struct cgroup_counters *before,
+	struct report *report)
 {
-	renew(cgroups, slot);
+	struct cgroup_counters now;
+	cgroups_count(cgroups, cell, &now);
+	if (cgroups->v2) {
+		report->user_ns = now.user_ns - before->user_ns;
+		report->system_ns = now.system_ns - before->system_ns;
+	} else if (now.cpu_ns > before->cpu_ns) {
+		/* The whole is exact; how it divides is as the kernel's clock ticks. */
+		uint64_t both = now.cpu_ns - before->cpu_ns, sum = report->user_ns + report->system_ns;
+		report->user_ns = sum ? (uint64_t)((double)both * (double)report->user_ns / (double)sum) : both;
+		report->system_ns = both - report->user_ns;
+	}
+	if (cgroups->roots[0]) {
+		report->peak_memory_bytes = read_number(cgroups->roots[0], cgroups->name, cell,
+			cgroups->v2 ? "memory.peak" : "memory.max_usage_in_bytes", NULL);
+		report->memory_exceeded = now.kills > before->kills;
+		report->memory_measured = 1;
+	}
+	report->processes_exceeded = now.refusals > before->refusals;
+	if (cgroups->roots[cgroups->v2 ? 0 : V1_BLKIO]) {
+		report->read_bytes = now.read_bytes - before->read_bytes;
+		report->written_bytes = now.written_bytes - before->written_bytes;
+	}
+}
+
+bool cgroups_reusable(const struct cgroups *cgroups, unsigned cell,
+	const struct cgroup_counters *before)
+{
+	/* A version 2 group's peak stays what it was. */
+	if (cgroups->v2)
+		return false;
+	const char *root = cgroups->roots[V1_MEMORY];
+	uint64_t left = root ? read_number(root, cgroups->name, cell, "memory.usage_in_bytes", NULL) : 0;
+	return left <= before->memory_bytes + (1 << 20);
 }
 
 void cgroups_close(struct cgroups *cgroups)
@@ -272,8 +292,8 @@ void cgroups_close(struct cgroups *cgroups)
 	for (int i = 0; cgroups && i < V1_COUNT; i++) {
 		if (!cgroups->roots[i])
 			continue;
-		for (unsigned slot = 0; slot < cgroups->slots; slot++) {
-			snprintf(path, sizeof(path), "%s/%s/%u", cgroups->roots[i], cgroups->name, slot);
+		for (unsigned cell = 0; cell < cgroups->cells; cell++) {
+			snprintf(path, sizeof(path), "%s/%s/%u", cgroups->roots[i], cgroups->name, cell);
 			rmdir(path);
 		}
 		snprintf(path, sizeof(path), "%s/%s", cgroups->roots[i], cgroups->name);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Pid 1 inside: enters the root, starts the command with nothing it does not need, and reaps. When it
- * ends, the kernel kills whatever is left.
+ * Pid 1 inside, and its child, which makes the root its own, drops what it does not need and becomes the
+ * command. Both wait ready for the job to come. When pid 1 ends, the kernel kills whatever is left.
  */
 #include "sandbox/internal.h"
+
+#include "proto/base/cleanup.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
-#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -34,31 +35,29 @@ static bool set_users(uint32_t uid)
 	return syscall(SYS_setresuid, uid, uid, uid) == 0;
 }
 
-static void tell(const struct init_context *context, const struct init_status *status)
+bool status_tell(int inner, const struct status *status)
 {
-	/* Nobody is left to hear of a failure here; the supervisor takes a missing word as a kill. */
-	if (write(context->status, status, sizeof(*status)) < 0)
+	return send(inner, status, sizeof(*status), MSG_NOSIGNAL) == sizeof(*status);
+}
+
+static void tell_failure(int inner, const struct croft_error *err)
+{
+	struct status status = {.kind = STATUS_FAILED};
+	snprintf(status.message, sizeof(status.message), "%s", err->message);
+	/* Nobody is left to hear of a failure here; the keeper sees that the process is gone. */
+	if (!status_tell(inner, &status))
 		_exit(1);
 }
 
-static int fail(const struct init_context *context, const struct croft_error *err)
-{
-	struct init_status status = {.wait_status = -1};
-	snprintf(status.failed, sizeof(status.failed), "%s", err->message);
-	tell(context, &status);
-	return 1;
-}
+/* A job, as the command has it. */
+struct job {
+	const struct nursery *nursery;
+	const struct wire_spec *spec;
+	int inner, spec_fd, out, errors, root;
+	bool wait;
+};
 
-static bool raise_loopback(struct croft_error *err)
-{
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct ifreq request = {.ifr_name = "lo"};
-	request.ifr_flags = IFF_UP | IFF_RUNNING;
-	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
-		return croft_error_errno(err, errno, "bringing up the loopback interface");
-	close(fd);
-	return true;
-}
+/* The command --------------------------------------------------------------------------------------- */
 
 static bool set_names(const struct wire_spec *spec, struct croft_error *err)
 {
@@ -70,8 +69,6 @@ static bool set_names(const struct wire_spec *spec, struct croft_error *err)
 	return true;
 }
 
-/* The command --------------------------------------------------------------------------------------- */
-
 static bool limit(int resource, rlim_t value, struct croft_error *err)
 {
 	struct rlimit now;
@@ -82,66 +79,75 @@ static bool limit(int resource, rlim_t value, struct croft_error *err)
 		croft_error_errno(err, errno, "setting resource limit %d", resource);
 }
 
-static bool set_limits(const struct init_context *context, struct croft_error *err)
+static bool set_limits(const struct job *job, struct croft_error *err)
 {
-	const struct wire_spec *spec = context->spec;
-	/* Where a cgroup limits processes, it shall be what refuses, since it counts that. */
-	bool counted = cgroups_limit_processes(context->launcher->cgroups);
+	const struct wire_spec *spec = job->spec;
+	/* Where a cgroup limits processes, it shall be what refuses, since it counts that. Here those count
+	 * that wait in both cells of the slot. */
+	bool counted = cgroups_limit_processes(job->nursery->context->cgroups);
 	if (weak(spec, WEAKEN_RLIMITS))
 		return true;
-	return limit(RLIMIT_CORE, 0, err) && limit(RLIMIT_NOFILE, 65536, err) &&
-		limit(RLIMIT_MEMLOCK, 64 << 10, err) && limit(RLIMIT_MSGQUEUE, 819200, err) &&
-		/* For one process, where no cgroup counts for all. */
-		(!spec->cpu_ms || limit(RLIMIT_CPU, (spec->cpu_ms + 999) / 1000, err)) &&
+	/* For one process, where no cgroup counts for all. */
+	return (!spec->cpu_ms || limit(RLIMIT_CPU, (spec->cpu_ms + 999) / 1000, err)) &&
 		(!spec->file_bytes || limit(RLIMIT_FSIZE, spec->file_bytes, err)) &&
-		limit(RLIMIT_NPROC, spec->processes && !counted ? spec->processes : 16384, err);
+		limit(RLIMIT_NPROC, spec->processes && !counted ? spec->processes + 5 : 16384, err);
 }
 
-static bool drop_capabilities(struct croft_error *err)
+/* What is left for init and the command is needed to mount and to become the job's user. */
+static bool drop_bounds(struct croft_error *err)
 {
-	for (int capability = 0; capability <= CAP_LAST_CAP; capability++)
-		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0 && errno != EINVAL)
-			return croft_error_errno(err, errno, "dropping capability %d", capability);
-	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-	struct __user_cap_data_struct none[2] = {{0}};
-	if (syscall(SYS_capset, &header, none) < 0)
-		return croft_error_errno(err, errno, "dropping capabilities");
-	return true;
-}
-
-static bool become_user(const struct init_context *context, struct croft_error *err)
-{
-	const struct wire_spec *spec = context->spec;
-	uint32_t base = weak(spec, WEAKEN_USER_NAMESPACE)
-		? context->launcher->uid_base + spec->slot * IDS_PER_SLOT
-		: 0;
-	/* An ordinary user's namespace has one id and may not call setgroups. */
-	if (context->launcher->privileged && syscall(SYS_setgroups, 0, NULL) < 0)
-		return croft_error_errno(err, errno, "dropping supplementary groups");
-	/* Root keeps no power over exec either. */
-	if (!weak(spec, WEAKEN_CAPABILITIES) &&
-		prctl(PR_SET_SECUREBITS,
+	/* Root keeps no power over exec. */
+	if (prctl(PR_SET_SECUREBITS,
 			SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
 				SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
 				SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED,
 			0, 0, 0) < 0)
 		return croft_error_errno(err, errno, "locking the secure bits");
+	for (int capability = 0; capability <= CAP_LAST_CAP; capability++)
+		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0 && errno != EINVAL)
+			return croft_error_errno(err, errno, "dropping capability %d", capability);
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	return true;
+}
+
+bool init_drop_early(const struct nursery *nursery, struct croft_error *err)
+{
+	const struct wire_spec *spec = nursery->spec;
+	/* An ordinary user's namespace has one id and may not call setgroups. */
+	if (nursery->context->privileged && syscall(SYS_setgroups, 0, NULL) < 0)
+		return croft_error_errno(err, errno, "dropping supplementary groups");
+	umask(022);
+	return (weak(spec, WEAKEN_RLIMITS) ||
+			   (limit(RLIMIT_CORE, 0, err) && limit(RLIMIT_NOFILE, 65536, err) &&
+				   limit(RLIMIT_MEMLOCK, 64 << 10, err) && limit(RLIMIT_MSGQUEUE, 819200, err))) &&
+		(weak(spec, WEAKEN_CAPABILITIES) || drop_bounds(err));
+}
+
+static bool become_user(const struct job *job, struct croft_error *err)
+{
+	const struct wire_spec *spec = job->spec;
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct none[2] = {{0}};
+	uint32_t base = weak(spec, WEAKEN_USER_NAMESPACE)
+		? cell_ids(job->nursery->context, job->nursery->cell)
+		: 0;
 	if (!set_groups(base + spec->gid) || !set_users(base + spec->uid))
 		return croft_error_errno(
 			err, errno, "becoming user %u, group %u", spec->uid, spec->gid);
 	/* Tests weaken one or the other, never both: that would be the host's root. */
-	return (weak(spec, WEAKEN_CAPABILITIES) && !base) || drop_capabilities(err);
+	if ((!weak(spec, WEAKEN_CAPABILITIES) || base) && syscall(SYS_capset, &header, none) < 0)
+		return croft_error_errno(err, errno, "dropping capabilities");
+	return true;
 }
 
-static bool set_streams(const struct init_context *context, struct croft_error *err)
+static bool set_streams(const struct job *job, struct croft_error *err)
 {
-	int in = context->spec->terminal ? context->out : open("/dev/null", O_RDONLY);
-	if (weak(context->spec, WEAKEN_STREAMS))
+	int in = job->spec->terminal ? job->out : open("/dev/null", O_RDONLY);
+	if (weak(job->spec, WEAKEN_STREAMS))
 		in = 0;
-	if (in < 0 || dup2(in, 0) < 0 || dup2(context->out, 1) < 0 || dup2(context->errors, 2) < 0)
+	if (in < 0 || dup2(in, 0) < 0 || dup2(job->out, 1) < 0 || dup2(job->errors, 2) < 0)
 		return croft_error_errno(err, errno, "connecting stdin, stdout and stderr");
-	if (context->spec->terminal && ioctl(0, TIOCSCTTY, 0) < 0)
+	if (job->spec->terminal && ioctl(0, TIOCSCTTY, 0) < 0)
 		return croft_error_errno(err, errno, "taking the terminal");
 	return true;
 }
@@ -183,46 +189,107 @@ static int execute(const char **arguments, const char **environment)
 	return failure;
 }
 
-static bool load_seccomp(const struct init_context *context, struct croft_error *err)
+static bool load_seccomp(const struct job *job, struct croft_error *err)
 {
-	const struct sock_fprog *program = &context->launcher->seccomp[context->spec->seccomp];
-	bool privileges = weak(context->spec, WEAKEN_NEW_PRIVILEGES);
+	const struct sock_fprog *program = &job->nursery->context->seccomp[job->spec->seccomp];
+	bool privileges = weak(job->spec, WEAKEN_NEW_PRIVILEGES);
 	if ((!privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) ||
-		(!privileges && !weak(context->spec, WEAKEN_SECCOMP) &&
+		(!privileges && !weak(job->spec, WEAKEN_SECCOMP) &&
 			prctl(PR_SET_SECCOMP, 2 /* filter */, program, 0, 0) < 0))
 		return croft_error_errno(err, errno, "loading the seccomp filter");
 	return true;
 }
 
-static void command_main(const struct init_context *context, int failed)
+/* Waits for the job. False: none will come. */
+static bool receive_job(struct job *job)
+{
+	struct order order;
+	int fds[4] = {-1, -1, -1, -1};
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(fds))];
+	} control;
+	struct iovec data = {&order, sizeof(order)};
+	struct msghdr message = {.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
+	ssize_t got = recvmsg(job->inner, &message, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	if (got != sizeof(order) || !header || header->cmsg_len < CMSG_LEN(3 * sizeof(int)))
+		return false;
+	memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
+	job->wait = order.wait;
+	job->spec_fd = fds[0];
+	job->out = fds[1];
+	job->errors = fds[2];
+	job->root = fds[3];
+	job->spec = wire_spec_map(job->spec_fd);
+	return job->spec != NULL;
+}
+
+static bool make_root(const struct job *job, struct croft_error *err)
+{
+	static const struct host_view here = {-1, -1, -1};
+	const struct nursery *nursery = job->nursery;
+	char root[256];
+	snprintf(root, sizeof(root), "%s/root", nursery->skeleton.at);
+	if (!nursery->context->privileged &&
+		!root_mount(nursery->context, nursery->cell, root, &here, job->spec, err))
+		return false;
+	if (job->root < 0 && chdir("/") < 0)
+		return croft_error_errno(err, errno, "entering /");
+	/* A namespace without any interface is nobody else's. */
+	if (job->spec->network == CROFT_NETWORK_NONE && unshare(CLONE_NEWNET) < 0)
+		return croft_error_errno(err, errno, "making a network namespace");
+	return set_names(job->spec, err) && inside_enter(&nursery->skeleton, job->root, job->spec, err);
+}
+
+static bool prepare(const struct job *job, struct croft_error *err)
+{
+	const char *directory = wire_text(job->spec, job->spec->working_directory);
+	if (!make_root(job, err) || !set_streams(job, err) || !set_limits(job, err) ||
+		!become_user(job, err))
+		return false;
+	return chdir(directory) == 0 ||
+		croft_error_errno(err, errno, "entering the working directory %s", directory);
+}
+
+/* Nothing of ours stays open in the command; the inner socket closes by itself when it is executed. */
+static bool close_all(struct job *job, struct croft_error *err)
+{
+	if (weak(job->spec, WEAKEN_DESCRIPTORS))
+		return true;
+	if (dup3(job->inner, 3, O_CLOEXEC) < 0 || syscall(SYS_close_range, 4, ~0u, 0) < 0)
+		return croft_error_errno(err, errno, "closing descriptors");
+	job->inner = 3;
+	return true;
+}
+
+static void command_main(const struct nursery *nursery)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
-	struct init_status status = {.wait_status = -1};
-	const struct wire_spec *spec = context->spec;
-	const char **arguments = wire_list(spec, spec->arguments);
-	const char **environment = wire_list(spec, spec->environment);
+	struct job job = {.nursery = nursery, .inner = nursery->inner};
+	struct status status = {.kind = STATUS_STARTED};
+	char byte;
 	setsid();
-	umask(022);
-	bool ok = set_streams(context, &err) && set_limits(context, &err) && become_user(context, &err);
-	if (ok && chdir(wire_text(spec, spec->working_directory)) < 0)
-		ok = croft_error_errno(&err, errno, "entering the working directory %s",
-			wire_text(spec, spec->working_directory));
-	/* Nothing of ours stays open in the command; `failed` closes by itself when it is executed. */
-	if (ok && weak(spec, WEAKEN_DESCRIPTORS))
-		ok = fcntl(failed, F_SETFD, FD_CLOEXEC) == 0;
-	else if (ok && (dup3(failed, 3, O_CLOEXEC) < 0 || syscall(SYS_close_range, 4, ~0u, 0) < 0))
-		ok = croft_error_errno(&err, errno, "closing descriptors");
-	else if (ok)
-		failed = 3;
+	if (!receive_job(&job))
+		_exit(1);
+	const char **arguments = wire_list(job.spec, job.spec->arguments);
+	const char **environment = wire_list(job.spec, job.spec->environment);
+	bool ok = prepare(&job, &err);
+	if (ok && (!status_tell(job.inner, &status) || (job.wait && recv(job.inner, &byte, 1, 0) != 1)))
+		_exit(1);
 	reset_signals();
-	if (ok && load_seccomp(context, &err))
-		status.exec_errno = execute(arguments,
-			weak(spec, WEAKEN_ENVIRONMENT) ? (const char **)environ : environment);
-	else
-		snprintf(status.failed, sizeof(status.failed), "%s", err.message);
-	if (write(failed, &status, sizeof(status)) < 0)
-		_exit(126);
-	_exit(127);
+	if (ok && close_all(&job, &err) && load_seccomp(&job, &err)) {
+		status.kind = STATUS_EXEC;
+		status.number = execute(arguments,
+			weak(job.spec, WEAKEN_ENVIRONMENT) ? (const char **)environ : environment);
+		status_tell(job.inner, &status);
+		_exit(127);
+	}
+	tell_failure(job.inner, &err);
+	_exit(126);
 }
 
 /* Pid 1 -------------------------------------------------------------------------------------------- */
@@ -246,72 +313,35 @@ static int reap_until(pid_t command)
 	}
 }
 
-static bool wait_go(int fd)
+static uint64_t own_namespace(const struct skeleton *skeleton)
 {
-	char byte;
-	ssize_t got;
-	while ((got = read(fd, &byte, 1)) < 0 && errno == EINTR)
-		;
-	return got == 1;
+	char path[256];
+	struct stat st;
+	snprintf(path, sizeof(path), "%s/proc/self/ns/pid", skeleton->at);
+	return stat(path, &st) == 0 ? st.st_ino : 0;
 }
 
-static bool build(const struct init_context *context, struct croft_error *err)
-{
-	if (!set_groups(0) || !set_users(0)) {
-		/* An ordinary user's namespace has only the id that the job will have. */
-		if (context->launcher->privileged)
-			return croft_error_errno(err, errno, "becoming root of the namespace");
-	}
-	if (!context->launcher->privileged &&
-		!root_mount_layers(context->launcher, context->spec, err))
-		return false;
-	/* Only now is this process in the slot's cgroup, which becomes what is seen as the root. */
-	if (!weak(context->spec, WEAKEN_CGROUP_NAMESPACE) && unshare(CLONE_NEWCGROUP) < 0)
-		return croft_error_errno(err, errno, "making the cgroup namespace");
-	return set_names(context->spec, err) &&
-		(context->spec->network != CROFT_NETWORK_LOOPBACK || raise_loopback(err)) &&
-		root_enter(context->launcher, context->spec, err);
-}
-
-int init_main(const struct init_context *context)
+int init_main(const struct nursery *nursery)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
-	struct init_status status = {0};
+	struct status status = {.kind = STATUS_READY};
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* The command may have our uid: it must not trace us. */
-	bool dumpable = weak(context->spec, WEAKEN_DUMPABLE);
-	prctl(PR_SET_DUMPABLE, dumpable);
-	sigset_t blocked;
-	sigemptyset(&blocked);
-	sigaddset(&blocked, SIGCHLD);
-	sigaddset(&blocked, SIGTERM);
-	sigprocmask(SIG_BLOCK, &blocked, NULL);
-	if (!wait_go(context->go))
+	if (!inside_mount_own(&nursery->skeleton, nursery->spec, &err)) {
+		tell_failure(nursery->inner, &err);
 		return 1;
-	if (!build(context, &err))
-		return fail(context, &err);
-	prctl(PR_SET_DUMPABLE, dumpable);
-	/* Ready: the agent hears of the namespace before the command's first instruction. */
-	tell(context, &status);
-	int failed[2];
-	if (!wait_go(context->go) || pipe2(failed, O_CLOEXEC) < 0)
-		return 1;
+	}
 	pid_t command = fork();
 	if (command < 0) {
 		croft_error_errno(&err, errno, "starting the command");
-		return fail(context, &err);
-	}
-	if (command == 0)
-		command_main(context, failed[1]);
-	close(failed[1]);
-	close(context->out);
-	if (context->errors != context->out)
-		close(context->errors);
-	if (read(failed[0], &status, sizeof(status)) == sizeof(status) && status.failed[0]) {
-		tell(context, &status);
+		tell_failure(nursery->inner, &err);
 		return 1;
 	}
-	status.wait_status = reap_until(command);
-	tell(context, &status);
-	return 0;
+	if (command == 0)
+		command_main(nursery);
+	status.pid_namespace = own_namespace(&nursery->skeleton);
+	if (!status_tell(nursery->inner, &status))
+		return 1;
+	status.kind = STATUS_ENDED;
+	status.number = reap_until(command);
+	return !status_tell(nursery->inner, &status);
 }

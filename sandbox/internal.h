@@ -2,13 +2,16 @@
 /*
  * Private to sandbox/: the processes of a sandbox and what they tell each other.
  *
- *	agent ── control socket ── supervisor ── clone ── init (pid 1 inside) ── fork ── command
+ *	agent ── cell socket ── keeper ── nursery ── clone ── init (pid 1 inside) ── fork ── command
  *	   └── launcher socket ── launcher ── fork ──┘
  *
- * The launcher (launcher.c) is forked before the agent has threads. For each sandbox it forks a
- * supervisor (supervisor.c), which builds the root in a mount namespace of its own, clones init
- * (init.c) into fresh namespaces, and lives until everything inside is dead. When the agent dies, the
- * control socket closes and the supervisor kills all.
+ * Each slot has two cells, so that the next sandbox is made while one runs. A cell has a keeper
+ * (keeper.c): a process in a mount and a network namespace of its own, which mounts the root and reports.
+ * Its nursery (nursery.c) lives in the cell's user namespace and cgroup and sees nothing of the host; it
+ * clones an init (init.c) ahead, in fresh namespaces, whose child waits to become the command. When the
+ * job is over and nothing of it can be found, the cell is used again; else the keeper ends and the
+ * launcher (launcher.c), which is forked before the agent has threads, forks another. When the agent dies
+ * all keepers end, and take everything with them.
  */
 #ifndef CROFT_SANDBOX_INTERNAL_H
 #define CROFT_SANDBOX_INTERNAL_H
@@ -18,12 +21,12 @@
 #include <linux/filter.h>
 #include <sys/resource.h>
 
-enum { IDS_PER_SLOT = 65536, MAX_ROOTS = 16 };
+enum { IDS_PER_SLOT = 65536, MAX_ROOTS = 16, CELLS_PER_SLOT = 2 };
 
-/* A spec as the supervisor reads it from its memory file: this header, then the strings. Offsets count
+/* A spec as the keeper and the command read it from its memory file: this header, then the strings. Offsets count
  * from the start of the file; 0 is NULL. Lists are arrays of offsets that end with 0. */
 struct wire_spec {
-	uint32_t slot;
+	uint64_t pid_namespace; /* that the agent takes the job's to be */
 	uint32_t uid, gid;
 	uint32_t network, seccomp;
 	uint32_t root_writable, terminal;
@@ -55,11 +58,12 @@ enum weaken {
 	WEAKEN_ENVIRONMENT = 1 << 15,
 	WEAKEN_RLIMITS = 1 << 16,
 	WEAKEN_DUMPABLE = 1 << 17,
-	WEAKEN_AGENT_LOSS = 1 << 18, /* the supervisor does not mind that the agent is gone */
+	WEAKEN_AGENT_LOSS = 1 << 18, /* the keeper does not mind that the agent is gone */
 	WEAKEN_STREAMS = 1 << 19,    /* stdin is the launcher's */
 };
 #ifdef CROFT_SANDBOX_WEAKEN
 extern uint32_t sandbox_weaken; /* for the sandboxes prepared from now on */
+unsigned sandbox_cell(const struct croft_sandbox *sandbox);
 #endif
 static inline bool weak(const struct wire_spec *spec, enum weaken what)
 {
@@ -69,20 +73,30 @@ static inline bool weak(const struct wire_spec *spec, enum weaken what)
 	return false;
 #endif
 }
-/* The spec in a sealed memory file; -1 on error. */
-int wire_spec_write(const struct croft_sandbox_spec *spec, unsigned slot, struct croft_error *err);
+/* The spec in a memory file; -1 on error. */
+int wire_spec_write(const struct croft_sandbox_spec *spec, uint64_t pid_namespace,
+	struct croft_error *err);
 const struct wire_spec *wire_spec_map(int fd);
+void wire_spec_unmap(const struct wire_spec *spec, int fd);
 const char *wire_text(const struct wire_spec *spec, uint32_t offset);
-/* NULL-terminated, in malloc'ed memory that is never freed (the process ends soon). */
+/* NULL-terminated, to be freed. */
 const char **wire_list(const struct wire_spec *spec, uint32_t offset);
 
-/* Agent → supervisor, on the control socket (SOCK_SEQPACKET). */
+/* Keeper → agent, on the cell's socket: a sandbox is made. */
+struct ready {
+	uint64_t pid_namespace;
+};
+/* Agent → keeper there: any byte, with these descriptors: the spec, control, stdout, stderr. */
+enum { REQUEST_FDS = 4 };
+
+/* Agent → keeper, on the job's control socket. Sockets here are all SOCK_SEQPACKET. GO answers STARTED
+ * where the namespace is another than the spec says. */
 enum command_kind { COMMAND_GO, COMMAND_TERMINATE, COMMAND_KILL };
 struct command {
 	uint32_t kind;
 };
 
-/* Supervisor → agent. */
+/* Keeper → agent. */
 enum report_kind { REPORT_STARTED, REPORT_ENDED, REPORT_FAILED };
 struct report {
 	uint32_t kind;
@@ -104,7 +118,7 @@ struct end_facts {
 };
 void end_judge(const struct end_facts *facts, struct croft_sandbox_result *result);
 
-/* What the launcher sets up once, shared by its supervisors. */
+/* What the launcher sets up once, for all its keepers. */
 struct launcher_context {
 	const char *state;
 	const char *staging; /* where roots are mounted: a path that every user may walk */
@@ -117,67 +131,156 @@ struct launcher_context {
 	struct sock_fprog seccomp[3];
 };
 
-/* slot's directory below the state directory: upper/, work/, input-upper/, input-work/, lower0/… */
-void slot_path(const struct launcher_context *context, unsigned slot, const char *name, char *path,
-	size_t size);
-/* The slot's kernel ids begin here. */
-static inline uint32_t slot_ids(const struct launcher_context *context, unsigned slot)
+static inline unsigned launcher_cells(const struct launcher_context *context)
 {
-	return context->uid_base + (context->shared_uids ? 0 : slot * IDS_PER_SLOT);
+	return context->slots * CELLS_PER_SLOT;
 }
-/* Where the slot's root is mounted. */
-void slot_root(const struct launcher_context *context, unsigned slot, char *path, size_t size);
+/* The cell's directory below the state directory: upper/, work/, input-upper/, input-work/, lower0/… */
+void cell_path(const struct launcher_context *context, unsigned cell, const char *name, char *path,
+	size_t size);
+/* The kernel ids of the cell's slot begin here. Never two of a slot's cells run a job at a time. */
+static inline uint32_t cell_ids(const struct launcher_context *context, unsigned cell)
+{
+	return context->uid_base +
+		(context->shared_uids ? 0 : cell / CELLS_PER_SLOT * IDS_PER_SLOT);
+}
+/* Where the cell's root is mounted. */
+void cell_root(const struct launcher_context *context, unsigned cell, char *path, size_t size);
 
-void launcher_main(struct launcher_context *context, int socket) __attribute__((noreturn));
+/* pool.c: the launcher's cells, from the agent's side. */
+const struct launcher_context *pool_context(const struct croft_launcher *launcher);
+/* Waits for a free slot and a sandbox in it. */
+bool pool_take(struct croft_launcher *launcher, unsigned *cell, uint64_t *pid_namespace,
+	struct croft_error *err);
+bool pool_request(struct croft_launcher *launcher, unsigned cell, const int fds[REQUEST_FDS],
+	struct croft_error *err);
+/* Its job is over. */
+void pool_release(struct croft_launcher *launcher, unsigned cell);
+
+/* What the launcher process is given: its ends of all cells' sockets, and what tells that the agent is
+ * gone. */
+struct launcher_sockets {
+	int agent; /* closes when it is to end */
+	int *cells;
+};
+void launcher_main(struct launcher_context *context, const struct launcher_sockets *sockets)
+	__attribute__((noreturn));
 /* A user namespace that maps 0 to base and up, for mapping owners on mounts; -1: not to be had. */
 int launcher_user_namespace(const struct launcher_context *context, uint32_t base);
-/* Runs one sandbox in a process of its own. */
-void supervisor_main(const struct launcher_context *context, const struct wire_spec *spec,
-	int control, int out, int errors) __attribute__((noreturn));
+
+/* keeper.c: keeps one cell. requests: the cell's socket; agent: a descriptor that becomes readable when
+ * the agent is gone. */
+void keeper_main(const struct launcher_context *context, unsigned cell, int requests, int agent)
+	__attribute__((noreturn));
 
 /* mounts.c: puts this process (root, one thread) into a mount namespace of its own, whose root is what
  * it sees as "/", and which hears of mounts that the host makes later. */
 bool mounts_own(const struct launcher_context *context, struct croft_error *err);
 
-/* root.c: the file system of a sandbox. */
-bool root_mount_layers(const struct launcher_context *context, const struct wire_spec *spec,
+/* network.c: brings up the loopback interface of this process's network namespace. */
+bool network_raise_loopback(struct croft_error *err);
+/* All that a job can leave in the network namespace of `pid`: sockets, traffic, counts. Malloc'ed text, to
+ * be compared with that of a fresh one; NULL: cannot be read. */
+char *network_traces(pid_t pid);
+
+/* root.c: the file system of a sandbox, from the host's side. Directories for a job to come: */
+bool root_prepare(const struct launcher_context *context, unsigned cell, struct croft_error *err);
+/* Where layers are found: the host's mount namespace and root, and the way back. All -1: here. */
+struct host_view {
+	int mounts, root, own_mounts;
+};
+/* Mounts everything at `root`. */
+bool root_mount(const struct launcher_context *context, unsigned cell, const char *root,
+	const struct host_view *host, const struct wire_spec *spec, struct croft_error *err);
+/* Undoes both. */
+bool root_remove(const struct launcher_context *context, unsigned cell, struct croft_error *err);
+
+/* inside.c: the same from inside. A skeleton is a small tmpfs with root/, proc/ and dev/, where a sandbox
+ * is put together before it becomes the root. */
+struct skeleton {
+	char at[128]; /* its path; "" when it is the root already */
+};
+/* A /dev of its own nodes, read-only, that is mounted nowhere; -1: may not be made here, and the host's
+ * nodes serve. */
+int inside_make_dev(void);
+/* In the nursery: once. With `alone` nothing of the host remains to be seen. */
+bool inside_make_skeleton(const char *place, int dev, bool alone, const struct wire_spec *spec,
+	struct skeleton *skeleton, struct croft_error *err);
+/* In init: what each job has of its own. */
+bool inside_mount_own(const struct skeleton *skeleton, const struct wire_spec *spec,
 	struct croft_error *err);
-/* Inside, as pid 1 and still seeing the host: makes slot/root the root, with /proc, /dev and the like. */
-bool root_enter(const struct launcher_context *context, const struct wire_spec *spec,
+/* In the command: root (a mount; -1: it was mounted in the skeleton) becomes "/". */
+bool inside_enter(const struct skeleton *skeleton, int root, const struct wire_spec *spec,
 	struct croft_error *err);
 
-/* init.c: pid 1 inside. status: where it tells how the command ended (struct init_status). */
-struct init_status {
-	int32_t wait_status;
-	int32_t exec_errno;
-	char failed[400]; /* not empty: the sandbox could not be made */
+/* Keeper → nursery: any byte makes it clone. Back: */
+struct birth {
+	int32_t pid, failure;
 };
-struct init_context {
-	const struct launcher_context *launcher;
-	const struct wire_spec *spec;
-	int go, status; /* waits for a byte on go before it begins, and another before it executes */
-	int out, errors;
+/* Init and command → keeper, on the inner socket. */
+enum status_kind {
+	STATUS_READY,   /* waits for a job */
+	STATUS_STARTED, /* its root is made; it executes the command, or waits for a byte before it does */
+	STATUS_EXEC,    /* the command cannot be executed */
+	STATUS_ENDED,   /* the command ended */
+	STATUS_FAILED,  /* the sandbox could not be made */
 };
-int init_main(const struct init_context *context);
+struct status {
+	uint32_t kind;
+	int32_t number; /* exec: errno; ended: as wait() tells it */
+	uint64_t pid_namespace;
+	char message[400];
+};
+/* Keeper → command there: this, with the spec, stdout, stderr and, unless it mounts it itself, the root. */
+struct order {
+	uint32_t wait; /* for a byte before the command is executed */
+};
+struct nursery {
+	const struct launcher_context *context;
+	unsigned cell;
+	const struct wire_spec *spec; /* what is special; of the pool: nothing */
+	int births, inner;
+	int dev;
+	unsigned long namespaces; /* of its inits */
+	bool alone;
+	bool raise_loopback;
+	struct skeleton skeleton;
+};
+void nursery_main(struct nursery *nursery) __attribute__((noreturn));
+int init_main(const struct nursery *nursery);
+bool status_tell(int inner, const struct status *status);
+/* What needs no spec and is inherited by all jobs. */
+bool init_drop_early(const struct nursery *nursery, struct croft_error *err);
 
 /* seccomp.c: the compiled filter for one profile. */
 bool seccomp_compile(enum croft_seccomp profile, struct sock_fprog *program,
 	struct croft_error *err);
 
-/* cgroup.c */
+/* cgroup.c: one for each cell. */
 struct cgroups;
 /* Never fails: what cannot be had is said in limits (one line each, in the arena). */
-struct cgroups *cgroups_open(unsigned slots, struct croft_arena *arena, const char **limits);
-bool cgroups_begin(struct cgroups *cgroups, const struct wire_spec *spec, struct croft_error *err);
-bool cgroups_enter(struct cgroups *cgroups, unsigned slot, pid_t pid, struct croft_error *err);
+struct cgroups *cgroups_open(unsigned cells, struct croft_arena *arena, const char **limits);
+/* A fresh one in the place of the old. */
+void cgroups_renew(struct cgroups *cgroups, unsigned cell);
+bool cgroups_enter(struct cgroups *cgroups, unsigned cell, pid_t pid, struct croft_error *err);
+/* `others`: processes in it that are none of the job's. */
+bool cgroups_limit(struct cgroups *cgroups, unsigned cell, const struct wire_spec *spec,
+	unsigned others, struct croft_error *err);
 /* Whether the number of processes is limited, so that refusals are counted. */
 bool cgroups_limit_processes(const struct cgroups *cgroups);
-/* What the job used; to be asked when it is over. */
-void cgroups_measure(struct cgroups *cgroups, unsigned slot, struct report *report);
+/* What its counters say now: a job's use is the difference of two. */
+struct cgroup_counters {
+	uint64_t cpu_ns, user_ns, system_ns, kills, refusals, read_bytes, written_bytes, memory_bytes;
+};
+void cgroups_count(const struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters);
+/* What the job used since; to be asked when it is over. */
+void cgroups_measure(struct cgroups *cgroups, unsigned cell, const struct cgroup_counters *before,
+	struct report *report);
+/* Whether it may serve another job, whose use can be told from this one's. */
+bool cgroups_reusable(const struct cgroups *cgroups, unsigned cell,
+	const struct cgroup_counters *before);
 /* Processor time so far; 0 where no cgroup counts it. */
-uint64_t cgroups_cpu_ns(const struct cgroups *cgroups, unsigned slot);
-/* Ready for the next job. */
-void cgroups_end(struct cgroups *cgroups, unsigned slot);
+uint64_t cgroups_cpu_ns(const struct cgroups *cgroups, unsigned cell);
 void cgroups_close(struct cgroups *cgroups);
 
 #endif

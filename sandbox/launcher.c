@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The launcher: a single-threaded process that forks supervisors. A threaded process may not fork and
+ * The launcher: a single-threaded process that forks the keepers. A threaded process may not fork and
  * go on working in the child; this one may.
  */
 #include "sandbox/internal.h"
@@ -9,72 +9,83 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PASSED_FDS = 4 }; /* spec, control, stdout, stderr */
+struct launcher {
+	struct launcher_context *context;
+	const struct launcher_sockets *sockets;
+	int agent; /* its pidfd */
+	pid_t *keepers; /* one for each cell; 0: there is none */
+};
 
-/* One request: any byte, with the four descriptors. False: the agent is gone. */
-static bool receive(int socket, int fds[PASSED_FDS])
+static void heard(int number)
 {
-	char byte;
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(PASSED_FDS * sizeof(int))];
-	} control;
-	struct iovec data = {&byte, 1};
-	struct msghdr message = {.msg_iov = &data,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = sizeof(control.space)};
-	ssize_t got;
-	while ((got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
-		;
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	if (got != 1 || !header || header->cmsg_len != CMSG_LEN(PASSED_FDS * sizeof(int)))
+}
+
+static bool keep(struct launcher *launcher, unsigned cell)
+{
+	pid_t pid = fork();
+	if (pid < 0)
 		return false;
-	memcpy(fds, CMSG_DATA(header), PASSED_FDS * sizeof(int));
+	if (pid == 0) {
+		close(launcher->sockets->agent);
+		for (unsigned other = 0; other < launcher_cells(launcher->context); other++)
+			if (other != cell)
+				close(launcher->sockets->cells[other]);
+		keeper_main(launcher->context, cell, launcher->sockets->cells[cell], launcher->agent);
+	}
+	launcher->keepers[cell] = pid;
 	return true;
 }
 
-static void bury(int number)
+static void bury(struct launcher *launcher)
 {
-	int saved = errno;
-	while (waitpid(-1, NULL, WNOHANG) > 0)
-		;
-	errno = saved;
+	pid_t dead;
+	while ((dead = waitpid(-1, NULL, WNOHANG)) > 0)
+		for (unsigned cell = 0; cell < launcher_cells(launcher->context); cell++)
+			if (launcher->keepers[cell] == dead)
+				launcher->keepers[cell] = 0;
 }
 
-void launcher_main(struct launcher_context *context, int socket)
+void launcher_main(struct launcher_context *context, const struct launcher_sockets *sockets)
 {
+	struct launcher launcher = {.context = context, .sockets = sockets};
+	sigset_t child, before;
 	prctl(PR_SET_NAME, "croft-launcher");
-	struct sigaction action = {.sa_handler = bury, .sa_flags = SA_NOCLDSTOP | SA_RESTART};
+	struct sigaction action = {.sa_handler = heard, .sa_flags = SA_NOCLDSTOP};
 	sigaction(SIGCHLD, &action, NULL);
+	/* Heard only while it waits. */
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, &before);
+	sigdelset(&before, SIGCHLD);
 	/* Ctrl-C on the agent's terminal is the agent's to handle: it ends us by closing the socket. */
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
-	int fds[PASSED_FDS];
-	while (receive(socket, fds)) {
-		pid_t pid = fork();
-		if (pid == 0) {
-			signal(SIGCHLD, SIG_DFL);
-			close(socket);
-			const struct wire_spec *spec = wire_spec_map(fds[0]);
-			if (!spec)
-				_exit(1);
-			supervisor_main(context, spec, fds[1], fds[2], fds[3]);
-		}
-		/* When the fork failed the control socket closes without a word, which is an error there. */
-		for (int i = 0; i < PASSED_FDS; i++)
-			close(fds[i]);
+	launcher.agent = (int)syscall(SYS_pidfd_open, getppid(), 0);
+	launcher.keepers = croft_array(launcher_cells(context), sizeof(pid_t));
+	for (;;) {
+		bool all = true;
+		bury(&launcher);
+		for (unsigned cell = 0; cell < launcher_cells(context); cell++)
+			if (!launcher.keepers[cell] && !keep(&launcher, cell))
+				all = false;
+		struct pollfd fds[] = {{sockets->agent, POLLIN, 0}, {launcher.agent, POLLIN, 0}};
+		struct timespec soon = {0, 100000000}; /* no process could be forked: perhaps later */
+		if (ppoll(fds, 2, all ? NULL : &soon, &before) > 0)
+			break;
 	}
+	/* They see it too, and clear up. */
+	while (wait(NULL) > 0 || errno == EINTR)
+		;
 	_exit(0);
 }
 

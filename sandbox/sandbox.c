@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The agent's side: slots, starting through the launcher, output, limits of time, the result.
+ * The agent's side: starting, output, limits of time, the result.
  */
 #include "sandbox/internal.h"
 
@@ -25,20 +25,11 @@
 
 enum { DEFAULT_GRACE_MS = 2000, LOOK_MS = 1000, READ_BYTES = 64 * 1024 };
 
-struct croft_launcher {
-	pid_t pid;
-	struct launcher_context context;
-	char *state;
-
-	pthread_mutex_t lock; /* guards: socket, busy */
-	pthread_cond_t freed;
-	int socket;
-	bool *busy;
-};
-
 struct croft_sandbox {
 	struct croft_launcher *launcher;
-	unsigned slot;
+	unsigned cell;
+	uint64_t pid_namespace;
+	uint64_t cpu_before_ns;
 	struct croft_sandbox_spec spec; /* of which only numbers and callbacks outlive prepare */
 	char *input_target;
 	char **roots;
@@ -54,178 +45,10 @@ struct croft_sandbox {
 	bool killed;
 	enum croft_end limit; /* CROFT_END_EXIT: none was hit */
 	uint64_t started_ns;
-	bool ended;
+	bool taken, ended;
 	bool too_many_inodes;
 	uint64_t captured_bytes;
 };
-
-/* The launcher --------------------------------------------------------------------------------------- */
-
-static bool empty_state(const char *state, unsigned slots, struct croft_error *err)
-{
-	for (unsigned slot = 0; slot < slots; slot++) {
-		char path[4096];
-		snprintf(path, sizeof(path), "%s/%u", state, slot);
-		if (!croft_remove_tree(AT_FDCWD, path, err) || !croft_make_directories(path, err))
-			return false;
-	}
-	return true;
-}
-
-/* Init, who is nobody on the host, must be able to walk to its root, and the state directory may be
- * closed to others. The name follows from the state directory, so that a killed agent's next start finds
- * and uses it again. Nothing but empty mount points is ever in it: the mounts are in no namespace but the
- * supervisors'. */
-static bool make_staging(struct launcher_context *context, struct croft_error *err)
-{
-	char *staging;
-	uint32_t name = 2166136261u; /* FNV-1a */
-	for (const char *at = context->state; *at; at++)
-		name = (name ^ (unsigned char)*at) * 16777619u;
-	int size = context->privileged
-		? asprintf(&staging, "%s/croft-%08x", access("/run", W_OK) == 0 ? "/run" : "/tmp", name)
-		: asprintf(&staging, "%s/roots", context->state);
-	if (size < 0)
-		abort();
-	context->staging = staging;
-	for (unsigned slot = 0; slot < context->slots; slot++) {
-		char path[4096];
-		slot_root(context, slot, path, sizeof(path));
-		if (!croft_make_directories(path, err))
-			return false;
-	}
-	struct stat st;
-	if (lstat(staging, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid())
-		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
-			"%s is not a directory of this user: remove it", staging);
-	return true;
-}
-
-static void remove_staging(struct launcher_context *context)
-{
-	for (unsigned slot = 0; context->staging && slot < context->slots; slot++) {
-		char path[4096];
-		slot_root(context, slot, path, sizeof(path));
-		rmdir(path);
-	}
-	if (context->staging)
-		rmdir(context->staging);
-	free((char *)context->staging);
-}
-
-static bool prepare_context(struct croft_launcher *launcher,
-	const struct croft_launcher_config *config, struct croft_arena *arena, const char **limits,
-	struct croft_error *err)
-{
-	struct launcher_context *context = &launcher->context;
-	context->state = launcher->state;
-	context->slots = config->slots;
-	context->uid_base = config->uid_base ? config->uid_base : CROFT_DEFAULT_UID_BASE;
-	context->shared_uids = config->shared_uids;
-	context->privileged = geteuid() == 0;
-	context->user_namespaces = croft_array(config->slots, sizeof(int));
-	for (unsigned slot = 0; slot < config->slots; slot++)
-		context->user_namespaces[slot] = context->privileged
-			? launcher_user_namespace(context, slot_ids(context, slot))
-			: -1;
-	const char *said = "";
-	if (!context->privileged)
-		said = croft_arena_printf(arena,
-			"user ids (not started as root): jobs run under this user's id, which they share\n");
-	else if (context->user_namespaces[0] < 0)
-		said = croft_arena_printf(arena, "owners of inputs (no user namespace can be made)\n");
-	else if (context->shared_uids)
-		said = croft_arena_printf(arena,
-			"user ids (FUSE maps owners since Linux 6.12): jobs at the same time share theirs\n");
-	context->cgroups = cgroups_open(config->slots, arena, &said);
-	if (limits)
-		*limits = said;
-	if (!make_staging(context, err))
-		return false;
-	for (int profile = 0; profile < 3; profile++)
-		if (!seccomp_compile((enum croft_seccomp)profile, &context->seccomp[profile], err))
-			return false;
-	return true;
-}
-
-struct croft_launcher *croft_launcher_start(const struct croft_launcher_config *config,
-	struct croft_arena *arena, const char **limits, struct croft_error *err)
-{
-	struct croft_launcher *launcher = croft_zalloc(sizeof(*launcher));
-	launcher->state = realpath(config->state, NULL);
-	launcher->socket = -1;
-	launcher->busy = croft_array(config->slots, sizeof(bool));
-	pthread_mutex_init(&launcher->lock, NULL);
-	pthread_cond_init(&launcher->freed, NULL);
-	int sockets[2];
-	if (!launcher->state) {
-		croft_error_errno(err, errno, "the sandboxes' directory %s", config->state);
-	} else if (empty_state(launcher->state, config->slots, err) &&
-		prepare_context(launcher, config, arena, limits, err)) {
-		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0) {
-			croft_error_errno(err, errno, "making the launcher's socket");
-		} else if ((launcher->pid = fork()) < 0) {
-			croft_error_errno(err, errno, "forking the launcher");
-		} else {
-			if (launcher->pid == 0) {
-				close(sockets[0]);
-				launcher_main(&launcher->context, sockets[1]);
-			}
-			close(sockets[1]);
-			launcher->socket = sockets[0];
-			return launcher;
-		}
-	}
-	croft_launcher_stop(launcher);
-	return NULL;
-}
-
-void croft_launcher_stop(struct croft_launcher *launcher)
-{
-	if (!launcher)
-		return;
-	if (launcher->socket >= 0) {
-		/* A child that the caller forked since may hold a copy: closing ours would not tell. */
-		shutdown(launcher->socket, SHUT_RDWR);
-		close(launcher->socket);
-	}
-	if (launcher->pid > 0)
-		waitpid(launcher->pid, NULL, 0);
-	cgroups_close(launcher->context.cgroups);
-	remove_staging(&launcher->context);
-	for (unsigned slot = 0; launcher->context.user_namespaces && slot < launcher->context.slots; slot++)
-		if (launcher->context.user_namespaces[slot] >= 0)
-			close(launcher->context.user_namespaces[slot]);
-	for (int profile = 0; profile < 3; profile++)
-		free(launcher->context.seccomp[profile].filter);
-	free(launcher->context.user_namespaces);
-	free(launcher->busy);
-	free(launcher->state);
-	pthread_mutex_destroy(&launcher->lock);
-	pthread_cond_destroy(&launcher->freed);
-	free(launcher);
-}
-
-static unsigned take_slot(struct croft_launcher *launcher)
-{
-	CROFT_LOCKED(&launcher->lock);
-	for (;;) {
-		for (unsigned slot = 0; slot < launcher->context.slots; slot++) {
-			if (!launcher->busy[slot]) {
-				launcher->busy[slot] = true;
-				return slot;
-			}
-		}
-		pthread_cond_wait(&launcher->freed, &launcher->lock);
-	}
-}
-
-static void free_slot(struct croft_launcher *launcher, unsigned slot)
-{
-	CROFT_LOCKED(&launcher->lock);
-	launcher->busy[slot] = false;
-	pthread_cond_signal(&launcher->freed);
-}
 
 /* Preparing ------------------------------------------------------------------------------------------- */
 
@@ -258,8 +81,10 @@ struct croft_sandbox *croft_sandbox_prepare(struct croft_launcher *launcher,
 		sandbox->roots[i] = croft_strdup(spec->roots[i]);
 	sandbox->input_root = spec->input_root ? croft_strdup(spec->input_root) : NULL;
 	sandbox->input_target = spec->input_target ? croft_strdup(spec->input_target) : NULL;
-	sandbox->slot = take_slot(launcher);
-	sandbox->spec_fd = wire_spec_write(spec, sandbox->slot, err);
+	sandbox->spec_fd = -1;
+	sandbox->taken = pool_take(launcher, &sandbox->cell, &sandbox->pid_namespace, err);
+	if (sandbox->taken)
+		sandbox->spec_fd = wire_spec_write(spec, sandbox->pid_namespace, err);
 	if (sandbox->spec_fd >= 0)
 		return sandbox;
 	croft_sandbox_destroy(sandbox);
@@ -290,27 +115,13 @@ static bool make_streams(struct croft_sandbox *sandbox, int inner[2], struct cro
 	return true;
 }
 
-static bool send_request(struct croft_launcher *launcher, const int fds[4], struct croft_error *err)
+static void command(struct croft_sandbox *sandbox, enum command_kind kind)
 {
-	char byte = 's';
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(4 * sizeof(int))];
-	} control = {0};
-	struct iovec data = {&byte, 1};
-	struct msghdr message = {.msg_iov = &data,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = sizeof(control.space)};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(4 * sizeof(int));
-	memcpy(CMSG_DATA(header), fds, 4 * sizeof(int));
-	CROFT_LOCKED(&launcher->lock);
-	if (sendmsg(launcher->socket, &message, MSG_NOSIGNAL) < 0)
-		return croft_error_errno(err, errno, "asking the launcher (is it gone?)");
-	return true;
+	struct command message = {kind};
+	CROFT_LOCKED(&sandbox->lock);
+	if (sandbox->control >= 0 &&
+		send(sandbox->control, &message, sizeof(message), MSG_NOSIGNAL) < 0)
+		return; /* it has ended by itself */
 }
 
 bool croft_sandbox_start(struct croft_sandbox *sandbox, struct croft_error *err)
@@ -321,7 +132,13 @@ bool croft_sandbox_start(struct croft_sandbox *sandbox, struct croft_error *err)
 	bool ok = make_streams(sandbox, inner, err);
 	if (ok) {
 		int fds[] = {sandbox->spec_fd, control[1], inner[0], inner[1]};
-		ok = send_request(sandbox->launcher, fds, err);
+		if (sandbox->spec.cpu_ms)
+			sandbox->cpu_before_ns =
+				cgroups_cpu_ns(pool_context(sandbox->launcher)->cgroups, sandbox->cell);
+		sandbox->started_ns = croft_now_ns();
+		if (sandbox->spec.started)
+			sandbox->spec.started(sandbox->spec.user, sandbox->pid_namespace);
+		ok = pool_request(sandbox->launcher, sandbox->cell, fds, err);
 	}
 	for (int i = 0; i < 2; i++)
 		if (inner[i] >= 0)
@@ -329,21 +146,14 @@ bool croft_sandbox_start(struct croft_sandbox *sandbox, struct croft_error *err)
 	close(control[1]);
 	pthread_mutex_lock(&sandbox->lock);
 	sandbox->control = control[0];
+	bool killed = sandbox->killed;
 	pthread_mutex_unlock(&sandbox->lock);
-	sandbox->started_ns = croft_now_ns();
+	if (killed)
+		command(sandbox, COMMAND_KILL);
 	return ok;
 }
 
 /* Running ----------------------------------------------------------------------------------------------- */
-
-static void command(struct croft_sandbox *sandbox, enum command_kind kind)
-{
-	struct command message = {kind};
-	CROFT_LOCKED(&sandbox->lock);
-	if (sandbox->control >= 0 &&
-		send(sandbox->control, &message, sizeof(message), MSG_NOSIGNAL) < 0)
-		return; /* it has ended by itself */
-}
 
 void croft_sandbox_kill(struct croft_sandbox *sandbox, const char *reason)
 {
@@ -404,8 +214,8 @@ static int next_timeout(const struct clockwork *clock, uint64_t now_ns)
 
 static void check_cpu(struct croft_sandbox *sandbox)
 {
-	uint64_t used_ns = cgroups_cpu_ns(sandbox->launcher->context.cgroups, sandbox->slot);
-	if (sandbox->spec.cpu_ms && used_ns > sandbox->spec.cpu_ms * 1000000)
+	uint64_t used_ns = cgroups_cpu_ns(pool_context(sandbox->launcher)->cgroups, sandbox->cell);
+	if (sandbox->spec.cpu_ms && used_ns - sandbox->cpu_before_ns > sandbox->spec.cpu_ms * 1000000)
 		hit(sandbox, CROFT_END_CPU);
 }
 
@@ -415,9 +225,9 @@ static void check_disk(struct croft_sandbox *sandbox)
 	uint64_t bytes = 0, inodes = 0;
 	if (!sandbox->spec.disk_bytes && !sandbox->spec.disk_inodes)
 		return;
-	slot_path(&sandbox->launcher->context, sandbox->slot, "upper", path, sizeof(path));
+	cell_path(pool_context(sandbox->launcher), sandbox->cell, "upper", path, sizeof(path));
 	view_usage(path, &bytes, &inodes);
-	slot_path(&sandbox->launcher->context, sandbox->slot, "input-upper", path, sizeof(path));
+	cell_path(pool_context(sandbox->launcher), sandbox->cell, "input-upper", path, sizeof(path));
 	view_usage(path, &bytes, &inodes);
 	sandbox->too_many_inodes = sandbox->spec.disk_inodes && inodes > sandbox->spec.disk_inodes;
 	if (sandbox->too_many_inodes || (sandbox->spec.disk_bytes && bytes > sandbox->spec.disk_bytes))
@@ -458,15 +268,15 @@ static void on_started(struct croft_sandbox *sandbox, const struct report *repor
 		clock->wall_ns = sandbox->started_ns + sandbox->spec.wall_ms * 1000000;
 	if (sandbox->spec.disk_bytes || sandbox->spec.disk_inodes || sandbox->spec.cpu_ms)
 		clock->look_ns = sandbox->started_ns + LOOK_MS * 1000000ull;
+	if (report->pid_namespace == sandbox->pid_namespace)
+		return;
+	/* What it asks for is not to be had ahead: it was made anew, and waits for our word. */
 	if (sandbox->spec.started)
 		sandbox->spec.started(sandbox->spec.user, report->pid_namespace);
-	pthread_mutex_lock(&sandbox->lock);
-	bool killed = sandbox->killed;
-	pthread_mutex_unlock(&sandbox->lock);
-	command(sandbox, killed ? COMMAND_KILL : COMMAND_GO);
+	command(sandbox, COMMAND_GO);
 }
 
-/* Until the supervisor has told the end and all output was read. */
+/* Until the keeper has told the end and all output was read. */
 static bool pump(struct croft_sandbox *sandbox, struct report *end, struct croft_error *err)
 {
 	struct clockwork clock = {0};
@@ -490,7 +300,7 @@ static bool pump(struct croft_sandbox *sandbox, struct report *end, struct croft
 			continue;
 		if (got != (ssize_t)sizeof(*end))
 			return croft_error_set(err, CROFT_INTERNAL,
-				"the sandbox's supervisor ended without a word: was it killed?");
+				"the sandbox's keeper ended without a word: was it killed?");
 		if (end->kind == REPORT_STARTED)
 			on_started(sandbox, end, &clock);
 		else
@@ -532,6 +342,13 @@ bool croft_sandbox_wait(struct croft_sandbox *sandbox, struct croft_sandbox_resu
 	return true;
 }
 
+#ifdef CROFT_SANDBOX_WEAKEN
+unsigned sandbox_cell(const struct croft_sandbox *sandbox)
+{
+	return sandbox->cell;
+}
+#endif
+
 int croft_sandbox_terminal(struct croft_sandbox *sandbox)
 {
 	return sandbox->terminal;
@@ -568,7 +385,7 @@ bool croft_sandbox_capture(struct croft_sandbox *sandbox, const char *path,
 	size_t size = target ? strlen(target) : 0;
 	bool in_input = sandbox->input_root && strncmp(path, target, size) == 0 &&
 		(path[size] == '/' || path[size] == '\0');
-	slot_path(&sandbox->launcher->context, sandbox->slot, in_input ? "input-upper" : "upper", upper,
+	cell_path(pool_context(sandbox->launcher), sandbox->cell, in_input ? "input-upper" : "upper", upper,
 		sizeof(upper));
 	const char *input[] = {sandbox->input_root, NULL};
 	struct view view;
@@ -580,41 +397,19 @@ bool croft_sandbox_capture(struct croft_sandbox *sandbox, const char *path,
 	return ok;
 }
 
-struct removal {
-	struct croft_launcher *launcher;
-	unsigned slot;
-};
-
-static void *remove_thread(void *user)
-{
-	struct removal *removal = user;
-	char path[4096];
-	struct croft_error err = CROFT_ERROR_INIT;
-	snprintf(path, sizeof(path), "%s/%u", removal->launcher->state, removal->slot);
-	if (!croft_remove_tree(AT_FDCWD, path, &err))
-		fprintf(stderr, "croft: leaving %s behind: %s\n", path, err.message);
-	mkdir(path, 0755);
-	free_slot(removal->launcher, removal->slot);
-	free(removal);
-	return NULL;
-}
-
 void croft_sandbox_destroy(struct croft_sandbox *sandbox)
 {
 	if (!sandbox)
 		return;
 	if (sandbox->control >= 0) {
 		if (!sandbox->ended) {
-			/* The supervisor says goodbye by closing its end, after everything inside is dead. */
-			struct report last;
+			/* Until everything inside is dead. */
+			struct report last = {0};
 			command(sandbox, COMMAND_KILL);
-			while (recv(sandbox->control, &last, sizeof(last), 0) > 0)
+			while (recv(sandbox->control, &last, sizeof(last), 0) > 0 &&
+				last.kind == REPORT_STARTED)
 				;
 		}
-		/* Its mounts go with it: until then the layers are busy. */
-		char byte;
-		while (recv(sandbox->control, &byte, 1, 0) > 0)
-			;
 		close(sandbox->control);
 	}
 	for (int i = 0; i < 2; i++)
@@ -624,10 +419,8 @@ void croft_sandbox_destroy(struct croft_sandbox *sandbox)
 		close(sandbox->terminal);
 	if (sandbox->spec_fd >= 0)
 		close(sandbox->spec_fd);
-	struct removal *removal = croft_zalloc(sizeof(*removal));
-	removal->launcher = sandbox->launcher;
-	removal->slot = sandbox->slot;
-	remove_thread(removal);
+	if (sandbox->taken)
+		pool_release(sandbox->launcher, sandbox->cell);
 	for (size_t i = 0; sandbox->roots[i]; i++)
 		free(sandbox->roots[i]);
 	free(sandbox->roots);

@@ -73,11 +73,12 @@ static void put_mounts(struct writer *writer, struct wire_spec *wire,
 	free(writable);
 }
 
-int wire_spec_write(const struct croft_sandbox_spec *spec, unsigned slot, struct croft_error *err)
+int wire_spec_write(const struct croft_sandbox_spec *spec, uint64_t pid_namespace,
+	struct croft_error *err)
 {
 	struct writer writer = {0};
 	struct wire_spec wire = {
-		.slot = slot,
+		.pid_namespace = pid_namespace,
 		.uid = spec->uid,
 		.gid = spec->gid,
 		.network = spec->network,
@@ -125,6 +126,13 @@ const struct wire_spec *wire_spec_map(int fd)
 	return memory == MAP_FAILED ? NULL : memory;
 }
 
+void wire_spec_unmap(const struct wire_spec *spec, int fd)
+{
+	struct stat st;
+	if (fstat(fd, &st) == 0)
+		munmap((void *)spec, (size_t)st.st_size);
+}
+
 const char *wire_text(const struct wire_spec *spec, uint32_t offset)
 {
 	return offset ? (const char *)spec + offset : NULL;
@@ -134,7 +142,7 @@ const char **wire_list(const struct wire_spec *spec, uint32_t offset)
 {
 	const uint32_t *offsets = (const uint32_t *)((const char *)spec + offset);
 	size_t count = 0;
-	while (offsets[count])
+	while (offset && offsets[count])
 		count++;
 	const char **list = croft_array(count + 1, sizeof(char *));
 	for (size_t i = 0; i < count; i++)

@@ -141,7 +141,8 @@ static bool capture(const struct attempt *attempt, const char *path, struct capt
 		return croft_sandbox_capture(attempt->sandbox, path, keep, captured, err);
 	char real[4096];
 	struct stat st;
-	snprintf(real, sizeof(real), "%s/0/upper%s", attempt->world->state, path);
+	snprintf(real, sizeof(real), "%s/%u/upper%s", attempt->world->state,
+		sandbox_cell(attempt->sandbox), path);
 	if (stat(real, &st) < 0)
 		return croft_error_errno(err, errno, "%s", real);
 	int fd = S_ISREG(st.st_mode) ? open(real, O_RDONLY) : -1;
@@ -213,7 +214,8 @@ static const char *sparse_stays_sparse(const struct attempt *attempt)
 {
 	struct stat st;
 	char path[256];
-	snprintf(path, sizeof(path), "%s/0/upper/out", attempt->world->state);
+	snprintf(path, sizeof(path), "%s/%u/upper/out", attempt->world->state,
+		sandbox_cell(attempt->sandbox));
 	if (stat(path, &st) < 0 || st.st_size != 1ll << 40)
 		return "the sparse file is not there";
 	return st.st_blocks > 2048 ? "a sparse file takes room" : NULL;

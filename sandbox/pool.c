@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The launcher and its cells, from the agent's side.
+ */
+#include "sandbox/internal.h"
+
+#include "proto/base/io.h"
+#include "proto/base/cleanup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct cell {
+	int socket;
+	bool ready; /* its keeper said so, and has had no job since */
+	uint64_t pid_namespace;
+};
+
+struct croft_launcher {
+	pid_t pid;
+	struct launcher_context context;
+	char *state;
+	int socket;
+
+	pthread_mutex_t lock; /* guards: cells, busy */
+	pthread_cond_t freed;
+	struct cell *cells;
+	bool *busy; /* slots */
+};
+
+const struct launcher_context *pool_context(const struct croft_launcher *launcher)
+{
+	return &launcher->context;
+}
+
+/* The launcher --------------------------------------------------------------------------------------- */
+
+static bool empty_state(const char *state, unsigned cells, struct croft_error *err)
+{
+	for (unsigned cell = 0; cell < cells; cell++) {
+		char path[4096];
+		snprintf(path, sizeof(path), "%s/%u", state, cell);
+		if (!croft_remove_tree(AT_FDCWD, path, err))
+			return false;
+	}
+	return true;
+}
+
+/* Init, who is nobody on the host, must be able to walk to its root, and the state directory may be
+ * closed to others. The name follows from the state directory, so that a killed agent's next start finds
+ * and uses it again. Nothing but empty mount points is ever in it: the mounts are in no namespace but the
+ * keepers'. */
+static bool make_staging(struct launcher_context *context, struct croft_error *err)
+{
+	char *staging;
+	uint32_t name = 2166136261u; /* FNV-1a */
+	for (const char *at = context->state; *at; at++)
+		name = (name ^ (unsigned char)*at) * 16777619u;
+	int size = context->privileged
+		? asprintf(&staging, "%s/croft-%08x", access("/run", W_OK) == 0 ? "/run" : "/tmp", name)
+		: asprintf(&staging, "%s/roots", context->state);
+	if (size < 0)
+		abort();
+	context->staging = staging;
+	for (unsigned cell = 0; cell < launcher_cells(context); cell++) {
+		char path[4096];
+		cell_root(context, cell, path, sizeof(path));
+		if (!croft_make_directories(path, err))
+			return false;
+	}
+	struct stat st;
+	if (lstat(staging, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid())
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"%s is not a directory of this user: remove it", staging);
+	return true;
+}
+
+static void remove_staging(struct launcher_context *context)
+{
+	for (unsigned cell = 0; context->staging && cell < launcher_cells(context); cell++) {
+		char path[4096];
+		cell_root(context, cell, path, sizeof(path));
+		rmdir(path);
+	}
+	if (context->staging)
+		rmdir(context->staging);
+	free((char *)context->staging);
+}
+
+static bool prepare_context(struct croft_launcher *launcher,
+	const struct croft_launcher_config *config, struct croft_arena *arena, const char **limits,
+	struct croft_error *err)
+{
+	struct launcher_context *context = &launcher->context;
+	context->state = launcher->state;
+	context->slots = config->slots;
+	context->uid_base = config->uid_base ? config->uid_base : CROFT_DEFAULT_UID_BASE;
+	context->shared_uids = config->shared_uids;
+	context->privileged = geteuid() == 0;
+	context->user_namespaces = croft_array(config->slots, sizeof(int));
+	for (unsigned slot = 0; slot < config->slots; slot++)
+		context->user_namespaces[slot] = context->privileged
+			? launcher_user_namespace(context, cell_ids(context, slot * CELLS_PER_SLOT))
+			: -1;
+	const char *said = "";
+	if (!context->privileged)
+		said = croft_arena_printf(arena,
+			"user ids (not started as root): jobs run under this user's id, which they share\n");
+	else if (context->user_namespaces[0] < 0)
+		said = croft_arena_printf(arena, "owners of inputs (no user namespace can be made)\n");
+	else if (context->shared_uids)
+		said = croft_arena_printf(arena,
+			"user ids (FUSE maps owners since Linux 6.12): jobs at the same time share theirs\n");
+	context->cgroups = cgroups_open(launcher_cells(context), arena, &said);
+	if (limits)
+		*limits = said;
+	if (!make_staging(context, err))
+		return false;
+	for (int profile = 0; profile < 3; profile++)
+		if (!seccomp_compile((enum croft_seccomp)profile, &context->seccomp[profile], err))
+			return false;
+	return true;
+}
+
+/* The launcher's ends are in `ends`. */
+static bool make_sockets(struct croft_launcher *launcher, struct launcher_sockets *ends,
+	struct croft_error *err)
+{
+	unsigned cells = launcher_cells(&launcher->context);
+	int pair[2];
+	launcher->cells = croft_array(cells, sizeof(*launcher->cells));
+	ends->cells = croft_array(cells, sizeof(int));
+	ends->agent = -1;
+	for (unsigned cell = 0; cell < cells; cell++)
+		launcher->cells[cell].socket = ends->cells[cell] = -1;
+	for (unsigned cell = 0; cell <= cells; cell++) {
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+			return croft_error_errno(err, errno, "making the launcher's sockets");
+		*(cell < cells ? &launcher->cells[cell].socket : &launcher->socket) = pair[0];
+		*(cell < cells ? &ends->cells[cell] : &ends->agent) = pair[1];
+	}
+	return true;
+}
+
+static bool fork_launcher(struct croft_launcher *launcher, struct croft_error *err)
+{
+	struct launcher_sockets ends;
+	unsigned cells = launcher_cells(&launcher->context);
+	bool ok = make_sockets(launcher, &ends, err);
+	if (ok && (launcher->pid = fork()) < 0)
+		ok = croft_error_errno(err, errno, "forking the launcher");
+	if (ok && launcher->pid == 0) {
+		close(launcher->socket);
+		for (unsigned cell = 0; cell < cells; cell++)
+			close(launcher->cells[cell].socket);
+		launcher_main(&launcher->context, &ends);
+	}
+	for (unsigned cell = 0; cell < cells; cell++)
+		if (ends.cells[cell] >= 0)
+			close(ends.cells[cell]);
+	if (ends.agent >= 0)
+		close(ends.agent);
+	free(ends.cells);
+	return ok;
+}
+
+struct croft_launcher *croft_launcher_start(const struct croft_launcher_config *config,
+	struct croft_arena *arena, const char **limits, struct croft_error *err)
+{
+	struct croft_launcher *launcher = croft_zalloc(sizeof(*launcher));
+	launcher->state = realpath(config->state, NULL);
+	launcher->socket = -1;
+	launcher->busy = croft_array(config->slots, sizeof(bool));
+	pthread_mutex_init(&launcher->lock, NULL);
+	pthread_cond_init(&launcher->freed, NULL);
+	if (!launcher->state)
+		croft_error_errno(err, errno, "the sandboxes' directory %s", config->state);
+	else if (empty_state(launcher->state, config->slots * CELLS_PER_SLOT, err) &&
+		prepare_context(launcher, config, arena, limits, err) && fork_launcher(launcher, err))
+		return launcher;
+	croft_launcher_stop(launcher);
+	return NULL;
+}
+
+void croft_launcher_stop(struct croft_launcher *launcher)
+{
+	if (!launcher)
+		return;
+	if (launcher->socket >= 0) {
+		/* A child that the caller forked since may hold a copy: closing ours would not tell. */
+		shutdown(launcher->socket, SHUT_RDWR);
+		close(launcher->socket);
+	}
+	for (unsigned cell = 0; launcher->cells && cell < launcher_cells(&launcher->context); cell++) {
+		if (launcher->cells[cell].socket < 0)
+			continue;
+		shutdown(launcher->cells[cell].socket, SHUT_RDWR);
+		close(launcher->cells[cell].socket);
+	}
+	free(launcher->cells);
+	if (launcher->pid > 0)
+		waitpid(launcher->pid, NULL, 0);
+	/* What was made ahead. */
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (launcher->state && !empty_state(launcher->state, launcher_cells(&launcher->context), &err))
+		fprintf(stderr, "croft: leaving the files of sandboxes behind: %s\n", err.message);
+	cgroups_close(launcher->context.cgroups);
+	remove_staging(&launcher->context);
+	for (unsigned slot = 0; launcher->context.user_namespaces && slot < launcher->context.slots; slot++)
+		if (launcher->context.user_namespaces[slot] >= 0)
+			close(launcher->context.user_namespaces[slot]);
+	for (int profile = 0; profile < 3; profile++)
+		free(launcher->context.seccomp[profile].filter);
+	free(launcher->context.user_namespaces);
+	free(launcher->busy);
+	free(launcher->state);
+	pthread_mutex_destroy(&launcher->lock);
+	pthread_cond_destroy(&launcher->freed);
+	free(launcher);
+}
+
+/* Cells ---------------------------------------------------------------------------------------------- */
+
+/* The last word is the one that holds: a keeper that died was replaced. With the lock held. */
+static bool is_ready(struct cell *cell)
+{
+	struct ready ready;
+	while (recv(cell->socket, &ready, sizeof(ready), MSG_DONTWAIT) == sizeof(ready)) {
+		cell->ready = true;
+		cell->pid_namespace = ready.pid_namespace;
+	}
+	return cell->ready;
+}
+
+static unsigned ready_cell(struct croft_launcher *launcher, unsigned slot)
+{
+	for (unsigned cell = slot * CELLS_PER_SLOT; cell < (slot + 1) * CELLS_PER_SLOT; cell++)
+		if (is_ready(&launcher->cells[cell]))
+			return cell;
+	return UINT32_MAX;
+}
+
+/* A free slot, preferably with a sandbox that is ready. */
+static unsigned take_slot(struct croft_launcher *launcher)
+{
+	CROFT_LOCKED(&launcher->lock);
+	for (;;) {
+		unsigned found = UINT32_MAX;
+		for (unsigned slot = 0; slot < launcher->context.slots; slot++) {
+			if (launcher->busy[slot])
+				continue;
+			if (found == UINT32_MAX)
+				found = slot;
+			if (ready_cell(launcher, slot) != UINT32_MAX) {
+				found = slot;
+				break;
+			}
+		}
+		if (found != UINT32_MAX) {
+			launcher->busy[found] = true;
+			return found;
+		}
+		pthread_cond_wait(&launcher->freed, &launcher->lock);
+	}
+}
+
+bool pool_take(struct croft_launcher *launcher, unsigned *cell, uint64_t *pid_namespace,
+	struct croft_error *err)
+{
+	unsigned slot = take_slot(launcher);
+	for (;;) {
+		pthread_mutex_lock(&launcher->lock);
+		*cell = ready_cell(launcher, slot);
+		if (*cell != UINT32_MAX) {
+			launcher->cells[*cell].ready = false;
+			*pid_namespace = launcher->cells[*cell].pid_namespace;
+		}
+		pthread_mutex_unlock(&launcher->lock);
+		if (*cell != UINT32_MAX)
+			return true;
+		struct pollfd fds[CELLS_PER_SLOT];
+		for (unsigned i = 0; i < CELLS_PER_SLOT; i++)
+			fds[i] = (struct pollfd){launcher->cells[slot * CELLS_PER_SLOT + i].socket, POLLIN, 0};
+		if (poll(fds, CELLS_PER_SLOT, -1) < 0)
+			continue;
+		for (unsigned i = 0; i < CELLS_PER_SLOT; i++) {
+			if (!(fds[i].revents & POLLHUP))
+				continue;
+			pool_release(launcher, slot * CELLS_PER_SLOT);
+			return croft_error_set(err, CROFT_UNAVAILABLE, "the launcher of sandboxes is gone");
+		}
+	}
+}
+
+void pool_release(struct croft_launcher *launcher, unsigned cell)
+{
+	CROFT_LOCKED(&launcher->lock);
+	launcher->busy[cell / CELLS_PER_SLOT] = false;
+	pthread_cond_signal(&launcher->freed);
+}
+
+bool pool_request(struct croft_launcher *launcher, unsigned cell, const int fds[REQUEST_FDS],
+	struct croft_error *err)
+{
+	char byte = 's';
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(REQUEST_FDS * sizeof(int))];
+	} control = {0};
+	struct iovec data = {&byte, 1};
+	struct msghdr message = {.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(REQUEST_FDS * sizeof(int));
+	memcpy(CMSG_DATA(header), fds, REQUEST_FDS * sizeof(int));
+	return sendmsg(launcher->cells[cell].socket, &message, MSG_NOSIGNAL) == 1 ||
+		croft_error_errno(err, errno, "asking the launcher (is it gone?)");
+}
