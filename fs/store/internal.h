@@ -462,6 +462,20 @@ bool store_record_is(const struct store_segment *segment, const struct croft_dig
 bool store_is_bad(struct croft_store *store, const struct croft_digest *digest,
 	const struct store_entry *entry, const char *why, struct croft_error *err);
 
+/* As croft_store_put_many; the digests were computed from the data just now. */
+bool store_put_verified(struct croft_store *store, const struct croft_digest *digests,
+	const struct croft_slice *data, size_t count, struct croft_error *errors);
+
+/* Storing by chunks (cutter.c). All that a cutter has stored stays pinned until it is destroyed. */
+struct store_cutter;
+struct store_cutter *store_cutter_create(struct croft_store *store, uint64_t size);
+bool store_cutter_append(struct store_cutter *cutter, const unsigned char *data, size_t size,
+	struct croft_error *err);
+/* When all has been appended; the chunks live as long as the cutter. */
+bool store_cutter_finish(struct store_cutter *cutter, const struct croft_digest **chunks,
+	size_t *count, struct croft_error *err);
+void store_cutter_destroy(struct store_cutter *cutter); /* NULL is fine */
+
 /* As croft_store_get, with another grip than STORE_TOUCH. */
 bool store_get(struct croft_store *store, const struct croft_digest *digest, enum store_grip grip,
 	struct croft_arena *arena, struct croft_slice *data, struct croft_error *err);

@@ -16,9 +16,6 @@
  * is short. */
 enum { WRITEBACK = 8 << 20 };
 
-/* What is put by chunks is gathered up to here: a few of them go into the log together. */
-enum { CHUNK_BUFFER = 2 * CROFT_CHUNK_MOST };
-
 struct croft_store_writer {
 	struct croft_store *store;
 	struct croft_digest digest;
@@ -31,10 +28,7 @@ struct croft_store_writer {
 	struct store_large_note *note; /* large: sums of whole blocks so far */
 	XXH3_state_t *block;
 	size_t block_used;
-	unsigned char *uncut; /* by chunks: CHUNK_BUFFER */
-	size_t uncut_size;
-	struct croft_digest *chunks; /* stored, and pinned */
-	size_t chunk_count, chunk_room;
+	struct store_cutter *cutter; /* by chunks */
 };
 
 bool store_mismatch(const struct croft_digest *wanted, const struct croft_digest *got,
@@ -132,7 +126,7 @@ struct croft_store_writer *croft_store_write(struct croft_store *store,
 	if (small)
 		writer->bytes = croft_alloc((size_t)digest->size_bytes);
 	else if (store->config.chunked)
-		writer->uncut = croft_alloc(CHUNK_BUFFER);
+		writer->cutter = store_cutter_create(store, digest->size_bytes);
 	else if (!open_temporary(writer, err)) {
 		croft_store_writer_abort(writer);
 		return NULL;
@@ -160,70 +154,6 @@ static void sum_blocks(struct croft_store_writer *writer, const unsigned char *d
 	}
 }
 
-static bool put_many(struct croft_store *store, const struct croft_digest *digests,
-	const struct croft_slice *data, size_t count, bool verified, struct croft_error *errors);
-
-/* A batch of chunks. They are pinned before they are there, so that nobody evicts them until the
- * recipe names them. */
-static bool put_chunks(struct croft_store_writer *writer, const struct croft_slice *pieces,
-	size_t count, struct croft_error *err)
-{
-	struct croft_store *store = writer->store;
-	const struct croft_digest *chunks = writer->chunks + writer->chunk_count;
-	pthread_mutex_lock(&store->lock);
-	for (size_t i = 0; i < count; i++)
-		store_pin(store, store_key(chunks[i].hash));
-	pthread_mutex_unlock(&store->lock);
-	writer->chunk_count += count;
-	CROFT_CLEANUP_FREE struct croft_error *errors = croft_array(count + 1, sizeof(*errors));
-	if (put_many(store, chunks, pieces, count, true, errors))
-		return true;
-	for (size_t i = 0; err && i < count; i++)
-		if (errors[i].code)
-			*err = errors[i];
-	return false;
-}
-
-/* Cuts what can be cut: all, when nothing more comes. */
-static bool cut_chunks(struct croft_store_writer *writer, bool all, struct croft_error *err)
-{
-	struct croft_slice pieces[CHUNK_BUFFER / CROFT_CHUNK_LEAST + 1];
-	size_t count = 0, at = 0;
-	while (writer->uncut_size - at >= (all ? 1 : CROFT_CHUNK_MOST)) {
-		size_t size = croft_chunk_cut(&croft_chunking, writer->uncut + at, writer->uncut_size - at);
-		if (writer->chunk_count + count == writer->chunk_room) {
-			writer->chunk_room = writer->chunk_room ? 2 * writer->chunk_room : 64;
-			writer->chunks =
-				croft_realloc(writer->chunks, writer->chunk_room, sizeof(*writer->chunks));
-		}
-		writer->chunks[writer->chunk_count + count] = croft_digest_of(writer->uncut + at, size);
-		pieces[count++] = CROFT_SLICE(writer->uncut + at, size);
-		at += size;
-	}
-	if (count > 0 && !put_chunks(writer, pieces, count, err))
-		return false;
-	memmove(writer->uncut, writer->uncut + at, writer->uncut_size - at);
-	writer->uncut_size -= at;
-	return true;
-}
-
-static bool append_chunks(struct croft_store_writer *writer, const unsigned char *data, size_t size,
-	struct croft_error *err)
-{
-	uint64_t left = writer->digest.size_bytes - writer->size;
-	while (size > 0) {
-		size_t part = CHUNK_BUFFER - writer->uncut_size < size ? CHUNK_BUFFER - writer->uncut_size : size;
-		memcpy(writer->uncut + writer->uncut_size, data, part);
-		writer->uncut_size += part;
-		data += part;
-		size -= part;
-		left -= part;
-		if ((writer->uncut_size == CHUNK_BUFFER || left == 0) && !cut_chunks(writer, left == 0, err))
-			return false;
-	}
-	return true;
-}
-
 bool croft_store_writer_append(struct croft_store_writer *writer, const void *data, size_t size,
 	struct croft_error *err)
 {
@@ -237,8 +167,8 @@ bool croft_store_writer_append(struct croft_store_writer *writer, const void *da
 	croft_hasher_update(writer->hasher, data, size);
 	if (writer->bytes) {
 		memcpy(writer->bytes + writer->size, data, size);
-	} else if (writer->uncut) {
-		if (!append_chunks(writer, data, size, err))
+	} else if (writer->cutter) {
+		if (!store_cutter_append(writer->cutter, data, size, err))
 			return false;
 	} else {
 		if (!croft_pwrite_all(writer->fd, data, size, writer->size, "a large blob", err))
@@ -267,13 +197,7 @@ static void destroy(struct croft_store_writer *writer)
 		unlinkat(writer->store->temporary_fd, name, 0);
 	}
 	store_unreserve(writer->store, writer->reserved_bytes, writer->reserved_inodes);
-	if (writer->chunk_count) {
-		CROFT_LOCKED(&writer->store->lock);
-		for (size_t i = 0; i < writer->chunk_count; i++)
-			store_unpin(writer->store, store_key(writer->chunks[i].hash));
-	}
-	free(writer->chunks);
-	free(writer->uncut);
+	store_cutter_destroy(writer->cutter);
 	croft_hasher_destroy(writer->hasher);
 	XXH3_freeState(writer->block);
 	free(writer->note);
@@ -295,8 +219,12 @@ static bool publish(struct croft_store_writer *writer, struct croft_error *err)
 	int there = store_is_there(store, &writer->digest, err);
 	if (there != 0)
 		return there > 0;
-	if (writer->uncut)
-		return store_recipe_put(store, &writer->digest, writer->chunks, writer->chunk_count, err);
+	if (writer->cutter) {
+		const struct croft_digest *chunks;
+		size_t count;
+		return store_cutter_finish(writer->cutter, &chunks, &count, err) &&
+			store_recipe_put(store, &writer->digest, chunks, count, err);
+	}
 	if (writer->fd >= 0 && store->config.durable && fdatasync(writer->fd) < 0)
 		return croft_error_errno(err, errno, "%s: syncing a large blob", store->path);
 	struct store_append item = {
@@ -404,6 +332,12 @@ bool croft_store_put_many(struct croft_store *store, const struct croft_digest *
 	const struct croft_slice *data, size_t count, struct croft_error *errors)
 {
 	return put_many(store, digests, data, count, false, errors);
+}
+
+bool store_put_verified(struct croft_store *store, const struct croft_digest *digests,
+	const struct croft_slice *data, size_t count, struct croft_error *errors)
+{
+	return put_many(store, digests, data, count, true, errors);
 }
 
 bool croft_store_put(struct croft_store *store, const struct croft_digest *digest,
