@@ -31,7 +31,7 @@ bool croft_remote_read_to_fd(struct croft_remote *remote, const struct croft_dig
 	struct croft_error *err);
 
 /* Gathers blobs and uploads those that the server lacks: asks in large FindMissingBlobs, batches the
- * small, streams the large. Sources must stay as they are until flush. The same digest twice is one
+ * small, streams the large (or, where the server takes it, sends those of their chunks that it lacks). Sources must stay as they are until flush. The same digest twice is one
  * upload. */
 struct croft_upload;
 struct croft_upload *croft_upload_create(struct croft_remote *remote);
@@ -43,7 +43,7 @@ bool croft_upload_file(struct croft_upload *upload, const struct croft_digest *d
 	const char *path, struct croft_error *err);
 struct croft_upload_stat {
 	uint64_t blobs, bytes;             /* given */
-	uint64_t sent_blobs, sent_bytes;   /* that the server lacked */
+	uint64_t sent_blobs, sent_bytes;   /* that the server lacked; of large ones the chunks it lacked */
 };
 /* All is on the server when it returns true. */
 bool croft_upload_flush(struct croft_upload *upload, struct croft_upload_stat *stat,

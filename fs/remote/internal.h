@@ -15,19 +15,26 @@
 /* What an entry of a batch costs beside its data: digest, status, field headers. */
 enum { REMOTE_ENTRY_BYTES = 160 };
 
+/* By the server's capabilities: so many bytes may the blobs of one batch call have, and does it take
+ * blobs by chunks that are cut as croft_chunking says? */
+struct remote_abilities {
+	uint64_t batch_bytes;
+	bool splices;
+};
 struct croft_remote {
 	struct croft_channel *channel;
 	char *instance_name;
 
 	pthread_mutex_t lock;   /* guards: what follows */
-	uint64_t batch_bytes;   /* 0: not asked yet */
+	struct remote_abilities abilities; /* batch_bytes 0: not asked yet */
 	struct croft_digest_map *directories; /* struct cached, tree.c */
 	size_t directory_bytes;
 };
 
 void remote_tree_forget(struct croft_remote *remote); /* the lock is held or nobody else is there */
 
-/* The blobs of one batch call may have so many bytes, by the server's capabilities. */
+bool remote_abilities(struct croft_remote *remote, struct remote_abilities *abilities,
+	struct croft_error *err);
 bool remote_batch_bytes(struct croft_remote *remote, uint64_t *bytes, struct croft_error *err);
 
 /* Tries again while the server cannot be reached, with growing pauses, for a bounded time. */
@@ -59,6 +66,16 @@ typedef bool remote_reader(void *user, void *buffer, size_t size, uint64_t offse
 	struct croft_error *err);
 bool remote_stream_write(struct croft_remote *remote, const struct croft_digest *digest,
 	remote_reader *read, void *user, struct croft_error *err);
+
+/* Uploads one batch. */
+bool remote_batch_update(struct croft_remote *remote, const struct croft_digest *digests,
+	const struct croft_slice *data, size_t count, struct croft_error *err);
+
+/* As remote_stream_write, by chunks; says how much of it travelled. ABORTED: what was read is not what
+ * the digest says. */
+bool remote_chunks_write(struct croft_remote *remote, const struct croft_digest *digest,
+	uint64_t batch_bytes, remote_reader *read, void *user, uint64_t *sent_bytes,
+	struct croft_error *err);
 
 bool remote_not_found(const struct croft_digest *digest, struct croft_error *err);
 /* "instance/" or "" */

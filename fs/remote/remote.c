@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "fs/remote/internal.h"
 
+#include "fs/chunker.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 
@@ -95,7 +96,15 @@ void *remote_call(struct croft_remote *remote, const char *path, const ProtobufC
 
 /* Capabilities ----------------------------------------------------------------------------------- */
 
-static bool ask_batch_bytes(struct croft_remote *remote, uint64_t *bytes, struct croft_error *err)
+static bool cuts_as_we_do(const Reapi__CacheCapabilities *cache)
+{
+	const Reapi__FastCdc2020Params *params = cache->fast_cdc_2020_params;
+	return cache->split_blob_support && cache->splice_blob_support && params &&
+		params->avg_chunk_size_bytes == CROFT_CHUNK_AVERAGE && params->seed == 0;
+}
+
+static bool ask_abilities(struct croft_remote *remote, struct remote_abilities *abilities,
+	struct croft_error *err)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	Reapi__GetCapabilitiesRequest request = REAPI__GET_CAPABILITIES_REQUEST__INIT;
@@ -104,7 +113,7 @@ static bool ask_batch_bytes(struct croft_remote *remote, uint64_t *bytes, struct
 	const Reapi__ServerCapabilities *capabilities = remote_call(remote,
 		"/build.bazel.remote.execution.v2.Capabilities/GetCapabilities", &request.base,
 		&reapi__server_capabilities__descriptor, arena, &failure);
-	*bytes = BATCH_BYTES;
+	*abilities = (struct remote_abilities){.batch_bytes = BATCH_BYTES};
 	/* A bare CAS need not have the service. */
 	if (!capabilities && failure.code == CROFT_UNIMPLEMENTED)
 		return true;
@@ -114,22 +123,33 @@ static bool ask_batch_bytes(struct croft_remote *remote, uint64_t *bytes, struct
 	const Reapi__CacheCapabilities *cache = capabilities->cache_capabilities;
 	if (cache && cache->max_batch_total_size_bytes > 0 &&
 		cache->max_batch_total_size_bytes < BATCH_BYTES)
-		*bytes = (uint64_t)cache->max_batch_total_size_bytes;
+		abilities->batch_bytes = (uint64_t)cache->max_batch_total_size_bytes;
+	abilities->splices = cache && cuts_as_we_do(cache) &&
+		abilities->batch_bytes >= CROFT_CHUNK_MOST + REMOTE_ENTRY_BYTES;
+	return true;
+}
+
+bool remote_abilities(struct croft_remote *remote, struct remote_abilities *abilities,
+	struct croft_error *err)
+{
+	pthread_mutex_lock(&remote->lock);
+	*abilities = remote->abilities;
+	pthread_mutex_unlock(&remote->lock);
+	/* Two threads that ask at once get the same answer. */
+	if (abilities->batch_bytes == 0 && !ask_abilities(remote, abilities, err))
+		return false;
+	pthread_mutex_lock(&remote->lock);
+	remote->abilities = *abilities;
+	pthread_mutex_unlock(&remote->lock);
 	return true;
 }
 
 bool remote_batch_bytes(struct croft_remote *remote, uint64_t *bytes, struct croft_error *err)
 {
-	pthread_mutex_lock(&remote->lock);
-	*bytes = remote->batch_bytes;
-	pthread_mutex_unlock(&remote->lock);
-	/* Two threads that ask at once get the same answer. */
-	if (*bytes == 0 && !ask_batch_bytes(remote, bytes, err))
-		return false;
-	pthread_mutex_lock(&remote->lock);
-	remote->batch_bytes = *bytes;
-	pthread_mutex_unlock(&remote->lock);
-	return true;
+	struct remote_abilities abilities;
+	bool ok = remote_abilities(remote, &abilities, err);
+	*bytes = abilities.batch_bytes;
+	return ok;
 }
 
 /* Threads -------------------------------------------------------------------------------------- */

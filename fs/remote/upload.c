@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "fs/remote/internal.h"
 
+#include "fs/chunker.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 
 /* What is gathered before it is sent without waiting for the flush. */
@@ -87,8 +89,30 @@ struct sending {
 	struct croft_upload *upload;
 	struct source **wanted; /* job by job */
 	size_t *starts;
-	uint64_t batch_bytes;
+	struct remote_abilities abilities;
+	atomic_uint_least64_t spared_bytes; /* of large blobs: the server had their chunks */
 };
+
+/* 1: done; 0: it is better streamed; -1. */
+static int send_chunks(struct sending *sending, struct source *source, struct croft_error *err)
+{
+	if (!sending->abilities.splices || source->digest.size_bytes <= 2 * CROFT_CHUNK_MOST)
+		return 0;
+	uint64_t sent_bytes;
+	struct croft_error failure = CROFT_ERROR_INIT;
+	if (remote_chunks_write(sending->upload->remote, &source->digest,
+			sending->abilities.batch_bytes, read_source, source, &sent_bytes, &failure)) {
+		sending->spared_bytes += source->digest.size_bytes - sent_bytes;
+		return 1;
+	}
+	/* A chunk has gone meanwhile, or the server has thought better of it. */
+	if (failure.code == CROFT_NOT_FOUND || failure.code == CROFT_UNIMPLEMENTED)
+		return 0;
+	if (failure.code == CROFT_INVALID_ARGUMENT && source->path)
+		croft_error_set(&failure, CROFT_ABORTED, "%s changed while it was uploaded", source->path);
+	*err = failure;
+	return -1;
+}
 
 static bool send_large(struct sending *sending, struct source *source, struct croft_error *err)
 {
@@ -96,22 +120,25 @@ static bool send_large(struct sending *sending, struct source *source, struct cr
 	if (!source->bytes && !open_source(source, &fd, err))
 		return false;
 	source->fd = fd;
-	return remote_stream_write(
-		sending->upload->remote, &source->digest, read_source, source, err);
+	int sent = send_chunks(sending, source, err);
+	return sent != 0 ? sent > 0
+					 : remote_stream_write(
+						   sending->upload->remote, &source->digest, read_source, source, err);
 }
 
-static bool load(struct source *source, struct croft_arena *arena, ProtobufCBinaryData *data,
+static bool load(struct source *source, struct croft_arena *arena, struct croft_slice *data,
 	struct croft_error *err)
 {
 	CROFT_CLEANUP_FD int fd = -1;
-	data->len = source->digest.size_bytes;
-	data->data = (uint8_t *)source->bytes;
+	size_t size = (size_t)source->digest.size_bytes;
+	*data = CROFT_SLICE(source->bytes, size);
 	if (source->bytes)
 		return true;
 	if (!open_source(source, &fd, err))
 		return false;
-	data->data = croft_arena_alloc(arena, data->len);
-	return croft_pread_all(fd, data->data, data->len, 0, source->path, err);
+	char *bytes = croft_arena_alloc(arena, size);
+	*data = CROFT_SLICE(bytes, size);
+	return croft_pread_all(fd, bytes, size, 0, source->path, err);
 }
 
 static bool check_answers(const Reapi__BatchUpdateBlobsResponse *response, size_t asked,
@@ -129,32 +156,45 @@ static bool check_answers(const Reapi__BatchUpdateBlobsResponse *response, size_
 			response->n_responses, asked);
 }
 
-static bool send_job(void *user, size_t job, struct croft_error *err)
+bool remote_batch_update(struct croft_remote *remote, const struct croft_digest *digests,
+	const struct croft_slice *data, size_t count, struct croft_error *err)
 {
-	struct sending *sending = user;
-	struct source **first = sending->wanted + sending->starts[job];
-	size_t count = sending->starts[job + 1] - sending->starts[job];
-	if (first[0]->digest.size_bytes > sending->batch_bytes)
-		return send_large(sending, first[0], err);
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	Reapi__BatchUpdateBlobsRequest request = REAPI__BATCH_UPDATE_BLOBS_REQUEST__INIT;
-	request.instance_name = sending->upload->remote->instance_name;
+	request.instance_name = remote->instance_name;
 	request.n_requests = count;
 	request.requests = croft_arena_array(arena, count, sizeof(void *));
 	for (size_t i = 0; i < count; i++) {
 		Reapi__BatchUpdateBlobsRequest__Request *one = croft_arena_alloc(arena, sizeof(*one));
 		reapi__batch_update_blobs_request__request__init(one);
-		one->digest = croft_digest_to_message(&first[i]->digest, arena);
-		if (!load(first[i], arena, &one->data, err))
-			return false;
+		one->digest = croft_digest_to_message(&digests[i], arena);
+		one->data = (ProtobufCBinaryData){data[i].size, (uint8_t *)data[i].data};
 		request.requests[i] = one;
 	}
 	const Reapi__BatchUpdateBlobsResponse *response =
-		remote_call(sending->upload->remote, REMOTE_CAS "BatchUpdateBlobs", &request.base,
+		remote_call(remote, REMOTE_CAS "BatchUpdateBlobs", &request.base,
 			&reapi__batch_update_blobs_response__descriptor, arena, err);
 	if (!response)
 		return croft_error_wrap(err, "uploading %zu blobs", count);
 	return check_answers(response, count, err);
+}
+
+static bool send_job(void *user, size_t job, struct croft_error *err)
+{
+	struct sending *sending = user;
+	struct source **first = sending->wanted + sending->starts[job];
+	size_t count = sending->starts[job + 1] - sending->starts[job];
+	if (first[0]->digest.size_bytes > sending->abilities.batch_bytes)
+		return send_large(sending, first[0], err);
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_digest *digests = croft_arena_array(arena, count, sizeof(*digests));
+	struct croft_slice *data = croft_arena_array(arena, count, sizeof(*data));
+	for (size_t i = 0; i < count; i++) {
+		digests[i] = first[i]->digest;
+		if (!load(first[i], arena, &data[i], err))
+			return false;
+	}
+	return remote_batch_update(sending->upload->remote, digests, data, count, err);
 }
 
 /* Large ones first, then the small in batches. Returns the jobs. */
@@ -165,15 +205,15 @@ static size_t plan(struct sending *sending, const bool *missing)
 	uint64_t filled = 0;
 	bool open = false;
 	for (size_t i = 0; i < upload->count; i++)
-		if (missing[i] && upload->sources[i].digest.size_bytes > sending->batch_bytes) {
+		if (missing[i] && upload->sources[i].digest.size_bytes > sending->abilities.batch_bytes) {
 			sending->starts[jobs++] = placed;
 			sending->wanted[placed++] = &upload->sources[i];
 		}
 	for (size_t i = 0; i < upload->count; i++) {
 		uint64_t size = upload->sources[i].digest.size_bytes;
-		if (!missing[i] || size > sending->batch_bytes)
+		if (!missing[i] || size > sending->abilities.batch_bytes)
 			continue;
-		if (!open || filled + size + REMOTE_ENTRY_BYTES > sending->batch_bytes) {
+		if (!open || filled + size + REMOTE_ENTRY_BYTES > sending->abilities.batch_bytes) {
 			sending->starts[jobs++] = placed;
 			filled = 0;
 			open = true;
@@ -190,7 +230,7 @@ static bool send_missing(struct croft_upload *upload, const bool *missing, struc
 	CROFT_CLEANUP_FREE struct source **wanted = croft_array(upload->count, sizeof(*wanted));
 	CROFT_CLEANUP_FREE size_t *starts = croft_array(upload->count + 1, sizeof(*starts));
 	struct sending sending = {.upload = upload, .wanted = wanted, .starts = starts};
-	if (!remote_batch_bytes(upload->remote, &sending.batch_bytes, err) ||
+	if (!remote_abilities(upload->remote, &sending.abilities, err) ||
 		!remote_parallel(plan(&sending, missing), send_job, &sending, err))
 		return false;
 	for (size_t i = 0; i < upload->count; i++)
@@ -198,6 +238,7 @@ static bool send_missing(struct croft_upload *upload, const bool *missing, struc
 			upload->stat.sent_blobs++;
 			upload->stat.sent_bytes += upload->sources[i].digest.size_bytes;
 		}
+	upload->stat.sent_bytes -= sending.spared_bytes;
 	return true;
 }
 

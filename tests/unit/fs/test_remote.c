@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "fs/remote.h"
 
+#include "fs/chunker.h"
+
 #include "tests/unit/sched/loopback.h"
 
 #include "google/bytestream/bytestream.pb-c.h"
@@ -75,6 +77,31 @@ static void what_the_server_has_is_not_sent_again(void **state)
 	assert_ok(croft_upload_flush(upload, &stat, &err), err);
 	assert_int_equal(stat.sent_blobs, 0);
 	croft_upload_destroy(upload);
+}
+
+static void of_a_new_version_only_what_differs_is_sent(void **state)
+{
+	struct croft_slice first = content(1, LARGE);
+	char *bytes = croft_arena_alloc(loopback.arena, LARGE + 10);
+	memcpy(bytes, first.data, LARGE / 3);
+	memcpy(bytes + LARGE / 3, "difference", 10);
+	memcpy(bytes + LARGE / 3 + 10, (const char *)first.data + LARGE / 3, LARGE - LARGE / 3);
+	struct croft_slice versions[] = {first, CROFT_SLICE(bytes, LARGE + 10)};
+	struct croft_upload_stat stat;
+	for (int i = 0; i < 2; i++) {
+		struct croft_digest digest = digest_of(versions[i]);
+		struct croft_upload *upload = croft_upload_create(remote);
+		assert_ok(croft_upload_bytes(upload, &digest, versions[i], &err), err);
+		assert_ok(croft_upload_flush(upload, &stat, &err), err);
+		croft_upload_destroy(upload);
+		struct croft_slice back;
+		assert_ok(croft_remote_read(remote, &digest, loopback.arena, &back, &err), err);
+		assert_true(croft_slice_equal(back, versions[i]));
+		if (i == 0)
+			assert_int_equal(stat.sent_bytes, LARGE);
+	}
+	assert_int_equal(stat.sent_blobs, 1);
+	assert_in_range(stat.sent_bytes, 1, 2 * CROFT_CHUNK_MOST);
 }
 
 static void write_file(const char *name, struct croft_slice data)
@@ -342,6 +369,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		WITH_SERVER(what_is_uploaded_is_there_and_counted_once),
 		WITH_SERVER(what_the_server_has_is_not_sent_again),
+		WITH_SERVER(of_a_new_version_only_what_differs_is_sent),
 		WITH_SERVER(files_are_uploaded_from_their_folder),
 		WITH_SERVER(a_file_that_changed_is_an_error_that_names_it),
 		WITH_SERVER(thousands_of_blobs_go_in_batches_and_come_back),

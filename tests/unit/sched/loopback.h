@@ -30,7 +30,7 @@ static inline void loopback_start(struct loopback *loopback)
 	assert_non_null(mkdtemp(loopback->folder));
 	loopback->arena = croft_arena_create();
 	loopback->store = croft_store_open(
-		&(struct croft_store_config){.path = loopback->folder, .budget_bytes = 1 << 30}, &err);
+		&(struct croft_store_config){.path = loopback->folder, .budget_bytes = 1 << 30, .chunked = true}, &err);
 	assert_ok(loopback->store, err);
 	loopback->services = croft_services_create(
 		&(struct croft_services_config){.store = loopback->store}, &err);
