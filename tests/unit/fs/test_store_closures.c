@@ -141,6 +141,7 @@ static void a_hold_lasts_until_its_release(void **state)
 	croft_store_release(first);
 	assert_int_equal(place_stat(place).leased_blobs, 5);
 	croft_store_release(second);
+	usleep(5000); /* the keeper may just have leased what was held */
 	assert_int_equal(place_stat(place).leased_blobs, 0);
 	refs[1].digest = croft_digest_of("nowhere", 7);
 	assert_null(croft_store_hold(place->store, refs, 2, &err));
