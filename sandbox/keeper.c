@@ -45,7 +45,8 @@ struct keeper {
 	const struct wire_spec *spec;
 	int control;
 	struct status end; /* the last that was told */
-	bool agent_gone;
+	bool taken; /* the command has it: no order waits for whoever comes next */
+	bool killed, agent_gone;
 };
 
 /* A sandbox ahead ---------------------------------------------------------------------------------- */
@@ -346,6 +347,7 @@ static void on_control(struct keeper *keeper)
 		keeper->agent_gone = true;
 	} else if (!(got < 0 && errno == EINTR)) {
 		/* Told to, or the agent is gone. */
+		keeper->killed = true;
 		kill(keeper->init, SIGKILL);
 		keeper->agent_gone = got <= 0;
 	}
@@ -356,6 +358,7 @@ static void on_status(struct keeper *keeper)
 	struct status before = keeper->end;
 	if (!receive_status(keeper, MSG_DONTWAIT))
 		return;
+	keeper->taken |= keeper->end.kind != STATUS_ENDED;
 	if (keeper->end.kind == STATUS_STARTED) {
 		struct report message = {.kind = REPORT_STARTED, .pid_namespace = keeper->pid_namespace};
 		report(keeper, &message);
@@ -411,7 +414,7 @@ static void finish(struct keeper *keeper)
 	} else if (keeper->end.kind == STATUS_EXEC) {
 		message.wait_status = 127 << 8;
 		message.exec_errno = keeper->end.number;
-	} else if (keeper->end.kind == STATUS_FAILED) {
+	} else if (keeper->end.kind == STATUS_FAILED && !keeper->killed) {
 		message.kind = REPORT_FAILED;
 		snprintf(message.message, sizeof(message.message), "%s", keeper->end.message);
 	}
@@ -442,7 +445,7 @@ static void wait_leave(struct keeper *keeper)
 /* Whether nothing of the job is left that another could find. Files are gone already, processes dead. */
 static bool is_clean(struct keeper *keeper)
 {
-	if (!keeper->ready || is_special(keeper, keeper->spec) || !keeper->traces ||
+	if (!keeper->ready || !keeper->taken || is_special(keeper, keeper->spec) || !keeper->traces ||
 		waitpid(keeper->nursery, NULL, WNOHANG) != 0)
 		return false;
 	while (receive_status(keeper, MSG_DONTWAIT))
@@ -458,6 +461,7 @@ static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 	struct croft_error err = CROFT_ERROR_INIT;
 	keeper->spec = wire_spec_map(fds[0]);
 	keeper->control = fds[1];
+	keeper->killed = keeper->taken = false;
 	if (!keeper->spec)
 		return false;
 	bool begun = begin(keeper, fds, &err);
