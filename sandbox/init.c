@@ -5,7 +5,7 @@
  */
 #include "sandbox/internal.h"
 
-#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -245,10 +245,22 @@ static bool make_root(const struct job *job, struct croft_error *err)
 	return set_names(job->spec, err) && inside_enter(&nursery->skeleton, job->root, job->spec, err);
 }
 
+/* Inside already, where links lead nowhere else. */
+static bool make_working_directory(const struct job *job, struct croft_error *err)
+{
+	const char *directory = wire_text(job->spec, job->spec->working_directory);
+	if (access(directory, F_OK) == 0 || errno != ENOENT)
+		return true;
+	return (croft_make_directories(directory, err) &&
+			   (chown(directory, job->spec->uid, job->spec->gid) == 0 ||
+				   croft_error_errno(err, errno, "giving it to the job's user"))) ||
+		croft_error_wrap(err, "making the working directory");
+}
+
 static bool prepare(const struct job *job, struct croft_error *err)
 {
 	const char *directory = wire_text(job->spec, job->spec->working_directory);
-	if (!make_root(job, err) || !set_streams(job, err) || !set_limits(job, err) ||
+	if (!make_root(job, err) || !make_working_directory(job, err) || !set_streams(job, err) || !set_limits(job, err) ||
 		!become_user(job, err))
 		return false;
 	return chdir(directory) == 0 ||
