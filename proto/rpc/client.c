@@ -5,6 +5,7 @@
 #include "proto/rpc/channel.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 enum { UNARY_TIMEOUT_MS = 60000 };
@@ -35,11 +36,15 @@ static void answer_finish(struct answer *answer)
 	grpc_slice_unref(answer->message);
 }
 
-/* False with err unless the status is OK. */
-static bool answer_check(const struct answer *answer, const char *path, struct croft_error *err)
+/* False with err unless the status is OK. A call that was cancelled, and not by us, was given up by a
+ * server that is going: to be tried again, as when it is gone. */
+static bool answer_check(const struct answer *answer, const char *path, bool by_us,
+	struct croft_error *err)
 {
 	if (answer->status == GRPC_STATUS_OK)
 		return true;
+	if (answer->status == GRPC_STATUS_CANCELLED && !by_us)
+		return croft_error_set(err, CROFT_UNAVAILABLE, "%s was given up by the server", path);
 	struct croft_slice message = croft_core_slice(&answer->message);
 	if (message.size > 0)
 		return croft_error_set(err, (enum croft_code)answer->status, "%.*s", (int)message.size,
@@ -185,7 +190,7 @@ void *croft_unary(struct croft_channel *channel, const struct croft_call_options
 	grpc_byte_buffer *buffer = run_unary(call, queue, options, metadata, request, &answer);
 	void *message = NULL;
 	give_details(&answer, options->details_arena, options->details);
-	if (answer_check(&answer, path, err)) {
+	if (answer_check(&answer, path, false, err)) {
 		if (buffer)
 			message = decode_answer(response, buffer, path, arena, err);
 		else
@@ -225,6 +230,7 @@ struct croft_stream {
 
 	pthread_mutex_t lock; /* guards: ended, and the first look at the status */
 	bool ended;
+	atomic_bool cancelled; /* by us */
 };
 
 static bool run(struct croft_stream *stream, const grpc_op *ops, size_t count, void *tag)
@@ -279,7 +285,13 @@ static bool take_status(struct croft_stream *stream, struct croft_error *err)
 		stream->ended = true;
 		give_details(&stream->answer, stream->details_arena, stream->details);
 	}
-	return answer_check(&stream->answer, stream->path, err);
+	return answer_check(&stream->answer, stream->path, atomic_load(&stream->cancelled), err);
+}
+
+static void cancel(struct croft_stream *stream)
+{
+	atomic_store(&stream->cancelled, true);
+	grpc_call_cancel(stream->call, NULL);
 }
 
 /* The next message; NULL at the end. `reading` is held. */
@@ -355,13 +367,13 @@ int croft_stream_read(struct croft_stream *stream, struct croft_arena *arena, vo
 	grpc_byte_buffer_destroy(buffer);
 	if (*message)
 		return 1;
-	grpc_call_cancel(stream->call, NULL);
+	cancel(stream);
 	return -1;
 }
 
 void croft_stream_cancel(struct croft_stream *stream)
 {
-	grpc_call_cancel(stream->call, NULL);
+	cancel(stream);
 }
 
 void croft_stream_destroy(struct croft_stream *stream)
@@ -369,7 +381,7 @@ void croft_stream_destroy(struct croft_stream *stream)
 	if (!stream)
 		return;
 	if (!stream->ended)
-		grpc_call_cancel(stream->call, NULL);
+		cancel(stream);
 	pluck(stream->queue, &stream->open_tag);
 	take_status(stream, NULL);
 	while (stream->first)

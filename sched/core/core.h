@@ -131,6 +131,8 @@ struct croft_sched {
 	pthread_t ticker;
 
 	pthread_mutex_t lock; /* guards: everything below, and all tasks, operations and agents */
+	char *journal_path; /* what was learned is kept beside it */
+	uint64_t learned_ns; /* when that was written last */
 	pthread_cond_t log_changed; /* more output, or a task ended */
 	pthread_cond_t tick;
 	bool stopping;

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+static const double RESTORE_SECONDS = 0.5;
+
 double placed_now(void)
 {
 	return (double)croft_now_ns() / 1e9;
@@ -90,7 +92,12 @@ void placed_restored(struct croft_sched *sched)
 		tasks[count++] = task;
 	}
 	qsort(tasks, count, sizeof(*tasks), by_sequence);
+	/* What they read is found out again, as far as that does not hold up the start. */
+	double until = placed_now() + RESTORE_SECONDS;
 	for (size_t i = 0; i < count; i++) {
+		if (placed_now() < until)
+			tasks[i]->inputs =
+				placed_inputs(sched, &tasks[i]->input_root, &tasks[i]->input_count);
 		introduce(sched, tasks[i]);
 		TAILQ_INSERT_TAIL(&sched->queue, tasks[i], queue_link);
 	}

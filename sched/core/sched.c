@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sched/core/core.h"
+#include "sched/core/learned.h"
 
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -9,6 +10,29 @@
 
 enum { DEFAULT_ATTEMPTS = 3, DEFAULT_HEARTBEAT_MS = 2000, DEFAULT_QUEUE = 1000000, TICK_MS = 250 };
 static const uint64_t DEFAULT_STALL_CAP_MS = 600000;
+/* How much of what is learned a crash may cost. */
+static const uint64_t LEARNED_NS = UINT64_C(60) * 1000000000;
+
+/* `lock` held, but not over the writing. Jobs run without it: a failure is only told. */
+static void keep_learned(struct croft_sched *sched)
+{
+	struct learned *learned = learned_of(sched->placement);
+	sched->learned_ns = croft_now_ns();
+	pthread_mutex_unlock(&sched->lock);
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!learned_write(learned, sched->journal_path, &err))
+		croft_log(CROFT_LOG_WARNING, "keeping what was learned of jobs: %s", err.message);
+	learned_free(learned);
+	pthread_mutex_lock(&sched->lock);
+}
+
+static void restore_learned(struct croft_sched *sched)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (learned_read(sched->placement, sched->journal_path, &err) < 0)
+		croft_log(CROFT_LOG_WARNING, "what was learned of jobs is lost: %s", err.message);
+	sched->learned_ns = croft_now_ns();
+}
 
 static void *ticker_thread(void *user)
 {
@@ -26,7 +50,10 @@ static void *ticker_thread(void *user)
 		agents_tick(sched);
 		tasks_expire(sched);
 		dispatch(sched); /* agents that refused a while ago may be asked again */
+		if (croft_now_ns() - sched->learned_ns >= LEARNED_NS)
+			keep_learned(sched);
 	}
+	keep_learned(sched);
 	return NULL;
 }
 
@@ -82,6 +109,8 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	}
 	sched->placement = croft_placement_create(&placement);
 	sched->roots = croft_roots_create(&(struct croft_tree_source){read_directory, sched->store});
+	sched->journal_path = croft_strdup(config->path);
+	restore_learned(sched);
 	sched->journal = croft_journal_open(config->path, err);
 	if (!sched->journal || !croft_journal_each(sched->journal, restore, sched, err)) {
 		sched->stopping = true;
@@ -146,6 +175,7 @@ void croft_sched_close(struct croft_sched *sched)
 	while (!LIST_EMPTY(&sched->agents))
 		agent_free(LIST_FIRST(&sched->agents));
 	free((void *)sched->config.blob_url);
+	free(sched->journal_path);
 	pthread_cond_destroy(&sched->log_changed);
 	pthread_cond_destroy(&sched->tick);
 	pthread_mutex_destroy(&sched->lock);

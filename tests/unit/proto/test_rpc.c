@@ -285,6 +285,26 @@ static void messages_stream_down_and_up(void **state)
 	croft_arena_destroy(arena);
 }
 
+/* Not "cancelled", which nobody did: whoever called tries again, as with a server that is gone. */
+static void a_server_that_goes_in_the_middle_of_a_call_is_unavailable(void **state)
+{
+	struct croft_arena *arena = croft_arena_create();
+	struct croft_error err = CROFT_ERROR_INIT;
+	Bytestream__ReadRequest read = BYTESTREAM__READ_REQUEST__INIT;
+	read.read_limit = 1000000;
+	struct croft_stream *stream = croft_stream_open(channel, NULL,
+		"/google.bytestream.ByteStream/Read", &bytestream__read_response__descriptor, &err);
+	assert_ok(croft_stream_write(stream, &read.base, &err), err);
+	void *message;
+	assert_int_equal(croft_stream_read(stream, arena, &message, &err), 1);
+	croft_server_shutdown(server, 0);
+	while (croft_stream_read(stream, arena, &message, &err) > 0)
+		croft_arena_reset(arena);
+	assert_int_equal(err.code, CROFT_UNAVAILABLE);
+	croft_stream_destroy(stream);
+	croft_arena_destroy(arena);
+}
+
 static void a_reader_that_leaves_ends_the_writer(void **state)
 {
 	struct croft_arena *arena = croft_arena_create();
@@ -414,6 +434,7 @@ int main(void)
 		WITH_SERVER(a_malformed_request_is_refused),
 		WITH_SERVER(a_deadline_ends_a_call_on_both_sides),
 		WITH_SERVER(messages_stream_down_and_up),
+		WITH_SERVER(a_server_that_goes_in_the_middle_of_a_call_is_unavailable),
 		WITH_SERVER(a_reader_that_leaves_ends_the_writer),
 		WITH_SERVER(parked_calls_hold_no_thread_and_close_once),
 		WITH_SERVER(a_session_echoes_until_the_client_leaves),
