@@ -14,8 +14,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 enum {
@@ -23,6 +25,7 @@ enum {
 	BATCH_ITEMS = 4096,
 	ZEROS = 1 << 20,              /* written ahead by a durable store's small batches */
 	ZEROS_BATCH_LIMIT = 256 << 10, /* batches above do not: writing twice would cost more */
+	IN_PLACE_BYTES = 16 << 10, /* a record's, on average, from which a batch is not copied together */
 	PENDING_LIMIT = 256 << 10,    /* entries; more wait for the keeper */
 	CHECKPOINT_ENTRIES = 16 << 10, /* at which the keeper does not wait for its second to end */
 };
@@ -130,15 +133,26 @@ static bool open_segment(struct croft_store *store, struct croft_error *err)
 	return true;
 }
 
-/* The batch as bytes; offsets go into the items' entries. */
-static unsigned char *lay_out(struct batch *batch, const struct store_segment *segment, size_t zeros)
+/* Headers and offsets of what is written behind one another. */
+static void fill_records(struct batch *batch, const struct store_segment *segment)
 {
-	unsigned char *buffer = croft_alloc(batch->bytes + zeros), *at = buffer;
+	uint32_t offset = segment->size;
 	for (size_t i = 0; i < batch->count; i++) {
 		struct store_append *item = batch->items[i];
-		size_t bytes = store_record_bytes(item->payload.size);
 		store_record_fill(&item->record, item->kind, &item->digest, segment->number, item->payload);
-		item->entry.offset = segment->size + (uint32_t)(at - buffer);
+		item->entry.offset = offset;
+		offset += (uint32_t)store_record_bytes(item->payload.size);
+	}
+}
+
+static bool write_copied(const struct batch *batch, const struct store_segment *segment, size_t zeros,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE unsigned char *buffer = croft_alloc(batch->bytes + zeros);
+	unsigned char *at = buffer;
+	for (size_t i = 0; i < batch->count; i++) {
+		const struct store_append *item = batch->items[i];
+		size_t bytes = store_record_bytes(item->payload.size);
 		memcpy(at, &item->record, STORE_HEADER);
 		if (item->payload.size)
 			memcpy(at + STORE_HEADER, item->payload.data, item->payload.size);
@@ -147,16 +161,58 @@ static unsigned char *lay_out(struct batch *batch, const struct store_segment *s
 		at += bytes;
 	}
 	memset(at, 0, zeros);
-	return buffer;
+	return croft_pwrite_all(segment->fd, buffer, batch->bytes + zeros, segment->size,
+		"a segment of the store", err);
+}
+
+static bool write_vectors(int fd, struct iovec *parts, size_t count, uint64_t offset,
+	struct croft_error *err)
+{
+	while (count > 0) {
+		ssize_t put = pwritev(fd, parts, (int)(count < IOV_MAX ? count : IOV_MAX), (off_t)offset);
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put <= 0)
+			return croft_error_errno(err, put < 0 ? errno : EIO, "writing a segment of the store");
+		offset += (uint64_t)put;
+		size_t done = (size_t)put;
+		for (; count > 0 && done >= parts->iov_len; parts++, count--)
+			done -= parts->iov_len;
+		if (count > 0) {
+			parts->iov_base = (char *)parts->iov_base + done;
+			parts->iov_len -= done;
+		}
+	}
+	return true;
+}
+
+/* From where the payloads stand: what is copied once more costs as much as all the rest when it is much. */
+static bool write_in_place(const struct batch *batch, const struct store_segment *segment,
+	struct croft_error *err)
+{
+	static const char padding[8];
+	CROFT_CLEANUP_FREE struct iovec *parts = croft_array(3 * batch->count, sizeof(*parts));
+	size_t count = 0;
+	for (size_t i = 0; i < batch->count; i++) {
+		struct store_append *item = batch->items[i];
+		size_t used = STORE_HEADER + item->payload.size;
+		size_t pad = store_record_bytes(item->payload.size) - used;
+		parts[count++] = (struct iovec){&item->record, STORE_HEADER};
+		if (item->payload.size)
+			parts[count++] = (struct iovec){(void *)item->payload.data, item->payload.size};
+		if (pad)
+			parts[count++] = (struct iovec){(void *)padding, pad};
+	}
+	return write_vectors(segment->fd, parts, count, segment->size, err);
 }
 
 static bool write_at_end(struct croft_store *store, struct batch *batch, size_t zeros,
 	struct croft_error *err)
 {
 	struct store_segment *segment = store->log.open;
-	CROFT_CLEANUP_FREE unsigned char *buffer = lay_out(batch, segment, zeros);
-	if (!croft_pwrite_all(segment->fd, buffer, batch->bytes + zeros, segment->size,
-			"a segment of the store", err) ||
+	bool in_place = zeros == 0 && batch->bytes / batch->count >= IN_PLACE_BYTES;
+	fill_records(batch, segment);
+	if (!(in_place ? write_in_place(batch, segment, err) : write_copied(batch, segment, zeros, err)) ||
 		(store->config.durable && fdatasync(segment->fd) < 0 &&
 			!croft_error_errno(err, errno, "syncing a segment of the store"))) {
 		/* What did reach the disk would be taken for stored at a replay: harmless, it is whole. */
