@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A child process writes and tells of every acknowledged blob through a pipe; it is killed at a
- * random moment. CROFT_CRASHES=200 makes it the long test of the issue; CROFT_SEED repeats one.
+ * random moment; in some tests the machine's power fails with it (power.h). CROFT_CRASHES=200 makes it
+ * the long test of the issue; CROFT_SEED repeats one.
  */
+#include "tests/unit/fs/power.h"
 #include "tests/unit/fs/store_place.h"
 
 #include <errno.h>
@@ -56,8 +58,13 @@ static void *write_for_ever(void *user)
 	return NULL;
 }
 
+/* Where the power's log is kept; empty: the power does not fail. */
+static char power_folder[256];
+
 static void child(const struct croft_store_config *config, unsigned first, int pipe)
 {
+	if (power_folder[0])
+		power_begin(power_folder);
 	struct place place = {.config = *config};
 	struct croft_error err = CROFT_ERROR_INIT;
 	place.store = croft_store_open(config, &err);
@@ -144,6 +151,8 @@ static void crash(struct croft_store_config config, bool all)
 		size_t before = count;
 		unsigned after_us = 20000 + rand_r(&random) % 300000;
 		run_and_kill(&config, i << 20, after_us, &acknowledged, &count);
+		if (power_folder[0])
+			power_lose(power_folder, place->path, &random);
 		place_open(place);
 		/* All of the last round, and some of those before. */
 		check(place, acknowledged + before, count - before, all);
@@ -179,6 +188,21 @@ static void a_store_killed_while_evicting_is_consistent(void **state)
 			  .durable = true, .budget_bytes = 12 * MIB, .lease_ms = 20}, false);
 }
 
+static void a_durable_store_has_all_that_it_acknowledged_after_power_failures(void **state)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	const char *base = getenv("TMPDIR");
+	snprintf(power_folder, sizeof(power_folder), "%s/croft-power-XXXXXX", base ? base : "/tmp");
+	assert_non_null(mkdtemp(power_folder));
+	crash((struct croft_store_config){.durable = true, .budget_bytes = (uint64_t)4 << 30}, true);
+	crash((struct croft_store_config){.durable = true, .chunked = true,
+			  .budget_bytes = (uint64_t)4 << 30}, true);
+	crash((struct croft_store_config){.durable = true, .budget_bytes = 12 * MIB, .lease_ms = 20},
+		false);
+	assert_ok(croft_remove_tree(AT_FDCWD, power_folder, &err), err);
+	power_folder[0] = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -186,6 +210,7 @@ int main(void)
 		cmocka_unit_test(a_killed_chunked_store_has_all_that_it_acknowledged),
 		cmocka_unit_test(a_killed_cache_has_all_that_it_acknowledged),
 		cmocka_unit_test(a_store_killed_while_evicting_is_consistent),
+		cmocka_unit_test(a_durable_store_has_all_that_it_acknowledged_after_power_failures),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
