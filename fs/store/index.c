@@ -16,11 +16,18 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 /* Address space only. 64 GiB hold about 500 million blobs. */
 static const size_t map_bytes = (size_t)64 << 30;
+
+enum {
+	MOST_MAPPED = 384 << 20, /* bytes of files that this process has in its memory */
+	/* Transactions after which that is looked at: of up to 256 look-ups, each of which may map 64 KiB. */
+	TRIM_READS = 32,
+};
 
 bool store_mdb_error(struct croft_error *err, int code, const char *what)
 {
@@ -64,6 +71,43 @@ static bool open_tables(struct store_index *index, bool read_only, struct croft_
 	return code == 0 || store_mdb_error(err, code, "opening its tables");
 }
 
+/* LMDB does not say where it maps its file. */
+static void find_map(struct store_index *index)
+{
+	mdb_filehandle_t fd;
+	struct stat st;
+	char line[512];
+	mdb_env_get_fd(index->env, &fd);
+	FILE *maps = fopen("/proc/self/maps", "re");
+	if (!maps || fstat(fd, &st) < 0) {
+		if (maps)
+			fclose(maps);
+		return;
+	}
+	while (fgets(line, sizeof(line), maps)) {
+		unsigned long start, end, inode;
+		unsigned major, minor;
+		if (sscanf(line, "%lx-%lx %*s %*s %x:%x %lu", &start, &end, &major, &minor, &inode) == 5 &&
+			inode == st.st_ino && end - start >= map_bytes) {
+			index->map = (void *)start;
+			index->map_size = end - start;
+		}
+	}
+	fclose(maps);
+}
+
+void store_index_trim(struct store_index *index)
+{
+	unsigned long mapped_pages = 0;
+	FILE *statm = index->map ? fopen("/proc/self/statm", "re") : NULL;
+	if (!statm)
+		return;
+	if (fscanf(statm, "%*u %*u %lu", &mapped_pages) == 1 &&
+		mapped_pages * (size_t)sysconf(_SC_PAGESIZE) > MOST_MAPPED)
+		madvise(index->map, index->map_size, MADV_DONTNEED); /* only a hint */
+	fclose(statm);
+}
+
 bool store_index_open(struct store_index *index, int dirfd, const char *path, bool read_only,
 	struct croft_error *err)
 {
@@ -94,6 +138,7 @@ bool store_index_open(struct store_index *index, int dirfd, const char *path, bo
 		int dead;
 		mdb_reader_check(index->env, &dead);
 	}
+	find_map(index);
 	return open_tables(index, read_only, err);
 }
 
@@ -156,6 +201,8 @@ void store_read_end(struct store_index *index, MDB_txn *txn)
 	if (!txn)
 		return;
 	mdb_txn_reset(txn);
+	if (__atomic_add_fetch(&index->reads, 1, __ATOMIC_RELAXED) % TRIM_READS == 0)
+		store_index_trim(index);
 	pthread_mutex_lock(&index->readers_lock);
 	bool kept = index->idle_count < sizeof(index->idle) / sizeof(index->idle[0]);
 	if (kept)

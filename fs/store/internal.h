@@ -65,6 +65,9 @@ struct store_index {
 	MDB_txn *idle[64];            /* reset read transactions for use again */
 	unsigned idle_count;
 	uint64_t allocated; /* bytes of the file that have blocks; the keeper's */
+	void *map;          /* the file in memory, as LMDB reads it; NULL: not known */
+	size_t map_size;
+	uint32_t reads; /* atomic; ended since the start */
 };
 
 bool store_mdb_error(struct croft_error *err, int code, const char *what);
@@ -76,6 +79,10 @@ uint64_t store_index_disk_bytes(const struct store_index *index);
 /* Sets blocks of the disk aside for the index, so that it can still be changed (and blobs be evicted)
  * when the disk is full. */
 bool store_index_set_aside(struct store_index *index, uint64_t bytes, struct croft_error *err);
+
+/* Lets go of pages that are mapped when these are many. They stay in the page cache as long as it likes, and
+ * are not counted as this process's any more. */
+void store_index_trim(struct store_index *index);
 
 MDB_txn *store_read_begin(struct store_index *index, struct croft_error *err);
 void store_read_end(struct store_index *index, MDB_txn *txn);

@@ -349,6 +349,7 @@ bool store_checkpoint(struct croft_store *store, struct croft_error *err)
 		}
 	} while (ok && partial);
 	store_look_at_disk(store);
+	store_index_trim(&store->index);
 	if (ok)
 		return true;
 	pthread_mutex_lock(&store->lock);
