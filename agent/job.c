@@ -168,11 +168,20 @@ static uint64_t on_extend(void *user)
 static const char *const *environment_of(struct croft_job *job)
 {
 	const Reapi__Command *command = job->message->command;
-	const char **environment =
-		croft_arena_array(job->arena, command->n_environment_variables + 1, sizeof(char *));
-	for (size_t i = 0; i < command->n_environment_variables; i++)
-		environment[i] = croft_arena_printf(job->arena, "%s=%s",
-			command->environment_variables[i]->name, command->environment_variables[i]->value);
+	size_t count = command->n_environment_variables;
+	const char **environment = croft_arena_array(job->arena, count + 3, sizeof(char *));
+	bool time_zone = job->options.time_zone != NULL, locale = job->options.locale != NULL;
+	for (size_t i = 0; i < count; i++) {
+		const Reapi__Command__EnvironmentVariable *variable = command->environment_variables[i];
+		environment[i] = croft_arena_printf(job->arena, "%s=%s", variable->name, variable->value);
+		/* What the command says itself stands. */
+		time_zone &= strcmp(variable->name, "TZ") != 0;
+		locale &= strcmp(variable->name, "LC_ALL") != 0;
+	}
+	if (time_zone)
+		environment[count++] = croft_arena_printf(job->arena, "TZ=%s", job->options.time_zone);
+	if (locale)
+		environment[count++] = croft_arena_printf(job->arena, "LC_ALL=%s", job->options.locale);
 	return environment;
 }
 
@@ -254,6 +263,14 @@ static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_er
 		.uid = job->options.uid,
 		.gid = job->options.gid,
 		.network = job->options.network,
+		.hostname = job->options.hostname,
+		.umask_given = job->options.umask_given,
+		.umask = job->options.umask,
+		.fixed_addresses = job->options.fixed_addresses,
+		.cpus = job->options.cpus,
+		.seccomp = job->options.seccomp,
+		.processes = job->options.processes,
+		.disk_bytes = job->options.disk_bytes,
 		.wall_ms = job->message->timeout_ms,
 		.memory_bytes = job->options.memory_bytes,
 		.output_log_bytes = CROFT_JOB_LOG_BYTES,

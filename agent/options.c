@@ -58,6 +58,65 @@ static bool read_image(struct croft_job_options *options,
 	return true;
 }
 
+static bool read_hostname(struct croft_job_options *options,
+	const Reapi__Platform__Property *property, struct croft_error *err)
+{
+	size_t size = strlen(property->value);
+	options->hostname = property->value;
+	return (size > 0 && size <= 64 &&
+			   strspn(property->value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.") ==
+				   size) ||
+		bad_value(property, "a host name of at most 64 letters, digits, dots and dashes", err);
+}
+
+static bool read_umask(struct croft_job_options *options, const Reapi__Platform__Property *property,
+	struct croft_error *err)
+{
+	char *end;
+	unsigned long number = strtoul(property->value, &end, 8);
+	options->umask_given = true;
+	options->umask = (uint32_t)number;
+	return (property->value[0] >= '0' && property->value[0] <= '7' && !*end && number <= 0777) ||
+		bad_value(property, "an octal number up to 777", err);
+}
+
+static bool read_seccomp(struct croft_job_options *options,
+	const Reapi__Platform__Property *property, struct croft_error *err)
+{
+	static const char *const names[] = {"default", "strict", "compat"};
+	for (int i = 0; i < 3; i++) {
+		options->seccomp = (enum croft_seccomp)i;
+		if (strcmp(property->value, names[i]) == 0)
+			return true;
+	}
+	return bad_value(property, "one of default, strict, compat", err);
+}
+
+/* What makes runs alike. */
+static bool read_sameness(struct croft_job_options *options,
+	const Reapi__Platform__Property *property, struct croft_error *err)
+{
+	uint64_t number = 0;
+	if (strcmp(property->name, "croft-hostname") == 0)
+		return read_hostname(options, property, err);
+	if (strcmp(property->name, "croft-umask") == 0)
+		return read_umask(options, property, err);
+	if (strcmp(property->name, "croft-time-zone") == 0) {
+		options->time_zone = property->value;
+	} else if (strcmp(property->name, "croft-locale") == 0) {
+		options->locale = property->value;
+	} else if (strcmp(property->name, "croft-cpus") == 0) {
+		if (!read_number(property, 4096, &number, err))
+			return false;
+		options->cpus = (uint32_t)number;
+	} else if (strcmp(property->name, "croft-address-randomization") == 0) {
+		options->fixed_addresses = strcmp(property->value, "off") == 0;
+		return options->fixed_addresses || strcmp(property->value, "on") == 0 ||
+			bad_value(property, "one of on, off", err);
+	}
+	return true;
+}
+
 static bool read_property(struct croft_job_options *options,
 	const Reapi__Platform__Property *property, struct croft_error *err)
 {
@@ -81,6 +140,14 @@ static bool read_property(struct croft_job_options *options,
 			strcmp(property->value, "image") == 0 ? CROFT_ROOT_IMAGE : CROFT_ROOT_INPUT;
 	} else if (strcmp(property->name, "croft-root-image") == 0) {
 		return read_image(options, property, err);
+	} else if (strcmp(property->name, "croft-processes") == 0) {
+		return read_number(property, UINT32_MAX, &options->processes, err);
+	} else if (strcmp(property->name, "croft-disk-bytes") == 0) {
+		return read_number(property, UINT64_MAX, &options->disk_bytes, err);
+	} else if (strcmp(property->name, "croft-seccomp") == 0) {
+		return read_seccomp(options, property, err);
+	} else {
+		return read_sameness(options, property, err);
 	}
 	return true;
 }

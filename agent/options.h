@@ -16,7 +16,12 @@ struct croft_job_options {
 	const char *root_image; /* the job's own choice; or NULL: the agent's. Borrowed from the job */
 	uint32_t uid, gid;
 	enum croft_network network;
-	uint64_t memory_bytes;
+	uint64_t memory_bytes, processes, disk_bytes;
+	/* What makes runs alike; NULL, false and 0: as usual. */
+	const char *hostname, *time_zone, *locale; /* borrowed from the job */
+	bool umask_given, fixed_addresses;
+	uint32_t umask, cpus;
+	enum croft_seccomp seccomp;
 };
 
 /* INVALID_ARGUMENT names a property whose value makes no sense. */

@@ -415,6 +415,7 @@ const struct command command_sandbox = {
 		"  input_root, input_target   a directory, and where a writable view of it stands inside\n"
 		"  writable             list of directories; without it all of the root may be written\n"
 		"  command, environment, working_directory, uid, gid, hostname\n"
+		"  umask (\"022\"), fixed_addresses (true: no randomisation), cpus (how many it sees)\n"
 		"  mounts               list of {\"source\": …, \"target\": …, \"writable\": true}\n"
 		"  network, seccomp     as the options say\n"
 		"  outputs              list of paths to capture\n"

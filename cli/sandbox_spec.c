@@ -3,6 +3,7 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct reader {
@@ -208,6 +209,14 @@ static bool read_ids(const struct reader *reader, const char *field, const json_
 	return true;
 }
 
+static bool read_umask(const struct reader *reader, const char *text, uint32_t *mask)
+{
+	char *end;
+	unsigned long number = strtoul(text, &end, 8);
+	*mask = (uint32_t)number;
+	return (*text && !*end && number <= 0777) || wrong(reader, "umask", "an octal number as \"022\"");
+}
+
 static bool read_field(const struct reader *reader, const char *name, const json_t *value)
 {
 	struct sandbox_request *request = reader->request;
@@ -243,6 +252,14 @@ static bool read_field(const struct reader *reader, const char *name, const json
 		return read_ids(reader, name, value, &spec->gid);
 	if (!strcmp(name, "hostname"))
 		return read_text(reader, name, value, &spec->hostname);
+	if (!strcmp(name, "umask")) {
+		spec->umask_given = true;
+		return read_text(reader, name, value, &text) && read_umask(reader, text, &spec->umask);
+	}
+	if (!strcmp(name, "fixed_addresses"))
+		return read_switch(reader, name, value, &spec->fixed_addresses);
+	if (!strcmp(name, "cpus"))
+		return read_ids(reader, name, value, &spec->cpus);
 	if (!strcmp(name, "mounts"))
 		return read_mounts(reader, value);
 	if (!strcmp(name, "network"))

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -257,11 +258,47 @@ static bool make_working_directory(const struct job *job, struct croft_error *er
 		croft_error_wrap(err, "making the working directory");
 }
 
+/* The first of those that the agent may use, from a place that differs among cells. */
+static bool choose_cpus(const struct job *job, struct croft_error *err)
+{
+	cpu_set_t usable, chosen;
+	CPU_ZERO(&chosen);
+	if (sched_getaffinity(0, sizeof(usable), &usable) < 0)
+		return croft_error_errno(err, errno, "asking for the usable CPUs");
+	uint32_t count = (uint32_t)CPU_COUNT(&usable), wanted = job->spec->cpus;
+	if (wanted >= count)
+		return wanted == count ||
+			croft_error_set(err, CROFT_FAILED_PRECONDITION,
+				"the job is to see %u CPUs, and this machine has %u", wanted, count);
+	uint32_t skip = job->nursery->cell / CELLS_PER_SLOT * wanted % count;
+	for (uint32_t cpu = 0, left = wanted; left > 0; cpu = (cpu + 1) % CPU_SETSIZE) {
+		if (!CPU_ISSET(cpu, &usable))
+			continue;
+		if (skip > 0) {
+			skip--;
+			continue;
+		}
+		CPU_SET(cpu, &chosen);
+		left--;
+	}
+	return sched_setaffinity(0, sizeof(chosen), &chosen) == 0 ||
+		croft_error_errno(err, errno, "choosing CPUs");
+}
+
+static bool make_alike(const struct job *job, struct croft_error *err)
+{
+	const struct wire_spec *spec = job->spec;
+	umask(spec->umask);
+	if (spec->fixed_addresses && personality(ADDR_NO_RANDOMIZE) < 0)
+		return croft_error_errno(err, errno, "fixing addresses");
+	return !spec->cpus || choose_cpus(job, err);
+}
+
 static bool prepare(const struct job *job, struct croft_error *err)
 {
 	const char *directory = wire_text(job->spec, job->spec->working_directory);
 	if (!make_root(job, err) || !make_working_directory(job, err) || !set_streams(job, err) || !set_limits(job, err) ||
-		!become_user(job, err))
+		!make_alike(job, err) || !become_user(job, err))
 		return false;
 	return chdir(directory) == 0 ||
 		croft_error_errno(err, errno, "entering the working directory %s", directory);

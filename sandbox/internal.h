@@ -30,6 +30,7 @@ struct wire_spec {
 	uint32_t uid, gid;
 	uint32_t network, seccomp;
 	uint32_t root_writable, terminal;
+	uint32_t umask, fixed_addresses, cpus;
 	uint32_t roots, input_root, input_target;
 	uint32_t writable, arguments, environment, working_directory, hostname;
 	uint32_t mount_sources, mount_targets, mount_writable;

@@ -174,7 +174,10 @@ static bool mount_overlay(const struct launcher_context *context, const char *lo
 		fsconfig(fs, FSCONFIG_SET_STRING, "workdir", work, 0) < 0 ||
 		(!context->privileged && fsconfig(fs, FSCONFIG_SET_FLAG, "userxattr", NULL, 0) < 0) ||
 		fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
-		return croft_error_errno(err, errno, "making the overlay over %s", lower);
+		return errno == ELOOP
+			? croft_error_set(err, CROFT_INVALID_ARGUMENT,
+				  "two of the root layers are one directory, or one of them contains another")
+			: croft_error_errno(err, errno, "making the overlay over %s", lower);
 	unsigned attributes = trusted ? 0 : MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
 	CROFT_CLEANUP_FD int tree = fsmount(fs, FSMOUNT_CLOEXEC, attributes);
 	if (tree < 0 || move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)

@@ -63,6 +63,11 @@ static bool check_spec(const struct croft_sandbox_spec *spec, struct croft_error
 		if (strpbrk(spec->roots[i], ":,\\"))
 			return croft_error_set(err, CROFT_INVALID_ARGUMENT,
 				"root layer '%s': its path has a ':', ',' or '\\'", spec->roots[i]);
+	for (size_t i = 0; i < spec->root_count; i++)
+		for (size_t k = 0; k < i; k++)
+			if (strcmp(spec->roots[i], spec->roots[k]) == 0)
+				return croft_error_set(
+					err, CROFT_INVALID_ARGUMENT, "root layer '%s' is given twice", spec->roots[i]);
 	return true;
 }
 

@@ -76,6 +76,12 @@ struct croft_sandbox_spec {
 	uint32_t uid, gid;              /* inside */
 	const char *hostname;           /* NULL: "croft" */
 
+	/* What makes runs alike. */
+	bool umask_given;
+	uint32_t umask;       /* 022 when not given */
+	bool fixed_addresses; /* no randomisation of addresses */
+	uint32_t cpus;        /* that it may use, and sees; 0: all that there are */
+
 	const struct croft_sandbox_mount *mounts;
 	size_t mount_count;
 	enum croft_network network;

@@ -50,6 +50,27 @@ static void a_job_chooses_its_root(void **state)
 	assert_string_equal(options.root_image, "debian/12");
 }
 
+static void a_job_asks_for_what_makes_runs_alike(void **state)
+{
+	static const char *const wrong[][2] = {{"croft-umask", "888"}, {"croft-umask", "1777"},
+		{"croft-umask", ""}, {"croft-cpus", "-1"}, {"croft-hostname", "a b"},
+		{"croft-address-randomization", "no"}, {"croft-seccomp", "none"}};
+	struct croft_job_options options;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(read_one("croft-umask", "077", &options, &err), err);
+	assert_true(options.umask_given && options.umask == 077);
+	assert_ok(read_one("croft-cpus", "2", &options, &err), err);
+	assert_int_equal(options.cpus, 2);
+	assert_ok(read_one("croft-address-randomization", "off", &options, &err), err);
+	assert_true(options.fixed_addresses);
+	assert_ok(read_one("croft-time-zone", "UTC", &options, &err), err);
+	assert_string_equal(options.time_zone, "UTC");
+	assert_ok(read_one("croft-seccomp", "compat", &options, &err), err);
+	assert_int_equal(options.seccomp, CROFT_SECCOMP_COMPAT);
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+		assert_false(read_one(wrong[i][0], wrong[i][1], &options, &err));
+}
+
 static void a_job_cannot_name_a_directory_of_the_agent(void **state)
 {
 	static const char *const refused[] = {"/", "/etc", ".", "../x", ""};
@@ -85,6 +106,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_job_that_says_nothing_leaves_its_root_to_the_agent),
 		cmocka_unit_test(a_job_chooses_its_root),
+		cmocka_unit_test(a_job_asks_for_what_makes_runs_alike),
 		cmocka_unit_test(a_job_cannot_name_a_directory_of_the_agent),
 		cmocka_unit_test(a_root_image_may_not_hold_the_agents_state),
 	};

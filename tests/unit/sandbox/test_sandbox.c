@@ -347,6 +347,41 @@ static void an_input_root_can_stand_over_an_image(void **unused)
 	croft_sandbox_destroy(sandbox);
 }
 
+static void runs_can_be_made_alike(void **unused)
+{
+	const char *const script[] = {"sh", "-c",
+		"umask; hostname; grep -c . /proc/cpuinfo >/dev/null; nproc; grep stack /proc/self/maps", NULL};
+	char first[sizeof(printed)];
+	for (int i = 0; i < 2; i++) {
+		struct croft_sandbox_spec spec = spec_of(script);
+		struct croft_sandbox_result result;
+		spec.umask_given = true;
+		spec.umask = 077;
+		spec.hostname = "alike";
+		spec.fixed_addresses = true;
+		spec.cpus = 1;
+		croft_sandbox_destroy(run_spec(&spec, &result));
+		assert_int_equal(result.exit_code, 0);
+		if (i == 0)
+			strcpy(first, printed);
+		else
+			assert_string_equal(first, printed);
+	}
+	assert_memory_equal(printed, "0077\nalike\n1\n", 13);
+}
+
+static void a_missing_working_directory_is_made(void **unused)
+{
+	const char *const script[] = {"sh", "-c", "pwd; echo x >made; stat -c %u .", NULL};
+	struct croft_sandbox_spec spec = spec_of(script);
+	struct croft_sandbox_result result;
+	spec.working_directory = "/new/place";
+	spec.uid = spec.gid = 1000;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_equal(result.exit_code, 0);
+	assert_string_equal(printed, "/new/place\n1000\n");
+}
+
 static void many_sandboxes_leave_nothing_behind(void **unused)
 {
 	for (int i = 0; i < 30; i++)
@@ -384,6 +419,8 @@ int main(void)
 		cmocka_unit_test(outputs_are_captured_with_what_was_there),
 		cmocka_unit_test(a_fifo_is_no_output),
 		cmocka_unit_test(an_input_root_can_stand_over_an_image),
+		cmocka_unit_test(runs_can_be_made_alike),
+		cmocka_unit_test(a_missing_working_directory_is_made),
 		cmocka_unit_test(many_sandboxes_leave_nothing_behind),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);
