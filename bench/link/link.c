@@ -9,7 +9,6 @@
  * runs until its standard input ends. Beyond MBIT packets wait in line, and are dropped where the line
  * is longer than a switch's would be.
  */
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
