@@ -5,11 +5,13 @@ import argparse
 import glob
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, f"{HERE}/../../tests/lib"]
@@ -169,7 +171,49 @@ class Bench:
                      len(names))
 
 
-ROWS = ("find", "batches", "streams", "tree")
+    # Of ours alone ------------------------------------------------------------------------------------
+
+    def memory(self):
+        """An idle server; and a store of ten million blobs, a tenth of which were looked for."""
+        server = Croft(self.arguments.croft, f"{self.folder}/idle")
+        try:
+            time.sleep(2)
+            status = open(f"/proc/{server.pid}/status").read()
+            resident = int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) * 1024 / 1e6
+        finally:
+            server.stop()
+        self.most("store-idle-MB", resident, 30)
+        place = f"{self.folder}/many"
+        resident, own = run(f"{os.path.dirname(self.client)}/bench-store-memory", place,
+                            str(self.arguments.blobs)).split()
+        print(f"  memory: {self.arguments.blobs} blobs, {resident} MB resident, {own} of them not the "
+              "page cache's")
+        self.most("store-memory-MB", float(resident), 1000)
+        shutil.rmtree(place)
+
+    def crash(self):
+        """Killed, and with the power failing, 200 times each (tests/unit/fs/test_store_crash.c)."""
+        self.test("crash", "CROFT_CRASHES", self.arguments.crashes)
+
+    def eviction(self):
+        """At the budget, with leases held (tests/unit/fs/test_store_pressure.c)."""
+        self.test("pressure", "CROFT_SECONDS", self.arguments.seconds)
+
+    def test(self, name, variable, value):
+        program = f"{os.path.dirname(self.client)}/../tests/unit/fs-test_store_{name}"
+        done = subprocess.run([program], env={**os.environ, variable: str(value)}, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        print(done.stdout[-3000:])
+        self.most(f"store-{name}-failures", len(re.findall(r"\[  FAILED  \] \w+$", done.stdout, re.M))
+                  or int(done.returncode != 0), 0)
+
+    def most(self, name, value, goal):
+        print(f"BAR {name} {value:g} <={goal} {'ok' if value <= goal else 'short'}", flush=True)
+
+
+PAIRED = ("find", "batches", "streams", "tree")
+ALONE = ("memory", "crash", "eviction")
+ROWS = PAIRED + ALONE
 
 
 def main():
@@ -179,6 +223,9 @@ def main():
     parser.add_argument("--runs", type=int, default=5, help="rounds of each row")
     parser.add_argument("--size", type=int, default=1024, help="MiB of the large blob")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--blobs", type=int, default=10_000_000, help="of the row memory")
+    parser.add_argument("--crashes", type=int, default=200, help="of each kind in the row crash")
+    parser.add_argument("--seconds", type=int, default=600, help="that the row eviction takes")
     parser.add_argument("--peers", nargs="*", help="only these (else all); croft is always there")
     parser.add_argument("--folder", default=os.environ.get("TMPDIR", "/var/tmp"))
     parser.add_argument("--cache", help="where the peers and packages are kept",
@@ -187,7 +234,8 @@ def main():
     folder = tempfile.mkdtemp(prefix="croft-bench-store-", dir=arguments.folder)
     bench = Bench(arguments, folder)
     try:
-        bench.start()
+        if set(arguments.rows) & set(PAIRED):
+            bench.start()
         for row in arguments.rows:
             getattr(bench, row)()
     finally:
