@@ -358,7 +358,6 @@ static double stream_large(uint64_t size, uint64_t seed, bool check)
 struct file {
 	char *path;
 	struct croft_digest digest;
-	grpc_byte_buffer *request;
 };
 
 static unsigned char *read_file(const char *path, size_t *size)
@@ -388,7 +387,7 @@ static struct file *list_files(size_t *count)
 		if (size == 0)
 			continue;
 		files = croft_realloc(files, *count + 1, sizeof(*files));
-		files[(*count)++] = (struct file){croft_strdup(line), croft_digest_of(bytes, size), NULL};
+		files[(*count)++] = (struct file){croft_strdup(line), croft_digest_of(bytes, size)};
 	}
 	return files;
 }
@@ -419,46 +418,24 @@ static double put_tree(void)
 	return took;
 }
 
-struct tree {
-	struct file *files;
-	size_t count;
-	atomic_size_t next;
-	atomic_uint readers;
-	struct connection *connections[CONNECTIONS];
-};
-
-static void *read_files(void *user)
-{
-	struct tree *tree = user;
-	struct connection *connection =
-		tree->connections[atomic_fetch_add(&tree->readers, 1) % CONNECTIONS];
-	for (size_t i; (i = atomic_fetch_add(&tree->next, 1)) < tree->count;) {
-		const struct file *file = &tree->files[i];
-		uint64_t got = read_stream(connection, file->request, NULL);
-		if (got != file->digest.size_bytes)
-			core_fail("%s: %" PRIu64 " bytes came of %" PRIu64, file->path, got,
-				file->digest.size_bytes);
-	}
-	return NULL;
-}
-
 static double read_tree(unsigned readers)
 {
-	struct tree tree = {0};
-	tree.files = list_files(&tree.count);
-	for (size_t i = 0; i < tree.count; i++)
-		tree.files[i].request = stream_request(&tree.files[i].digest);
+	size_t count;
+	struct file *files = list_files(&count);
+	grpc_byte_buffer **requests = croft_array(count, sizeof(*requests));
+	uint64_t *came = croft_array(count, sizeof(*came));
+	struct connection *connections[CONNECTIONS];
+	for (size_t i = 0; i < count; i++)
+		requests[i] = stream_request(&files[i].digest);
 	for (unsigned i = 0; i < CONNECTIONS; i++)
-		tree.connections[i] = connection_open(target);
-	pthread_t *threads = croft_array(readers, sizeof(*threads));
+		connections[i] = connection_open(target);
 	double start = seconds_now();
-	for (unsigned i = 0; i < readers; i++)
-		if (pthread_create(&threads[i], NULL, read_files, &tree) != 0)
-			abort();
-	for (unsigned i = 0; i < readers; i++)
-		pthread_join(threads[i], NULL);
+	read_at_once(connections, CONNECTIONS, BYTE_STREAM "Read", requests, count, readers, came);
 	double took = seconds_now() - start;
-	free(threads);
+	for (size_t i = 0; i < count; i++)
+		if (came[i] != files[i].digest.size_bytes)
+			core_fail("%s: %" PRIu64 " bytes came of %" PRIu64, files[i].path, came[i],
+				files[i].digest.size_bytes);
 	return took;
 }
 

@@ -39,7 +39,12 @@ void stream_half_close(struct stream *stream);
 grpc_byte_buffer *stream_receive(struct stream *stream); /* NULL: the end */
 void stream_end(struct stream *stream);
 
-/* Serves until standard input ends. */
+/* That many calls of a server-streaming method at a time, driven by one thread so that the client costs
+ * little; payloads[i] becomes the bytes that came in answer to requests[i]. */
+void read_at_once(struct connection *const *connections, unsigned connection_count, const char *path,
+	grpc_byte_buffer *const *requests, size_t count, unsigned at_once, uint64_t *payloads);
+
+/* Serves until it is killed. */
 int serve_empty(uint64_t bytes);
 
 #endif
