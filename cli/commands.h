@@ -21,6 +21,7 @@ extern const struct command command_blob;
 extern const struct command command_gc;
 extern const struct command command_fsck, command_store;                       /* store.c */
 extern const struct command command_sandbox;
+extern const struct command command_shell;
 extern const struct command command_fs_daemon;                                 /* forward.c */
 
 #endif

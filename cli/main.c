@@ -16,6 +16,7 @@ const struct command *const commands[] = {
 	&command_agent,
 	&command_mount,
 	&command_sandbox,
+	&command_shell,
 	&command_fs_daemon,
 	&command_import,
 	&command_export,
