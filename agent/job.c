@@ -3,6 +3,7 @@
 
 #include "agent/image.h"
 #include "agent/logs.h"
+#include "agent/opens.h"
 #include "agent/options.h"
 #include "agent/outputs.h"
 #include "agent/paths.h"
@@ -14,6 +15,9 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Of one job, in its report. */
+enum { PROFILE_TOUCHES = 16384 };
 
 struct croft_job {
 	struct croft_session *session;
@@ -31,7 +35,9 @@ struct croft_job {
 	struct croft_job_options options;
 	const char *root_image; /* path of its tree; NULL: the input root is "/" */
 	struct croft_job_logs *logs;
+	struct croft_opens *opens; /* NULL: the kernel does not tell */
 	uint64_t output_connection[2]; /* by which stdout and stderr went to the server last */
+	bool prefetched;
 	uint64_t pid_namespace;    /* 0 until the sandbox started */
 	uint64_t granted_stall_ns; /* by which the wall clock was put off so far */
 
@@ -105,6 +111,25 @@ static Google__Protobuf__Timestamp *now(struct croft_job *job)
 
 /* Called by the sandbox ------------------------------------------------------------------------ */
 
+/* What jobs of its kind read, as the farm knows it. Once: a sandbox made anew asks again. */
+static void prefetch(struct croft_job *job)
+{
+	const Farm__AccessProfile *profile = job->message->profile;
+	struct croft_error err = CROFT_ERROR_INIT;
+	size_t count = 0;
+	if (!profile || job->prefetched)
+		return;
+	job->prefetched = true;
+	CROFT_CLEANUP_FREE struct croft_digest *digests =
+		croft_array(profile->n_touches, sizeof(*digests));
+	for (size_t i = 0; i < profile->n_touches; i++)
+		count += croft_digest_from_message(
+			profile->touches[i]->digest, "a touch", &digests[count], NULL);
+	if (count && !croft_daemon_prefetch(job->machine->daemon, job->pid_namespace, digests, count, &err))
+		croft_log(CROFT_LOG_WARNING, "nothing is fetched ahead for job %s: %s",
+			job->message->operation, err.message);
+}
+
 static void on_started(void *user, uint64_t pid_namespace)
 {
 	struct croft_job *job = user;
@@ -113,6 +138,7 @@ static void on_started(void *user, uint64_t pid_namespace)
 	if (!croft_daemon_account_begin(job->machine->daemon, pid_namespace, &err))
 		croft_log(CROFT_LOG_WARNING, "job %s will have no account of its inputs: %s",
 			job->message->operation, err.message);
+	prefetch(job);
 	Farm__JobStarted started = FARM__JOB_STARTED__INIT;
 	started.lease = job->message->lease;
 	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
@@ -278,6 +304,7 @@ static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_er
 		.output = on_output,
 		.extend = on_extend,
 		.user = job,
+		.opens = croft_opens_fd(job->opens),
 	};
 	return croft_sandbox_prepare(job->machine->launcher, &spec, err);
 }
@@ -322,6 +349,52 @@ static bool judge(struct croft_job *job, const struct croft_sandbox_result *ende
 	}
 }
 
+/* What it opened, in that order, and what of this was fetched ahead. */
+static void fill_touched(struct croft_job *job, Farm__InputAccount *inputs)
+{
+	size_t count = 0;
+	struct croft_prefetch_account account = {0};
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_slice paths = CROFT_SLICE("", 0);
+	if (job->opens)
+		paths = croft_opens_finish(
+			job->opens, job->root_image ? job->layout.input_target : "", &count);
+	CROFT_CLEANUP_FREE struct croft_digest *digests = croft_array(count, sizeof(*digests));
+	if (croft_digest_is_empty(&job->input_root) || !job->pid_namespace)
+		return;
+	if (!croft_daemon_touched(job->machine->daemon, job->pid_namespace, &job->input_root, paths,
+		    digests, count, &account, &err)) {
+		croft_log(CROFT_LOG_WARNING, "what job %s read is not known: %s", job->message->operation,
+			err.message);
+		return;
+	}
+	inputs->prefetched_files = account.files;
+	inputs->prefetched_bytes = account.bytes;
+	inputs->wasted_bytes = account.wasted_bytes;
+	Farm__AccessProfile *profile = croft_arena_alloc(job->arena, sizeof(*profile));
+	farm__access_profile__init(profile);
+	profile->runs = 1;
+	profile->touches = croft_arena_array(job->arena, count, sizeof(void *));
+	const char *path = paths.data;
+	for (size_t i = 0; i < count; i++, path += strlen(path) + 1) {
+		if (digests[i].size_bytes == UINT64_MAX)
+			continue;
+		inputs->touched_files++;
+		inputs->touched_bytes += digests[i].size_bytes;
+		if (profile->n_touches == PROFILE_TOUCHES)
+			continue;
+		Farm__AccessProfile__Touch *touch = croft_arena_alloc(job->arena, sizeof(*touch));
+		farm__access_profile__touch__init(touch);
+		touch->digest = croft_digest_to_message(&digests[i], job->arena);
+		touch->path.len = strlen(path);
+		touch->path.data = croft_arena_copy(job->arena, path, touch->path.len);
+		touch->seen_runs = 1;
+		profile->touches[profile->n_touches++] = touch;
+	}
+	if (job->opens)
+		job->done.profile = profile;
+}
+
 static void fill_account(struct croft_job *job, const struct croft_mount_account *account)
 {
 	Farm__InputAccount *inputs = croft_arena_alloc(job->arena, sizeof(*inputs));
@@ -335,6 +408,7 @@ static void fill_account(struct croft_job *job, const struct croft_mount_account
 	inputs->fetched_bytes = account->fetched_bytes;
 	inputs->stall_ms = account->stall_ns / 1000000;
 	inputs->agent_id = (char *)job->machine->agent_id;
+	fill_touched(job, inputs);
 	job->done.inputs = inputs;
 
 	struct croft_slice wire = croft_message_encode(&inputs->base, job->arena);
@@ -395,6 +469,7 @@ static bool collect(struct croft_job *job, struct croft_sandbox *sandbox, bool w
 
 static bool run_in_sandbox(struct croft_job *job, struct croft_error *err)
 {
+	job->opens = croft_opens_start();
 	struct croft_sandbox *sandbox = make_sandbox(job, err);
 	if (!sandbox)
 		return false;
@@ -445,6 +520,8 @@ void croft_job_run(struct croft_job *job)
 	job->done.result = &job->result;
 	if (!ok)
 		report_failure(job, &err);
+	croft_opens_destroy(job->opens);
+	job->opens = NULL;
 	croft_job_logs_destroy(job->logs);
 	job->logs = NULL;
 }

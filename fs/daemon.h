@@ -55,6 +55,21 @@ bool croft_daemon_measure(struct croft_daemon *daemon, const struct croft_digest
 bool croft_daemon_present(struct croft_daemon *daemon, const struct croft_digest *root,
 	bool directory, uint64_t *bytes, struct croft_error *err);
 
+/* Fetches ahead what a job is expected to read, in that order and behind everything that somebody
+ * waits for, until croft_daemon_touched. */
+bool croft_daemon_prefetch(struct croft_daemon *daemon, uint64_t pid_namespace,
+	const struct croft_digest *digests, size_t count, struct croft_error *err);
+/* At the job's end. `paths` are the files that it opened, relative to its input root, each with a NUL
+ * behind it; `digests` has room for `count`, one for each path: size_bytes UINT64_MAX where the tree has
+ * no such file. */
+struct croft_prefetch_account {
+	uint64_t files, bytes; /* moved */
+	uint64_t wasted_bytes; /* of these, not opened */
+};
+bool croft_daemon_touched(struct croft_daemon *daemon, uint64_t pid_namespace,
+	const struct croft_digest *root, struct croft_slice paths, struct croft_digest *digests,
+	size_t count, struct croft_prefetch_account *account, struct croft_error *err);
+
 struct croft_daemon_stat {
 	struct croft_store_stat store;
 	struct croft_fetch_stat fetch;

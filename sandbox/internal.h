@@ -87,8 +87,9 @@ const char **wire_list(const struct wire_spec *spec, uint32_t offset);
 struct ready {
 	uint64_t pid_namespace;
 };
-/* Agent → keeper there: any byte, with these descriptors: the spec, control, stdout, stderr. */
-enum { REQUEST_FDS = 4 };
+/* Agent → keeper there: any byte, with these descriptors: the spec, control, stdout, stderr,
+ * and where there is one (else it is -1) the fanotify group that hears what the job opens. */
+enum { REQUEST_FDS = 5 };
 
 /* Agent → keeper, on the job's control socket. Sockets here are all SOCK_SEQPACKET. GO answers STARTED
  * where the namespace is another than the spec says. */
@@ -193,6 +194,10 @@ struct host_view {
 /* Mounts everything at `root`. */
 bool root_mount(const struct launcher_context *context, unsigned cell, const char *root,
 	const struct host_view *host, const struct wire_spec *spec, struct croft_error *err);
+/* The fanotify group hears from now on what is opened of the job's inputs, wherever their overlay is
+ * mounted. */
+bool root_watch(int fanotify, const char *root, const struct wire_spec *spec,
+	struct croft_error *err);
 /* Undoes both. */
 bool root_remove(const struct launcher_context *context, unsigned cell, struct croft_error *err);
 

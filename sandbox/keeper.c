@@ -324,6 +324,10 @@ static bool begin(struct keeper *keeper, const int request[REQUEST_FDS], struct 
 		cell_root(context, keeper->cell, path, sizeof(path));
 		if (!root_mount(context, keeper->cell, path, &keeper->host, spec, err))
 			return false;
+		/* A job is not to fail for its account. */
+		struct croft_error unwatched = CROFT_ERROR_INIT;
+		if (request[4] >= 0 && !root_watch(request[4], path, spec, &unwatched))
+			fprintf(stderr, "croft: what a job reads will not be known: %s\n", unwatched.message);
 		root = open_tree(
 			AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
 		if (root < 0)
@@ -465,8 +469,9 @@ static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 	if (!keeper->spec)
 		return false;
 	bool begun = begin(keeper, fds, &err);
-	close(fds[2]);
-	close(fds[3]);
+	for (int i = 2; i < REQUEST_FDS; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
 	if (begun) {
 		wait_end(keeper);
 		finish(keeper);
@@ -505,9 +510,12 @@ static bool receive_request(struct keeper *keeper, int fds[REQUEST_FDS])
 	if (ready[1].revents || recvmsg(keeper->requests, &message, MSG_CMSG_CLOEXEC) != 1)
 		return false;
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	if (!header || header->cmsg_len != CMSG_LEN(REQUEST_FDS * sizeof(int)))
+	size_t count = header && header->cmsg_len == CMSG_LEN((REQUEST_FDS - 1) * sizeof(int))
+		? REQUEST_FDS - 1 : REQUEST_FDS;
+	if (!header || header->cmsg_len != CMSG_LEN(count * sizeof(int)))
 		return false;
-	memcpy(fds, CMSG_DATA(header), REQUEST_FDS * sizeof(int));
+	fds[REQUEST_FDS - 1] = -1;
+	memcpy(fds, CMSG_DATA(header), count * sizeof(int));
 	return true;
 }
 

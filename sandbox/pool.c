@@ -323,8 +323,10 @@ bool pool_request(struct croft_launcher *launcher, unsigned cell, const int fds[
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(REQUEST_FDS * sizeof(int));
-	memcpy(CMSG_DATA(header), fds, REQUEST_FDS * sizeof(int));
+	size_t count = fds[REQUEST_FDS - 1] < 0 ? REQUEST_FDS - 1 : REQUEST_FDS;
+	header->cmsg_len = CMSG_LEN(count * sizeof(int));
+	message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+	memcpy(CMSG_DATA(header), fds, count * sizeof(int));
 	return sendmsg(launcher->cells[cell].socket, &message, MSG_NOSIGNAL) == 1 ||
 		croft_error_errno(err, errno, "asking the launcher (is it gone?)");
 }

@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/fanotify.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -319,6 +320,17 @@ bool root_mount(const struct launcher_context *context, unsigned cell, const cha
 		mount_input(context, cell, root, spec, &sources, err) && make_mounts(root, spec, &sources, err);
 	close_sources(&sources);
 	return ok;
+}
+
+bool root_watch(int fanotify, const char *root, const struct wire_spec *spec,
+	struct croft_error *err)
+{
+	char path[4096];
+	snprintf(path, sizeof(path), "%s%s", root,
+		uses_input(spec) ? wire_text(spec, spec->input_target) : "");
+	if (fanotify_mark(fanotify, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, AT_FDCWD, path) < 0)
+		return croft_error_errno(err, errno, "watching what is opened in %s", path);
+	return true;
 }
 
 bool root_remove(const struct launcher_context *context, unsigned cell, struct croft_error *err)

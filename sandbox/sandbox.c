@@ -136,7 +136,8 @@ bool croft_sandbox_start(struct croft_sandbox *sandbox, struct croft_error *err)
 		return croft_error_errno(err, errno, "making the control socket");
 	bool ok = make_streams(sandbox, inner, err);
 	if (ok) {
-		int fds[] = {sandbox->spec_fd, control[1], inner[0], inner[1]};
+		int fds[REQUEST_FDS] = {sandbox->spec_fd, control[1], inner[0], inner[1],
+			sandbox->spec.opens > 0 ? sandbox->spec.opens : -1};
 		if (sandbox->spec.cpu_ms)
 			sandbox->cpu_before_ns =
 				cgroups_cpu_ns(pool_context(sandbox->launcher)->cgroups, sandbox->cell);

@@ -105,6 +105,9 @@ struct croft_sandbox_spec {
 	 * spent waiting for lazy fetches); 0: end it. */
 	uint64_t (*extend)(void *user);
 	void *user;
+	/* A fanotify group (borrowed) that hears of each file opened of the inputs (of `input_root` where
+	 * there is one, else of the root); 0: none. Only as root of the host. */
+	int opens;
 };
 
 /* Why it ended. */

@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 
@@ -375,5 +376,46 @@ bool croft_daemon_stat(struct croft_daemon *daemon, struct croft_daemon_stat *st
 	if (!call(daemon, &request, -1, answer, err))
 		return false;
 	*stat = answer->stat;
+	return true;
+}
+
+/* A memory file with the bytes, to be passed. */
+static int memory_file(const void *data, size_t size, struct croft_error *err)
+{
+	int fd = memfd_create("croft-list", MFD_CLOEXEC);
+	if (fd < 0)
+		croft_error_errno(err, errno, "making a memory file");
+	if (fd < 0 || croft_pwrite_all(fd, data, size, 0, "a memory file", err))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+bool croft_daemon_prefetch(struct croft_daemon *daemon, uint64_t pid_namespace,
+	const struct croft_digest *digests, size_t count, struct croft_error *err)
+{
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct daemon_request request = {.op = OP_PREFETCH, .pid_namespace = pid_namespace};
+	CROFT_CLEANUP_FD int fd = memory_file(digests, count * sizeof(*digests), err);
+	return fd >= 0 && call(daemon, &request, fd, answer, err);
+}
+
+bool croft_daemon_touched(struct croft_daemon *daemon, uint64_t pid_namespace,
+	const struct croft_digest *root, struct croft_slice paths, struct croft_digest *digests,
+	size_t count, struct croft_prefetch_account *account, struct croft_error *err)
+{
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	if (paths.size > UINT32_MAX)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "the paths are too long");
+	struct daemon_request request = {.op = OP_TOUCHED, .pid_namespace = pid_namespace,
+		.digest = *root, .list_size = (uint32_t)paths.size};
+	CROFT_CLEANUP_FD int fd = memory_file(paths.data, paths.size, err);
+	if (fd < 0 || !call(daemon, &request, fd, answer, err) ||
+		!croft_pread_all(fd, digests, count * sizeof(*digests), paths.size,
+			"what the filesystem daemon says of opened files", err))
+		return false;
+	*account = answer->prefetch;
 	return true;
 }

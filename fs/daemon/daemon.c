@@ -31,6 +31,7 @@ struct life {
 	struct croft_fetcher *fetcher;
 	struct croft_plane *plane;
 	struct measurer *measurer;
+	struct prefetcher *prefetcher;
 	struct croft_mount *mount;
 	struct server *server;
 	pthread_t mount_thread;
@@ -156,6 +157,7 @@ static bool start(struct life *life, struct croft_error *err)
 			return croft_error_wrap(err, "serving on %s", config->plane_address);
 	}
 	life->measurer = measurer_create(life->store, life->fetcher);
+	life->prefetcher = prefetcher_create(life->store, life->fetcher);
 	if (!start_mount(life, err))
 		return false;
 	life->listen_fd = daemon_listen(config->state, err);
@@ -169,6 +171,7 @@ static bool start(struct life *life, struct croft_error *err)
 		.plane = life->plane,
 		.mount = life->mount,
 		.measurer = life->measurer,
+		.prefetcher = life->prefetcher,
 		.stop_fd = life->stop_fd,
 	};
 	life->server = server_start(&server, life->listen_fd, err);
@@ -197,6 +200,7 @@ static void end(struct life *life)
 	server_stop(life->server);
 	croft_mount_destroy(life->mount);
 	measurer_destroy(life->measurer);
+	prefetcher_destroy(life->prefetcher);
 	croft_plane_stop(life->plane);
 	croft_store_close(life->store);
 	int *fds[] = {&life->listen_fd, &life->signal_fd, &life->stop_fd};

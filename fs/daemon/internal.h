@@ -5,6 +5,7 @@
  *	daemon.c   the daemon's life
  *	server.c   answers on its socket
  *	measure.c  totals below input roots
+ *	prefetch.c fetching what a job is expected to read; what it opened
  *	present.c  how much of a tree the cache holds
  *	command.c  the arguments of the hidden command
  *	client.c   the agent's side
@@ -26,6 +27,22 @@ void measurer_destroy(struct measurer *measurer);
 bool measurer_measure(struct measurer *measurer, const struct croft_digest *root,
 	struct croft_tree_totals *totals, struct croft_error *err);
 
+/* prefetch.c -------------------------------------------------------------------------------- */
+
+struct prefetcher;
+/* Store and fetcher (which may be NULL) are borrowed. */
+struct prefetcher *prefetcher_create(struct croft_store *store, struct croft_fetcher *fetcher);
+/* After the fetcher was stopped. */
+void prefetcher_destroy(struct prefetcher *prefetcher);
+/* Any thread. Fetches what is not here of the digests in the file, in their order, a few at a time and
+ * behind everything that somebody waits for, until prefetch_end. */
+bool prefetch_begin(struct prefetcher *prefetcher, uint64_t group, int digests_fd,
+	struct croft_error *err);
+/* What became of it: `paths_fd` holds `size` bytes of the paths that the job opened; their digests (of size
+ * UINT64_MAX: no file of the tree) are written behind them. */
+bool prefetch_end(struct prefetcher *prefetcher, uint64_t group, const struct croft_digest *root,
+	int paths_fd, size_t size, struct croft_prefetch_account *account, struct croft_error *err);
+
 /* present.c --------------------------------------------------------------------------------- */
 
 bool present_bytes(struct croft_store *store, const struct croft_digest *root, bool directory,
@@ -42,6 +59,7 @@ struct server_config {
 	struct croft_plane *plane;     /* or NULL */
 	struct croft_mount *mount;
 	struct measurer *measurer;
+	struct prefetcher *prefetcher;
 	int stop_fd; /* eventfd: OP_STOP was asked for */
 };
 struct server;

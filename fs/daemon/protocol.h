@@ -12,7 +12,7 @@
 
 #include <linux/limits.h>
 
-enum { DAEMON_VERSION = 2, DAEMON_TEXT = 16384 };
+enum { DAEMON_VERSION = 3, DAEMON_TEXT = 16384 };
 
 enum daemon_op {
 	OP_STOP = 1,
@@ -25,6 +25,9 @@ enum daemon_op {
 	OP_MEASURE,
 	OP_STAT,
 	OP_PRESENT,
+	OP_PREFETCH, /* passed: a memory file of digests */
+	OP_TOUCHED,  /* passed: a memory file of paths, each with a NUL behind it, `list_size` bytes of
+		      * them; the digests go behind these */
 };
 
 struct daemon_request {
@@ -33,6 +36,7 @@ struct daemon_request {
 	struct croft_digest digest;
 	uint32_t is_directory; /* OP_PRESENT */
 	uint32_t peer_count, text_size;
+	uint32_t list_size; /* OP_TOUCHED */
 	char text[DAEMON_TEXT]; /* peers, each with a NUL behind it */
 };
 
@@ -49,6 +53,7 @@ struct daemon_answer {
 		struct croft_tree_totals totals;
 		struct croft_daemon_stat stat;
 		uint64_t present_bytes;
+		struct croft_prefetch_account prefetch;
 	};
 };
 

@@ -126,6 +126,11 @@ static bool perform(struct server *server, const struct daemon_request *request,
 	case OP_PRESENT:
 		return present_bytes(config->store, &request->digest, request->is_directory,
 			&answer->present_bytes, err);
+	case OP_PREFETCH:
+		return prefetch_begin(config->prefetcher, request->pid_namespace, passed_fd, err);
+	case OP_TOUCHED:
+		return prefetch_end(config->prefetcher, request->pid_namespace, &request->digest,
+			passed_fd, request->list_size, &answer->prefetch, err);
 	case OP_STAT:
 		croft_store_stat(config->store, &answer->stat.store);
 		if (config->fetcher)

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "agent/opens.h"
+
+#include "proto/base/arena.h"
+#include "proto/base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
+#include <unistd.h>
+
+enum { PATHS_AT_MOST = 1 << 17, BUCKETS_AT_FIRST = 1024 };
+
+struct croft_opens {
+	int fanotify, stop;
+	pthread_t thread;
+	bool running;
+	/* Of the thread, until it has ended: */
+	char *text;
+	size_t size, room, count;
+	size_t *buckets, bucket_count; /* a path's place in `text` + 1, by its hash; open addressing */
+};
+
+static uint64_t hash_of(const char *text)
+{
+	uint64_t hash = 14695981039346656037u;
+	for (; *text; text++)
+		hash = (hash ^ (unsigned char)*text) * 1099511628211u;
+	return hash;
+}
+
+static size_t *place_of(const struct croft_opens *opens, const char *path)
+{
+	size_t at = hash_of(path) & (opens->bucket_count - 1);
+	while (opens->buckets[at] && strcmp(opens->text + opens->buckets[at] - 1, path) != 0)
+		at = (at + 1) & (opens->bucket_count - 1);
+	return &opens->buckets[at];
+}
+
+static void grow(struct croft_opens *opens)
+{
+	free(opens->buckets);
+	opens->bucket_count *= 2;
+	opens->buckets = croft_array(opens->bucket_count, sizeof(*opens->buckets));
+	for (size_t at = 0; at < opens->size; at += strlen(opens->text + at) + 1)
+		*place_of(opens, opens->text + at) = at + 1;
+}
+
+static void note(struct croft_opens *opens, const char *path)
+{
+	size_t *place = place_of(opens, path), size = strlen(path) + 1;
+	if (*place || opens->count == PATHS_AT_MOST)
+		return;
+	if (opens->size + size > opens->room) {
+		opens->room = (opens->size + size) * 2;
+		opens->text = croft_realloc(opens->text, opens->room, 1);
+	}
+	*place = opens->size + 1;
+	memcpy(opens->text + opens->size, path, size);
+	opens->size += size;
+	if (++opens->count * 2 > opens->bucket_count)
+		grow(opens);
+}
+
+/* The path of an opened file as it is below the job's root: its mount is none of ours. */
+static void on_event(struct croft_opens *opens, const struct fanotify_event_metadata *event)
+{
+	char link[64], path[PATH_MAX];
+	if (event->fd < 0)
+		return; /* the queue ran over, which an unlimited one does not */
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", event->fd);
+	ssize_t size = readlink(link, path, sizeof(path) - 1);
+	close(event->fd);
+	if (size <= 1 || path[0] != '/')
+		return;
+	path[size] = '\0';
+	note(opens, path + 1);
+}
+
+static void read_events(struct croft_opens *opens)
+{
+	char buffer[8192] __attribute__((aligned(8)));
+	for (;;) {
+		ssize_t size = read(opens->fanotify, buffer, sizeof(buffer));
+		if (size < 0 && errno == EINTR)
+			continue;
+		if (size <= 0)
+			return;
+		const struct fanotify_event_metadata *event = (const void *)buffer;
+		for (; FAN_EVENT_OK(event, size); event = FAN_EVENT_NEXT(event, size))
+			on_event(opens, event);
+	}
+}
+
+static void *listen_all(void *user)
+{
+	struct croft_opens *opens = user;
+	struct pollfd polled[] = {{opens->fanotify, POLLIN, 0}, {opens->stop, POLLIN, 0}};
+	do {
+		if (poll(polled, 2, -1) < 0)
+			continue;
+		read_events(opens);
+	} while (!polled[1].revents);
+	return NULL;
+}
+
+struct croft_opens *croft_opens_start(void)
+{
+	int fanotify = fanotify_init(
+		FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS,
+		O_RDONLY | O_LARGEFILE | O_CLOEXEC | O_NOATIME | O_NONBLOCK);
+	if (fanotify < 0)
+		return NULL;
+	struct croft_opens *opens = croft_zalloc(sizeof(*opens));
+	opens->fanotify = fanotify;
+	opens->stop = eventfd(0, EFD_CLOEXEC);
+	opens->bucket_count = BUCKETS_AT_FIRST;
+	opens->buckets = croft_array(opens->bucket_count, sizeof(*opens->buckets));
+	opens->running = opens->stop >= 0 &&
+		pthread_create(&opens->thread, NULL, listen_all, opens) == 0;
+	if (opens->running)
+		return opens;
+	croft_log(CROFT_LOG_WARNING, "listening to what a job opens: no descriptor or thread is to be had");
+	croft_opens_destroy(opens);
+	return NULL;
+}
+
+int croft_opens_fd(const struct croft_opens *opens)
+{
+	return opens ? opens->fanotify : 0;
+}
+
+static void stop(struct croft_opens *opens)
+{
+	if (!opens->running)
+		return;
+	eventfd_write(opens->stop, 1);
+	pthread_join(opens->thread, NULL);
+	opens->running = false;
+}
+
+struct croft_slice croft_opens_finish(struct croft_opens *opens, const char *prefix, size_t *count)
+{
+	stop(opens);
+	while (*prefix == '/')
+		prefix++;
+	size_t skipped = strlen(prefix), kept = 0;
+	*count = 0;
+	for (size_t at = 0, size; at < opens->size; at += size) {
+		const char *path = opens->text + at;
+		size = strlen(path) + 1;
+		if (skipped && (strncmp(path, prefix, skipped) != 0 || path[skipped] != '/'))
+			continue;
+		size_t from = skipped ? skipped + 1 : 0;
+		memmove(opens->text + kept, path + from, size - from);
+		kept += size - from;
+		++*count;
+	}
+	opens->size = kept;
+	return CROFT_SLICE(opens->text, kept);
+}
+
+void croft_opens_destroy(struct croft_opens *opens)
+{
+	if (!opens)
+		return;
+	stop(opens);
+	close(opens->fanotify);
+	if (opens->stop >= 0)
+		close(opens->stop);
+	free(opens->text);
+	free(opens->buckets);
+	free(opens);
+}
