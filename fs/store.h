@@ -99,6 +99,10 @@ ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_
 /* The file that holds the bytes and where they start in it, for sendfile and passthrough; borrowed.
  * -1 when the blob is not stored as plain bytes in one place, but as chunks. */
 int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset);
+/* The same for the bytes from `offset` on, as many as stand in one place; also of blobs kept as chunks. The
+ * file is borrowed until the next call for this blob, which is one thread's at a time. */
+int croft_store_blob_extent(struct croft_store_blob *blob, uint64_t offset, uint64_t *file_offset,
+	uint64_t *size);
 void croft_store_blob_close(struct croft_store_blob *blob);
 
 /* Chunks -------------------------------------------------------------------------------------- */

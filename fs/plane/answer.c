@@ -162,9 +162,24 @@ static bool set_nonblocking(struct plane_request *request, bool on)
 		fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) == 0;
 }
 
+bool plane_find_file(struct plane_request *request)
+{
+	uint64_t offset = 0, size = 0;
+	request->file = croft_store_blob_extent(request->blob, request->position, &offset, &size);
+	request->file_offset = offset - request->position;
+	request->file_end = request->position + size;
+	return request->file >= 0;
+}
+
+/* Up to where one file goes. */
+static uint64_t end_in_file(const struct plane_request *request)
+{
+	return request->end < request->file_end ? request->end : request->file_end;
+}
+
 static void send_some(struct plane_request *request, uint64_t most)
 {
-	uint64_t end = request->end;
+	uint64_t end = end_in_file(request);
 	if (end - request->position > most)
 		end = request->position + most;
 	while (request->position < end) {
@@ -198,7 +213,7 @@ enum { SYSCALL_CACHESTAT = 451 };
  * the ring's thread may do it. False also where the kernel cannot say. */
 static bool is_cached(const struct plane_request *request)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), size = request->end - request->position;
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), size = end_in_file(request) - request->position;
 	uint64_t start = request->file_offset + request->position;
 	if (size > TURN_HERE)
 		size = TURN_HERE;
@@ -232,14 +247,20 @@ static void send_file(struct plane_request *request)
 	request->position_before = request->position;
 	if (!request->nonblocking && !set_nonblocking(request, true))
 		request->broken = true;
-	if (request->broken) {
-		go(request);
-	} else if (is_cached(request)) {
-		send_some(request, TURN_HERE);
-		file_was_sent(request);
-	} else {
-		plane_request_work(request, sendfile_work, file_was_sent);
-	}
+	do {
+		if (request->position == request->file_end && !plane_find_file(request))
+			request->broken = true;
+		if (!request->broken && !is_cached(request)) {
+			plane_request_work(request, sendfile_work, file_was_sent);
+			return;
+		}
+		if (!request->broken)
+			send_some(request, TURN_HERE);
+		/* On with the next file, unless the socket is full or it is others' turn. */
+	} while (!request->broken && request->position == request->file_end &&
+		request->position < request->end &&
+		request->position - request->position_before < TURN_HERE);
+	file_was_sent(request);
 }
 
 /* Going on ------------------------------------------------------------------------------------- */

@@ -116,7 +116,7 @@ static void answer(struct plane_request *request)
 		request->produce = produce_plain;
 	write_head(request);
 	if (!request->zstd && left > PLANE_SMALL)
-		request->file = croft_store_blob_fd(request->blob, &request->file_offset);
+		plane_find_file(request);
 	if (request->file >= 0)
 		request->produced = true;
 	else if (!request->zstd && left <= PLANE_SMALL)

@@ -106,7 +106,8 @@ struct plane_request {
 	uint64_t position, end; /* of the blob, still to be sent */
 	uint64_t position_before;
 	int file; /* ≥ 0: by sendfile */
-	uint64_t file_offset;
+	uint64_t file_offset; /* of the blob's first byte, were it there */
+	uint64_t file_end;    /* of the blob: what comes behind it is somewhere else */
 	bool nonblocking, polling;
 	bool sends_here;    /* the worker that produces sends, too */
 	uint64_t sent_here; /* by it, in this turn */
@@ -183,6 +184,8 @@ void plane_print(struct plane_buffer *buffer, const char *format, ...)
 void plane_head(struct plane_request *request, int status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 void plane_produce(struct plane_request *request);
+/* Finds the file for what is to be sent next; false: there is none. */
+bool plane_find_file(struct plane_request *request);
 void plane_answer_begin(struct plane_request *request);
 /* 200 with `value`. */
 void plane_answer_value(struct plane_request *request, const char *type);

@@ -29,6 +29,7 @@ struct recipe {
 		uint64_t turn;
 	} open[OPEN_CHUNKS];
 	uint64_t turn;
+	struct store_segment *extent; /* with a reference; of croft_store_blob_extent */
 };
 
 struct croft_store_blob {
@@ -187,6 +188,8 @@ static void close_recipe(struct croft_store_blob *blob)
 		croft_store_blob_close(recipe->open[i].blob);
 	const struct croft_digest *chunks = recipe->chunks.data;
 	pthread_mutex_lock(&blob->store->lock);
+	if (recipe->extent)
+		store_segment_unref(blob->store, recipe->extent);
 	for (size_t i = 0; i < store_recipe_count(recipe->chunks); i++)
 		store_unpin(blob->store, store_key(chunks[i].hash));
 	pthread_mutex_unlock(&blob->store->lock);
@@ -341,6 +344,49 @@ int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset)
 {
 	*offset = blob->segment ? blob->entry.offset + STORE_HEADER : 0;
 	return blob->segment ? blob->segment->fd : blob->fd;
+}
+
+static int chunk_extent(struct croft_store_blob *blob, size_t index, uint64_t *file_offset)
+{
+	struct recipe *recipe = blob->recipe;
+	struct croft_store *store = blob->store;
+	const struct croft_digest *chunk = (const struct croft_digest *)recipe->chunks.data + index;
+	struct store_entry entry;
+	struct store_segment *segment;
+	/* It is pinned already. */
+	if (store_find(store, chunk, STORE_LOOK, &entry, &segment, NULL) != 1)
+		return -1;
+	if (!segment) {
+		CROFT_LOCKED(&recipe->lock);
+		struct croft_store_blob *opened = open_chunk(blob, index, NULL);
+		return opened ? croft_store_blob_fd(opened, file_offset) : -1;
+	}
+	CROFT_LOCKED(&store->lock);
+	if (recipe->extent)
+		store_segment_unref(store, recipe->extent);
+	recipe->extent = segment;
+	*file_offset = entry.offset + STORE_HEADER;
+	return segment->fd;
+}
+
+int croft_store_blob_extent(struct croft_store_blob *blob, uint64_t offset, uint64_t *file_offset,
+	uint64_t *size)
+{
+	if (offset >= blob->entry.size)
+		return -1;
+	uint64_t start = 0;
+	*size = blob->entry.size - offset;
+	int fd;
+	if (blob->recipe) {
+		size_t index = chunk_at(blob->recipe, offset);
+		start = blob->recipe->starts[index];
+		*size = blob->recipe->starts[index + 1] - offset;
+		fd = chunk_extent(blob, index, file_offset);
+	} else {
+		fd = croft_store_blob_fd(blob, file_offset);
+	}
+	*file_offset += offset - start;
+	return fd;
 }
 
 void croft_store_blob_close(struct croft_store_blob *blob)
