@@ -150,6 +150,8 @@ void plane_get_found(struct plane_request *request)
 		/* One short read; going through a worker would cost more. */
 		open_blob(request);
 		answer(request);
+	} else if ((request->blob = plane_kept_take(request->plane, &request->digest))) {
+		answer(request);
 	} else {
 		plane_request_work(request, open_work, answer);
 	}

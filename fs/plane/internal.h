@@ -27,6 +27,7 @@ enum {
 	PLANE_BATCH = 4096,         /* digests in one /batch */
 	PLANE_COLLECT = 64 << 20,   /* bytes of a body that is kept in memory: an action cache's value */
 	PLANE_COLLECT_ALL = 256 << 20, /* of all of them */
+	PLANE_KEPT = 8,             /* blobs that are open without being read */
 	PLANE_PROGRESS = 64 * 1024, /* bytes either way that count as being alive */
 };
 
@@ -133,6 +134,12 @@ struct croft_plane {
 	struct ring_event accepted;
 	struct ring_post begin, stop;
 	struct ring_timer timer; /* deadlines */
+	struct plane_kept {
+		struct croft_store_blob *blob; /* NULL: free */
+		struct croft_digest digest;
+		uint64_t until_ns;
+	} kept[PLANE_KEPT];
+	struct ring_timer forget; /* what is kept */
 	struct ring_timer again; /* accepting after running out of something */
 	uint64_t idle_ns;
 	struct plane_connection *first, *last; /* by deadline */
@@ -163,6 +170,12 @@ void plane_set_timer(struct croft_plane *plane);
 /* Bytes that belong to what comes next, and their use. */
 void plane_keep(struct plane_connection *connection, const void *data, size_t size);
 void plane_used(struct plane_connection *connection, size_t size);
+
+/* kept.c: open blobs for who asks for them next; NULL: not kept. */
+struct croft_store_blob *plane_kept_take(struct croft_plane *plane, const struct croft_digest *digest);
+void plane_kept_give(struct croft_plane *plane, const struct croft_digest *digest,
+	struct croft_store_blob *blob);
+void plane_kept_close(struct croft_plane *plane);
 
 /* request.c */
 void plane_request_free_spares(struct croft_plane *plane);

@@ -153,6 +153,7 @@ static bool start_ring(struct croft_plane *plane, struct croft_error *err)
 static void discard(struct croft_plane *plane)
 {
 	ring_destroy(plane->ring);
+	plane_kept_close(plane);
 	if (plane->listen_fd >= 0)
 		close(plane->listen_fd);
 	plane_request_free_spares(plane);
@@ -187,6 +188,7 @@ static void stop(struct ring_post *post)
 	plane->stopping = true;
 	ring_timer_clear(plane->ring, &plane->timer);
 	ring_timer_clear(plane->ring, &plane->again);
+	ring_timer_clear(plane->ring, &plane->forget);
 	ring_cancel(plane->ring, plane->listen_fd);
 	for (struct plane_connection *next, *at = plane->first; at; at = next) {
 		next = at->next;

@@ -42,7 +42,11 @@ void plane_request_free(struct plane_request *request)
 {
 	struct croft_plane *plane = request->plane;
 	croft_store_writer_abort(request->writer);
-	croft_store_blob_close(request->blob);
+	if (request->blob && request->kind == PLANE_BLOB && request->digest.size_bytes > PLANE_SMALL &&
+		!request->broken && !plane->stopping)
+		plane_kept_give(plane, &request->digest, request->blob);
+	else
+		croft_store_blob_close(request->blob);
 	croft_arena_destroy(request->arena);
 	ZSTD_freeCCtx(request->zstd);
 	free(request->zstd_in);

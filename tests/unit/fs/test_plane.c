@@ -24,7 +24,7 @@ struct fixture {
 	int port, impatient_port;
 };
 
-static int setup(void **state)
+static int start(void **state, bool chunks)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct fixture *fixture = croft_zalloc(sizeof(*fixture));
@@ -32,7 +32,7 @@ static int setup(void **state)
 	assert_non_null(mkdtemp(fixture->path));
 	fixture->store = croft_store_open(
 		&(struct croft_store_config){.path = fixture->path, .budget_bytes = 1 << 30,
-			.budget_inodes = 10000}, &err);
+			.budget_inodes = 10000, .chunked = chunks}, &err);
 	assert_ok(fixture->store, err);
 	fixture->plane = croft_plane_start(&(struct croft_plane_config){.address = "127.0.0.1:0",
 		.store = fixture->store, .writable = true}, &err);
@@ -44,6 +44,16 @@ static int setup(void **state)
 	fixture->impatient_port = croft_plane_port(fixture->impatient);
 	*state = fixture;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return start(state, false);
+}
+
+static int setup_chunks(void **state)
+{
+	return start(state, true);
 }
 
 static int teardown(void **state)
@@ -267,12 +277,17 @@ static void gets_ranges(void **state)
 {
 	struct fixture *fixture = *state;
 	CROFT_CLEANUP_FD int fd = dial(fixture->port);
-	size_t sizes[] = {1000, 3 << 20};
-	for (size_t i = 0; i < 2; i++) {
+	size_t sizes[] = {1000, 3 << 20, 12 << 20};
+	for (size_t i = 0; i < 3; i++) {
 		struct blob blob = store_blob(fixture, sizes[i], 5);
 		get(fd, "GET", &blob, "Range: bytes=10-19\r\n", 206, blob.data + 10, 10);
 		get(fd, "GET", &blob, "Range: bytes=0-0\r\n", 206, blob.data, 1);
 		get(fd, "GET", &blob, "Range: bytes=100-\r\n", 206, blob.data + 100, blob.size - 100);
+		for (size_t at = 77; at + 700000 < blob.size; at += 650001) {
+			char range[64];
+			snprintf(range, sizeof(range), "Range: bytes=%zu-%zu\r\n", at, at + 699999);
+			get(fd, "GET", &blob, range, 206, blob.data + at, 700000);
+		}
 		get(fd, "GET", &blob, "Range: bytes=-7\r\n", 206, blob.data + blob.size - 7, 7);
 		get(fd, "GET", &blob, "Range: bytes=-99999999\r\n", 206, blob.data, blob.size);
 		get(fd, "GET", &blob, "Range: bytes=990-99999999999\r\n", 206, blob.data + 990,
@@ -892,5 +907,15 @@ int main(void)
 		cmocka_unit_test(serves_beside_a_thousand_idle_connections),
 		cmocka_unit_test(stops_while_clients_are_in_the_middle_of_things),
 	};
-	return cmocka_run_group_tests(tests, setup, teardown);
+	const struct CMUnitTest of_chunks[] = {
+		cmocka_unit_test(gets_a_large_blob_whole),
+		cmocka_unit_test(gets_ranges),
+		cmocka_unit_test(compresses_when_zstd_is_accepted),
+		cmocka_unit_test(answers_pipelined_requests_in_order),
+		cmocka_unit_test(batches_blobs_in_the_order_asked),
+		cmocka_unit_test(stores_what_is_put),
+		cmocka_unit_test(stops_while_clients_are_in_the_middle_of_things),
+	};
+	return cmocka_run_group_tests(tests, setup, teardown) +
+		cmocka_run_group_tests(of_chunks, setup_chunks, teardown);
 }
