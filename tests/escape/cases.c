@@ -95,16 +95,24 @@ static const char *input_is_unchanged(const struct attempt *attempt)
 	return NULL;
 }
 
+/* One that was sent a signal may not have got to its death yet: it has it pending until then. */
+static bool has_signals(const char *status, const char *line)
+{
+	const char *at = strstr(status, line);
+	return at && strtoull(at + strlen(line), NULL, 16) != 0;
+}
+
 static const char *victim_lives(const struct attempt *attempt)
 {
-	char path[64], text[512] = "";
-	snprintf(path, sizeof(path), "/proc/%d/stat", attempt->world->victim);
+	char path[64], text[4096] = "";
+	snprintf(path, sizeof(path), "/proc/%d/status", attempt->world->victim);
 	int fd = open(path, O_RDONLY);
 	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 	if (fd >= 0)
 		close(fd);
-	const char *state = got > 0 ? strrchr(text, ')') : NULL;
-	return state && state[2] != 'Z' ? NULL : "the process outside died";
+	bool lives = got > 0 && !strstr(text, "\nState:\tZ") && !has_signals(text, "\nSigPnd:") &&
+		!has_signals(text, "\nShdPnd:");
+	return lives ? NULL : "the process outside died";
 }
 
 struct captured {
