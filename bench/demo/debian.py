@@ -25,7 +25,7 @@ def host_archive():
 class Apt:
     """An apt of its own: it believes that nothing is installed, so that closures are whole."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, release="bookworm"):
         self.folder = folder
         for part in ("lists/partial", "cache/archives/partial", "sources"):
             os.makedirs(f"{folder}/{part}", exist_ok=True)
@@ -34,7 +34,7 @@ class Apt:
         keyring = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
         with open(f"{folder}/sources.list", "w") as sources:
             for kind in ("deb", "deb-src"):
-                sources.write(f"{kind} {keyring} {archive} bookworm main\n")
+                sources.write(f"{kind} {keyring} {archive} {release} main\n")
         with open(f"{folder}/apt.conf", "w") as config:
             config.write(f'Dir::Etc::sourcelist "{folder}/sources.list";\n'
                          'Dir::Etc::sourceparts "-";\n'
