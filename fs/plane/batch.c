@@ -41,7 +41,7 @@ static bool take_lines(struct plane_request *request, struct croft_slice data,
 
 /* The answer ------------------------------------------------------------------------------------- */
 
-enum { STATUS_LINE = CROFT_DIGEST_TEXT + 8 };
+enum { STATUS_LINE = CROFT_DIGEST_TEXT + 8, GROUP = 256 };
 
 static void write_line(struct plane_request *request, struct plane_buffer *buffer, int status)
 {
@@ -85,12 +85,48 @@ static bool blob_bytes(struct plane_request *request, struct plane_buffer *buffe
 	return true;
 }
 
+/* How many of the next are small and have room in the buffer together. */
+static size_t group_size(const struct plane_request *request, const struct plane_buffer *buffer)
+{
+	size_t count = 0, room = plane_room(buffer);
+	for (; request->digest_at + count < request->digest_count && count < GROUP; count++) {
+		uint64_t size = request->digests[request->digest_at + count].size_bytes;
+		if (size > PLANE_SMALL || STATUS_LINE + size > room)
+			break;
+		room -= STATUS_LINE + (size_t)size;
+	}
+	return count;
+}
+
+/* Small blobs in a row come from the store at once. */
+static void write_group(struct plane_request *request, struct plane_buffer *buffer, size_t count)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_slice *data = croft_arena_array(arena, count, sizeof(*data));
+	struct croft_error *errors = croft_arena_array(arena, count, sizeof(*errors));
+	croft_store_get_many(request->plane->config.store, &request->digests[request->digest_at], count,
+		arena, data, errors);
+	for (size_t i = 0; i < count; i++) {
+		int status = errors[i].code ? plane_status_of(&errors[i]) : 200;
+		write_line(request, buffer, status == 200 || status == 404 ? status : 500);
+		if (status == 200) {
+			memcpy(buffer->data + buffer->end, data[i].data, data[i].size);
+			buffer->end += data[i].size;
+		}
+		request->digest_at++;
+	}
+}
+
 static bool produce(struct plane_request *request, struct plane_buffer *buffer,
 	struct croft_error *err)
 {
-	while (request->digest_at < request->digest_count && plane_room(buffer) >= STATUS_LINE)
-		if (!(request->blob ? blob_bytes : next_digest)(request, buffer, err))
+	while (request->digest_at < request->digest_count && plane_room(buffer) >= STATUS_LINE) {
+		size_t group = request->blob ? 0 : group_size(request, buffer);
+		if (group > 1)
+			write_group(request, buffer, group);
+		else if (!(request->blob ? blob_bytes : next_digest)(request, buffer, err))
 			return false;
+	}
 	request->produced = request->digest_at == request->digest_count;
 	return true;
 }
