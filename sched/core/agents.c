@@ -287,6 +287,8 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 		pthread_mutex_unlock(&sched->lock);
 		return;
 	}
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	const char *const *kinds = placed_kinds(task, arena);
 	bool retry = may_retry(done) && !task->cancelling && task->attempts < sched->config.max_attempts;
 	source = (struct result_source){
 		.action = task->action,
@@ -303,6 +305,8 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 	if (!retry)
 		response = result_store(sched->store, &source, done, &failed);
 	free(source.instance_name);
+	if (!done->status)
+		profiles_learn(sched->profiles, kinds, JOB_KINDS, done);
 	size_t touched_count;
 	struct croft_placement_touch *touched = placed_touched(sched, &input_root, done, &touched_count);
 

@@ -13,6 +13,7 @@
 
 #include "proto/base/cleanup.h"
 #include "sched/core/journal.h"
+#include "sched/core/profiles.h"
 #include "sched/sched.h"
 
 #include "croft/v1/farm.pb-c.h"
@@ -127,6 +128,7 @@ struct croft_sched {
 	struct croft_store *store;
 	struct croft_upstream *upstream;
 	struct croft_journal *journal;
+	struct profiles *profiles; /* has a lock of its own */
 	uint64_t started_ns;
 	pthread_t ticker;
 
@@ -202,6 +204,9 @@ void classes_free(struct croft_sched *sched);
 
 /* placed.c: between tasks and placement --------------------------------------------------------- */
 double placed_now(void);
+/* Names of what the task is like, from the exact to the coarse, in the arena: JOB_KINDS. */
+enum { JOB_KINDS = 2 };
+const char *const *placed_kinds(const struct task *task, struct croft_arena *arena);
 /* Into the queue: for the first time, or back from its agent to its old turn. */
 void placed_queue(struct croft_sched *sched, struct task *task);
 /* The same in two steps for tasks that the journal brings back in no order: placement hears of them when

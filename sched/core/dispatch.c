@@ -42,6 +42,7 @@ struct job_source {
 	int64_t queued_unix_ns;
 	struct croft_slice request_metadata;
 	unsigned attempts;
+	const char *const *kinds;
 };
 
 static bool copy_source(struct croft_sched *sched, const char *lease, struct croft_arena *arena,
@@ -64,6 +65,7 @@ static bool copy_source(struct croft_sched *sched, const char *lease, struct cro
 			croft_arena_copy(arena, task->request_metadata.data, task->request_metadata.size),
 			task->request_metadata.size),
 		.attempts = task->attempts,
+		.kinds = placed_kinds(task, arena),
 	};
 	return true;
 }
@@ -118,6 +120,8 @@ static Farm__Job *make_job(struct croft_sched *sched, const char *lease,
 	job->attempt = source->attempts;
 	job->stall_cap_ms = sched->config.stall_cap_ms;
 	add_roots(sched, job, &source->input_root, arena);
+	job->profile_key = (char *)source->kinds[0];
+	job->profile = profiles_predict(sched->profiles, source->kinds, JOB_KINDS, arena);
 	return job;
 }
 

@@ -41,6 +41,27 @@ static void describe(const struct task *task, struct croft_placement_job_info *i
 	info->tenant = croft_slice_str(croft_arena_printf(arena, "%s\n%s", task->instance_name, build));
 }
 
+/* Of any length, and keys of the store are short. Instances do not learn from one another. */
+static const char *key_of(const struct task *task, const char *what, struct croft_slice text,
+	struct croft_arena *arena)
+{
+	char *hash = croft_arena_alloc(arena, CROFT_HASH_TEXT);
+	const char *whole = croft_arena_printf(arena, "%s\n%s\n%s\n%.*s", what, task->instance_name,
+		task->class ? task->class->key : "", (int)text.size, (const char *)text.data);
+	croft_hash_format(croft_digest_of(whole, strlen(whole)).hash, hash);
+	return hash;
+}
+
+const char *const *placed_kinds(const struct task *task, struct croft_arena *arena)
+{
+	struct croft_placement_job_info info;
+	const char **kinds = croft_arena_array(arena, JOB_KINDS, sizeof(*kinds));
+	describe(task, &info, arena);
+	kinds[0] = key_of(task, "kind", info.kind, arena);
+	kinds[1] = key_of(task, "family", info.family, arena);
+	return kinds;
+}
+
 static void introduce(struct croft_sched *sched, struct task *task)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();

@@ -91,6 +91,7 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	set_defaults(sched, config);
 	sched->store = config->store;
 	sched->upstream = config->upstream;
+	sched->profiles = profiles_open(sched->store);
 	sched->started_ns = croft_now_ns();
 	pthread_mutex_init(&sched->lock, NULL);
 	pthread_condattr_t attributes;
@@ -171,6 +172,7 @@ void croft_sched_close(struct croft_sched *sched)
 	if (has_ticker)
 		pthread_join(sched->ticker, NULL);
 	croft_journal_close(sched->journal);
+	profiles_close(sched->profiles);
 	free_tasks(sched);
 	while (!LIST_EMPTY(&sched->agents))
 		agent_free(LIST_FIRST(&sched->agents));

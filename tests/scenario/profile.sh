@@ -6,7 +6,7 @@
 mkdir -p "$folder/root/bin" "$folder/root/data"
 cp /bin/busybox "$folder/root/bin/sh"; cp /bin/busybox "$folder/root/bin/cat"
 for i in $(seq 20); do echo "file $i" >"$folder/root/data/$i"; done
-"$CROFT" farm -n 1 --slots 1 --state "$folder/farm" --listen 127.0.0.1:0 >"$folder/farm.out" 2>"$folder/farm.log" &
+"$CROFT" farm -n 2 --slots 1 --state "$folder/farm" --listen 127.0.0.1:0 >"$folder/farm.out" 2>"$folder/farm.log" &
 farm=$!
 pids+=("$farm")
 for _ in $(seq 300); do grep -qs '^farm at' "$folder/farm.out" && break; sleep 0.1; done
@@ -32,3 +32,25 @@ same $((busybox + 14)) "$(count touched_bytes)"
 run 'cat /data/3 /data/7 /data/3; test -e /data/4'
 same 0 "$(count fetched_bytes)"
 same 3 "$(count touched_files)"
+
+echo "another agent fetches ahead what jobs of this kind read, also after the server was restarted"
+children() { ps -o pid=,args= --ppid "$farm" | grep "croft $1 " | awk '{print $1}'; }
+ready() {
+    for _ in $(seq 300); do
+        [ "$("$CROFT" agents 2>/dev/null | grep -c ' ready ')" -eq "$1" ] && return
+        sleep 0.1
+    done
+    echo "there are no $1 ready agents" >&2
+    return 1
+}
+used=$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["agent"])' "$folder/run.json")
+old=$(children serve)
+kill -TERM "$old"
+for _ in $(seq 300); do kill -0 "$old" 2>/dev/null || break; sleep 0.1; done
+ready 2
+"$CROFT" agents drain "$used" >/dev/null
+run 'cat /data/3 /data/7'
+same 3 "$(count prefetched_files)"
+same $((busybox + 14)) "$(count prefetched_bytes)"
+same 0 "$(count fetched_files)"
+same 0 "$(count wasted_bytes)"
