@@ -105,9 +105,10 @@ static bool start_agents(struct farm *farm, struct croft_error *err)
 
 static void tell(const struct farm *farm)
 {
-	printf("farm at grpc://%s:%u, blobs at %s:%u, %" PRIu64 " agents with %" PRIu64
+	printf("farm at grpc://%s:%u, blobs at %s:%u, %" PRIu64 " agent%s with %" PRIu64
 	       " slots each, all kept in %s\n",
-		farm->host, farm->port, farm->host, farm->plane_port, farm->agents, farm->slots,
+		farm->host, farm->port, farm->host, farm->plane_port, farm->agents,
+		farm->agents == 1 ? "" : "s", farm->slots,
 		farm->state);
 	if (farm->port != 8980)
 		printf("  export CROFT_SERVER=grpc://%s:%u\n", farm->host, farm->port);
