@@ -159,6 +159,18 @@ enum croft_record_table {
 bool croft_store_record_put(struct croft_store *store, enum croft_record_table table,
 	struct croft_slice key, struct croft_slice value, const struct croft_ref *refs, size_t count,
 	int64_t expires_unix_ns, struct croft_error *err);
+/* Many of them by one commit; each says what became of it. */
+struct croft_record {
+	enum croft_record_table table;
+	struct croft_slice key, value;
+	const struct croft_ref *refs;
+	size_t ref_count;
+	int64_t expires_unix_ns;
+	bool ok;
+	struct croft_error failed; /* why, if not */
+};
+void croft_store_record_put_many(
+	struct croft_store *store, struct croft_record *records, size_t count);
 /* The value in the arena, and its whole closure present and leased in the same step; NOT_FOUND when
  * there is no such record, or not all of what it names is there. */
 bool croft_store_record_get(struct croft_store *store, enum croft_record_table table,

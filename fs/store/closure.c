@@ -524,16 +524,15 @@ static void walk_finish(struct walk *walk)
 	set_finish(&walk->broken);
 }
 
-bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref *refs,
-	size_t count, uint64_t lease_ms, struct croft_arena *arena,
-	struct croft_digest **missing, size_t *missing_count, struct croft_error *err)
+bool store_lease_closure(struct croft_store *store, const struct croft_ref *refs, size_t count,
+	uint64_t lease_ms, struct croft_arena *arena, struct croft_digest **missing,
+	size_t *missing_count, struct croft_error *err)
 {
 	struct walk walk = {.store = store};
 	if (!lease_ms)
 		lease_ms = store->config.lease_ms;
 	*missing = NULL;
 	*missing_count = 0;
-	bool complete = false;
 	if (walk_refs(&walk, refs, count)) {
 		CROFT_LOCKED(&store->lock);
 		uint64_t until_ms = store_now_ms(store) + lease_ms;
@@ -544,19 +543,28 @@ bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref
 		}
 		for (size_t i = 0; i < walk.keys.count; i++)
 			store_lease(store, walk.keys.items[i], until_ms, until_ms + lease_ms / 2);
-		complete = true;
 	} else if (!walk.failed) {
 		*missing_count = walk.missing.list.count;
 		*missing = croft_arena_copy(
 			arena, walk.missing.list.items, *missing_count * sizeof(**missing));
 	}
-	if (complete)
-		store_lease_commit(store);
 	if (walk.failed && err)
 		*err = walk.err;
 	bool ok = !walk.failed;
 	walk_finish(&walk);
 	return ok;
+}
+
+bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref *refs,
+	size_t count, uint64_t lease_ms, struct croft_arena *arena,
+	struct croft_digest **missing, size_t *missing_count, struct croft_error *err)
+{
+	if (!store_lease_closure(
+			store, refs, count, lease_ms, arena, missing, missing_count, err))
+		return false;
+	if (*missing_count == 0)
+		store_lease_commit(store);
+	return true;
 }
 
 struct croft_hold {

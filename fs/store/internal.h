@@ -387,6 +387,10 @@ bool store_is_protected(const struct croft_store *store, uint64_t key, uint64_t 
 void store_lease(struct croft_store *store, uint64_t key, uint64_t until_ms, uint64_t grant_ms);
 /* Whatever was leased before outlasts a restart when it returns. `lock` not held. */
 void store_lease_commit(struct croft_store *store);
+/* croft_store_lease_closure without that. */
+bool store_lease_closure(struct croft_store *store, const struct croft_ref *refs, size_t count,
+	uint64_t lease_ms, struct croft_arena *arena, struct croft_digest **missing,
+	size_t *missing_count, struct croft_error *err);
 bool store_leases_open(struct croft_store *store, struct croft_error *err);
 void store_leases_close(struct croft_store *store);
 /* Renews those of what is held, removes files that are over. */

@@ -141,15 +141,17 @@ static void commit_all(struct croft_store *store, struct store_record_write *fir
 	}
 }
 
-static bool write_record(struct croft_store *store, enum croft_record_table table,
-	const uint8_t *hash, const void *bytes, size_t size, struct croft_error *err)
+/* Returns when they are on disk, or failed. */
+static void write_records(struct croft_store *store, struct store_record_write *writes, size_t count)
 {
-	struct store_record_write write = {
-		.table = table, .hash = hash, .bytes = bytes, .size = size};
+	if (count == 0)
+		return;
 	pthread_mutex_lock(&store->lock);
-	*store->records.last = &write;
-	store->records.last = &write.next;
-	while (!write.done) {
+	for (size_t i = 0; i < count; i++) {
+		*store->records.last = &writes[i];
+		store->records.last = &writes[i].next;
+	}
+	while (!writes[count - 1].done) {
 		if (store->records.writing) {
 			pthread_cond_wait(&store->records.done, &store->lock);
 			continue;
@@ -169,25 +171,24 @@ static bool write_record(struct croft_store *store, enum croft_record_table tabl
 		pthread_cond_broadcast(&store->records.done);
 	}
 	pthread_mutex_unlock(&store->lock);
-	if (!write.ok && err)
-		*err = write.err;
-	return write.ok;
 }
 
-bool croft_store_record_put(struct croft_store *store, enum croft_record_table table,
-	struct croft_slice key, struct croft_slice value, const struct croft_ref *refs, size_t count,
-	int64_t expires_unix_ns, struct croft_error *err)
+/* Leases what the record names; the value as it is stored, with room reserved for it. */
+static bool prepare(struct croft_store *store, const struct croft_record *record,
+	void **bytes, size_t *size, struct croft_error *err)
 {
-	if (!check_table(store, table, true, err))
+	size_t count = record->ref_count;
+	if (!check_table(store, record->table, true, err))
 		return false;
-	if (key.size > RECORD_MOST || value.size > RECORD_MOST ||
+	if (record->key.size > RECORD_MOST || record->value.size > RECORD_MOST ||
 		count > RECORD_MOST / sizeof(struct stored_ref))
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "a record of more than %d bytes",
 			(int)RECORD_MOST);
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	struct croft_digest *missing;
 	size_t missing_count;
-	if (!croft_store_lease_closure(store, refs, count, 0, arena, &missing, &missing_count, err))
+	if (!store_lease_closure(
+			store, record->refs, count, 0, arena, &missing, &missing_count, err))
 		return false;
 	if (missing_count) {
 		char text[CROFT_DIGEST_TEXT];
@@ -196,15 +197,55 @@ bool croft_store_record_put(struct croft_store *store, enum croft_record_table t
 			"the record names %zu blobs that are not in the store, the first is %s", missing_count,
 			text);
 	}
-	size_t size;
-	CROFT_CLEANUP_FREE void *bytes =
-		lay_out(store, key, value, refs, count, expires_unix_ns, &size);
-	if (!store_reserve(store, 2 * size, 0, err))
-		return false;
-	struct croft_digest name = croft_digest_of(key.data, key.size);
-	bool ok = write_record(store, table, name.hash, bytes, size, err);
-	store_unreserve(store, 2 * size, 0);
-	return ok;
+	*bytes = lay_out(
+		store, record->key, record->value, record->refs, count, record->expires_unix_ns, size);
+	if (store_reserve(store, 2 * *size, 0, err))
+		return true;
+	free(*bytes);
+	return false;
+}
+
+void croft_store_record_put_many(
+	struct croft_store *store, struct croft_record *records, size_t count)
+{
+	CROFT_CLEANUP_FREE struct store_record_write *writes = croft_array(count + 1, sizeof(*writes));
+	CROFT_CLEANUP_FREE struct croft_digest *names = croft_array(count + 1, sizeof(*names));
+	CROFT_CLEANUP_FREE struct croft_record **written = croft_array(count + 1, sizeof(*written));
+	size_t ready = 0;
+	for (size_t i = 0; i < count; i++) {
+		struct croft_record *record = &records[i];
+		void *bytes = NULL;
+		size_t size = 0;
+		record->failed = (struct croft_error)CROFT_ERROR_INIT;
+		record->ok = prepare(store, record, &bytes, &size, &record->failed);
+		if (!record->ok)
+			continue;
+		names[ready] = croft_digest_of(record->key.data, record->key.size);
+		writes[ready] = (struct store_record_write){.table = record->table,
+			.hash = names[ready].hash, .bytes = bytes, .size = size};
+		written[ready++] = record;
+	}
+	if (ready)
+		store_lease_commit(store);
+	write_records(store, writes, ready);
+	for (size_t i = 0; i < ready; i++) {
+		written[i]->ok = writes[i].ok;
+		written[i]->failed = writes[i].err;
+		store_unreserve(store, 2 * writes[i].size, 0);
+		free((void *)writes[i].bytes);
+	}
+}
+
+bool croft_store_record_put(struct croft_store *store, enum croft_record_table table,
+	struct croft_slice key, struct croft_slice value, const struct croft_ref *refs, size_t count,
+	int64_t expires_unix_ns, struct croft_error *err)
+{
+	struct croft_record record = {.table = table, .key = key, .value = value, .refs = refs,
+		.ref_count = count, .expires_unix_ns = expires_unix_ns};
+	croft_store_record_put_many(store, &record, 1);
+	if (!record.ok && err)
+		*err = record.failed;
+	return record.ok;
 }
 
 bool croft_store_record_get(struct croft_store *store, enum croft_record_table table,
@@ -249,5 +290,9 @@ bool croft_store_record_delete(struct croft_store *store, enum croft_record_tabl
 	if (!check_table(store, table, true, err))
 		return false;
 	struct croft_digest name = croft_digest_of(key.data, key.size);
-	return write_record(store, table, name.hash, NULL, 0, err);
+	struct store_record_write write = {.table = table, .hash = name.hash};
+	write_records(store, &write, 1);
+	if (!write.ok && err)
+		*err = write.err;
+	return write.ok;
 }

@@ -58,7 +58,8 @@ static void drop_queue(struct parked_state *state)
 	while (state->first) {
 		struct outgoing *outgoing = state->first;
 		state->first = outgoing->next;
-		grpc_byte_buffer_destroy(outgoing->buffer);
+		if (outgoing->buffer)
+			grpc_byte_buffer_destroy(outgoing->buffer);
 		free(outgoing);
 	}
 	state->last = &state->first;
@@ -71,7 +72,14 @@ static void pump(struct parked_state *state)
 	struct croft_call *call = state->call;
 	if (state->sending || state->over || call->status_sent)
 		return;
-	if (state->first) {
+	if (state->first && state->finishing && !state->first->next) {
+		struct outgoing *last = state->first;
+		call->reply = last->buffer;
+		last->buffer = NULL;
+		drop_queue(state);
+		call->status_sent = true;
+		call_send_status(call, state->end.code == CROFT_OK ? NULL : &state->end);
+	} else if (state->first) {
 		grpc_op ops[2];
 		size_t count = call_initial_op(call, &ops[0]);
 		ops[count++] = (grpc_op){.op = GRPC_OP_SEND_MESSAGE,
@@ -107,7 +115,7 @@ static void sent_complete(struct event *event, bool ok)
 	croft_call_unref(call);
 }
 
-bool croft_call_post(struct croft_call *call, const ProtobufCMessage *message)
+static bool post(struct croft_call *call, const ProtobufCMessage *message, bool last)
 {
 	grpc_byte_buffer *buffer = croft_core_encode(message);
 	size_t size = grpc_byte_buffer_length(buffer);
@@ -127,8 +135,19 @@ bool croft_call_post(struct croft_call *call, const ProtobufCMessage *message)
 	*state->last = outgoing;
 	state->last = &outgoing->next;
 	state->queued_bytes += size;
+	state->finishing = last;
 	pump(state);
 	return true;
+}
+
+bool croft_call_post(struct croft_call *call, const ProtobufCMessage *message)
+{
+	return post(call, message, false);
+}
+
+void croft_call_post_last(struct croft_call *call, const ProtobufCMessage *message)
+{
+	post(call, message, true);
 }
 
 void croft_call_finish(struct croft_call *call, const struct croft_error *err)

@@ -149,6 +149,8 @@ struct croft_parked {
 void croft_call_park(struct croft_call *call, const struct croft_parked *parked);
 bool croft_call_post(struct croft_call *call, const ProtobufCMessage *message);
 void croft_call_finish(struct croft_call *call, const struct croft_error *err);
+/* Both in one: the message goes out together with the status. */
+void croft_call_post_last(struct croft_call *call, const ProtobufCMessage *message);
 struct croft_call *croft_call_ref(struct croft_call *call);
 void croft_call_unref(struct croft_call *call);
 

@@ -7,7 +7,7 @@
 #include "google/rpc/status.pb-c.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
-#include "sched/core/results.h"
+#include "sched/core/finish.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -274,11 +274,20 @@ static double run_seconds_of(const Farm__JobDone *done)
 	return seconds > stalled ? seconds - stalled : 0;
 }
 
-/* Storing the result reads and writes the store: the lock is not held. */
+/* Another try, on the agent or elsewhere. The lock is held. */
+static void try_again(struct session *session, struct task *task, const Farm__JobDone *done)
+{
+	croft_log(CROFT_LOG_WARNING, "%s could not run %s, it is queued again: %s", session->agent->id,
+		task->id, done->status->message);
+	ack(session, done->lease);
+	task_lost(session->sched, task, done->status->message);
+	dispatch(session->sched);
+}
+
+/* Encoding reads the store: the lock is not held. */
 static void on_done(struct session *session, const Farm__JobDone *done)
 {
 	struct croft_sched *sched = session->sched;
-	struct result_source source;
 	pthread_mutex_lock(&sched->lock);
 	struct task *task = own_task(session, done->lease);
 	if (!task) {
@@ -289,8 +298,19 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 	}
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	const char *const *kinds = placed_kinds(task, arena);
-	bool retry = may_retry(done) && !task->cancelling && task->attempts < sched->config.max_attempts;
-	source = (struct result_source){
+	if (done->inputs)
+		session->agent->fetched_bytes += done->inputs->fetched_bytes;
+	for (size_t i = 0; i < done->n_roots; i++)
+		placed_presence(sched, session->agent, done->roots[i]);
+	session->agent->jobs_done++;
+	if (may_retry(done) && !task->cancelling && task->attempts < sched->config.max_attempts) {
+		try_again(session, task, done);
+		pthread_mutex_unlock(&sched->lock);
+		return;
+	}
+	struct finished *finished = croft_zalloc(sizeof(*finished));
+	memcpy(finished->lease, task->lease, NAME_TEXT);
+	finished->source = (struct result_source){
 		.action = task->action,
 		.instance_name = croft_strdup(task->instance_name),
 		.do_not_cache = task->do_not_cache,
@@ -299,43 +319,12 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 	};
 	struct croft_digest input_root = task->input_root;
 	pthread_mutex_unlock(&sched->lock);
-
-	struct croft_slice response = CROFT_SLICE(NULL, 0);
-	bool failed = true;
-	if (!retry)
-		response = result_store(sched->store, &source, done, &failed);
-	free(source.instance_name);
 	if (!done->status)
 		profiles_learn(sched->profiles, kinds, JOB_KINDS, done);
-	size_t touched_count;
-	struct croft_placement_touch *touched = placed_touched(sched, &input_root, done, &touched_count);
-
-	CROFT_LOCKED(&sched->lock);
-	task = own_task(session, done->lease);
-	if (!task) {
-		free((void *)response.data);
-		free(touched);
-		return;
-	}
-	if (done->inputs)
-		session->agent->fetched_bytes += done->inputs->fetched_bytes;
-	for (size_t i = 0; i < done->n_roots; i++)
-		placed_presence(sched, session->agent, done->roots[i]);
-	session->agent->jobs_done++;
-	if (retry) {
-		croft_log(CROFT_LOG_WARNING, "%s could not run %s, it is queued again: %s",
-			session->agent->id, task->id, done->status->message);
-		ack(session, done->lease);
-		task_lost(sched, task, done->status->message);
-	} else {
-		task->run_seconds = run_seconds_of(done);
-		task->touched = touched;
-		task->touched_count = touched_count;
-		touched = NULL;
-		task_complete(sched, task, response, failed);
-	}
-	free(touched);
-	dispatch(sched);
+	result_make(&finished->result, &finished->source, done);
+	finished->run_seconds = run_seconds_of(done);
+	finished->touched = placed_touched(sched, &input_root, done, &finished->touched_count);
+	finish(sched, finished);
 }
 
 /* The stream --------------------------------------------------------------------------------------- */

@@ -73,10 +73,11 @@ Longrunning__Operation *operation_message(const struct operation *operation,
 
 static void tell(struct waiter *waiter, const Longrunning__Operation *message)
 {
-	croft_call_post(waiter->call, &message->base);
-	if (!message->done)
+	if (!message->done) {
+		croft_call_post(waiter->call, &message->base);
 		return;
-	croft_call_finish(waiter->call, NULL);
+	}
+	croft_call_post_last(waiter->call, &message->base);
 	LIST_REMOVE(waiter, link);
 	waiter->operation = NULL;
 }

@@ -26,7 +26,7 @@
 #include <pthread.h>
 #include <sys/queue.h>
 
-enum { NAME_TEXT = 33 /* 16 random bytes in hex and NUL */, LOG_KEEP_BYTES = 8 << 20 };
+enum { TASK_KEY = 8, NAME_TEXT = 33 /* 16 random bytes in hex and NUL */, LOG_KEEP_BYTES = 8 << 20 };
 
 enum task_state { TASK_QUEUED, TASK_LEASED, TASK_RUNNING, TASK_COMPLETED };
 
@@ -129,6 +129,7 @@ struct croft_sched {
 	struct croft_upstream *upstream;
 	struct croft_journal *journal;
 	struct profiles *profiles; /* has a lock of its own */
+	struct finisher *finisher; /* finish.c; has a lock of its own */
 	uint64_t started_ns;
 	pthread_t ticker;
 
@@ -165,6 +166,8 @@ struct task *find_mergeable(struct croft_sched *sched, const char *instance_name
 struct task *task_create(struct croft_sched *sched, const char *instance_name,
 	const struct croft_digest *action);
 void task_free(struct croft_sched *sched, struct task *task);
+/* Its key in the journal: in the order in which tasks came, so that those of one time share pages. */
+struct croft_slice task_key(const struct task *task, uint8_t key[TASK_KEY]);
 struct operation *task_add_operation(struct croft_sched *sched, struct task *task, const char *name);
 /* Moves it to the state, and writes that down. Announced, or the lease handed to its agent, only after
  * it is on disk. */
@@ -186,7 +189,8 @@ const char *state_name(enum task_state state);
 
 /* record.c: a task as a journal record ------------------------------------------------------- */
 struct croft_slice task_record(const struct task *task, struct croft_arena *arena);
-bool task_restore(struct croft_sched *sched, struct croft_slice bytes, struct croft_error *err);
+/* NULL: it cannot be read. */
+struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, struct croft_error *err);
 
 /* announce.c: what clients are sent -------------------------------------------------------- */
 /* An Operation as it is announced now; lives in the arena. */

@@ -215,6 +215,16 @@ static bool hold_inputs(struct execution *execution, struct croft_hold **hold,
 	struct croft_ref refs[] = {{CROFT_REF_BLOB, execution->action_digest},
 		{CROFT_REF_BLOB, execution->command_digest},
 		{CROFT_REF_DIRECTORY, execution->input_root}};
+	/* Held in memory, and taken anew when the journal brings the task back; the store's keeper writes
+	 * leases of what is held for long. So nothing need be written here when all is there. */
+	struct croft_error absent = CROFT_ERROR_INIT;
+	*hold = croft_store_hold(store, refs, 3, &absent);
+	if (*hold)
+		return true;
+	if (absent.code != CROFT_FAILED_PRECONDITION) {
+		*err = absent;
+		return croft_error_wrap(err, "looking for the action's inputs");
+	}
 	struct croft_digest *missing;
 	size_t missing_count;
 	if (!croft_upstream_lease_closure(execution->sched->upstream, store, refs, 3, 0,

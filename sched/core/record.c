@@ -97,7 +97,7 @@ static bool read_digests(struct task *task, const Journal__TaskRecord *record,
 			record->input_root_digest, "a task's input root", &task->input_root, err);
 }
 
-bool task_restore(struct croft_sched *sched, struct croft_slice bytes, struct croft_error *err)
+struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, struct croft_error *err)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	const Journal__TaskRecord *record =
@@ -105,11 +105,11 @@ bool task_restore(struct croft_sched *sched, struct croft_slice bytes, struct cr
 	struct croft_digest action;
 	if (!record || strlen(record->id) != NAME_TEXT - 1 ||
 		!croft_digest_from_message(record->action_digest, "a task's action", &action, err))
-		return croft_error_wrap(err, "reading the journal");
+		return croft_error_wrap(err, "reading the journal"), NULL;
 	struct task *task = task_create(sched, record->instance_name, &action);
 	if (!read_digests(task, record, err)) {
 		task_free(sched, task);
-		return croft_error_wrap(err, "reading the journal");
+		return croft_error_wrap(err, "reading the journal"), NULL;
 	}
 	memcpy(task->id, record->id, NAME_TEXT);
 	Reapi__Platform platform = REAPI__PLATFORM__INIT;
@@ -137,10 +137,10 @@ bool task_restore(struct croft_sched *sched, struct croft_slice bytes, struct cr
 				record->operations[i]->cancelled;
 	if (task->state != TASK_COMPLETED) {
 		resume(sched, task, record);
-		return true;
+		return task;
 	}
 	task->announced = TASK_COMPLETED;
 	TAILQ_INSERT_TAIL(&sched->completed, task, queue_link);
 	sched->completed_count++;
-	return true;
+	return task;
 }

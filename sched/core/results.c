@@ -18,23 +18,6 @@ static struct croft_slice record_key(const struct result_source *source, struct 
 	return CROFT_SLICE(key, instance + 1 + 64);
 }
 
-/* The result must name only what is there; else it would be a promise that cannot be kept. */
-static bool remember(struct croft_store *store, const struct result_source *source,
-	const Reapi__ActionResult *result, enum croft_record_table table, struct croft_arena *arena,
-	struct croft_error *err)
-{
-	struct croft_ref *refs;
-	size_t count;
-	struct croft_slice value = croft_message_encode(&result->base, arena);
-	if (!croft_action_result_refs(result, arena, &refs, &count, err) ||
-		!croft_store_record_put(
-			store, table, record_key(source, arena), value, refs, count, 0, err))
-		return false;
-	if (table == CROFT_RECORD_ACTION)
-		croft_upstream_send_result(source->upstream, source->instance_name, &source->action, value);
-	return true;
-}
-
 static struct croft_slice encode(const Reapi__ExecuteResponse *response)
 {
 	size_t size = protobuf_c_message_get_packed_size(&response->base);
@@ -43,12 +26,32 @@ static struct croft_slice encode(const Reapi__ExecuteResponse *response)
 	return CROFT_SLICE(bytes, size);
 }
 
-struct croft_slice result_store(struct croft_store *store, const struct result_source *source,
-	const Farm__JobDone *done, bool *failed)
+/* Without room in the cache the result is still a result; with an output missing it is none. */
+static void not_kept(struct result *result, struct croft_error *err)
 {
+	croft_error_wrap(err, "keeping the action's result");
+	croft_log(CROFT_LOG_WARNING, "%s", err->message);
+	if (err->code == CROFT_RESOURCE_EXHAUSTED)
+		return;
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	Reapi__ExecuteResponse *response = croft_message_decode(
+		&reapi__execute_response__descriptor, result->response, arena, NULL, NULL);
+	if (!response)
+		abort(); /* it was encoded here */
 	GoogleRpc__Status status = GOOGLE_RPC__STATUS__INIT;
-	struct croft_error err = CROFT_ERROR_INIT;
+	status.code = CROFT_INTERNAL;
+	status.message = err->message;
+	response->status = &status;
+	free((void *)result->response.data);
+	result->response = encode(response);
+	result->failed = true;
+}
+
+void result_make(struct result *result, const struct result_source *source,
+	const Farm__JobDone *done)
+{
+	*result = (struct result){.arena = croft_arena_create()};
+	GoogleRpc__Status status = GOOGLE_RPC__STATUS__INIT;
 	if (source->cancelled) {
 		status.code = CROFT_CANCELLED;
 		status.message = (char *)"cancelled by its client";
@@ -57,24 +60,35 @@ struct croft_slice result_store(struct croft_store *store, const struct result_s
 		status.message = done->status->message;
 	}
 	bool ran = status.code == CROFT_OK && done->result;
-	bool success = ran && done->result->exit_code == 0;
-	if (ran && !source->do_not_cache &&
-		!remember(store, source, done->result,
-			success ? CROFT_RECORD_ACTION : CROFT_RECORD_FAILURE, arena, &err)) {
-		croft_error_wrap(&err, "keeping the action's result");
-		croft_log(CROFT_LOG_WARNING, "%s", err.message);
-		/* Without room in the cache the result is still a result; with an output missing it is none. */
-		if (err.code != CROFT_RESOURCE_EXHAUSTED) {
-			status.code = CROFT_INTERNAL;
-			status.message = err.message;
-			ran = success = false;
-		}
-	}
+	result->failed = !ran || done->result->exit_code != 0;
 	Reapi__ExecuteResponse response = REAPI__EXECUTE_RESPONSE__INIT;
 	response.status = &status;
 	response.message = done->message;
 	if (ran || (done->result && !source->cancelled))
 		response.result = done->result;
-	*failed = !success;
-	return encode(&response);
+	result->response = encode(&response);
+	if (!ran || source->do_not_cache)
+		return;
+	/* It must name only what is there; else it would be a promise that cannot be kept. */
+	struct croft_ref *refs;
+	struct croft_error err = CROFT_ERROR_INIT;
+	result->record.table = result->failed ? CROFT_RECORD_FAILURE : CROFT_RECORD_ACTION;
+	result->record.key = record_key(source, result->arena);
+	result->record.value = croft_message_encode(&done->result->base, result->arena);
+	result->to_keep = croft_action_result_refs(
+		done->result, result->arena, &refs, &result->record.ref_count, &err);
+	result->record.refs = refs;
+	if (!result->to_keep)
+		not_kept(result, &err);
+}
+
+void result_kept(struct result *result, const struct result_source *source)
+{
+	if (!result->to_keep)
+		return;
+	if (!result->record.ok)
+		not_kept(result, &result->record.failed);
+	else if (result->record.table == CROFT_RECORD_ACTION)
+		croft_upstream_send_result(
+			source->upstream, source->instance_name, &source->action, result->record.value);
 }

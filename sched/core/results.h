@@ -13,14 +13,22 @@
 
 struct result_source {
 	struct croft_digest action;
-	char *instance_name;
+	const char *instance_name;
 	bool do_not_cache, cancelled;
 	struct croft_upstream *upstream; /* is told, too; or NULL */
 };
 
-/* The encoded ExecuteResponse, malloc'ed. Successful results go to the action cache, others are
- * remembered as failures. *failed: it was no success. */
-struct croft_slice result_store(struct croft_store *store, const struct result_source *source,
-	const Farm__JobDone *done, bool *failed);
+/* What became of a run. */
+struct result {
+	struct croft_arena *arena;   /* the record's parts */
+	struct croft_record record;  /* the action's, or of its failure */
+	bool to_keep;                /* there is one */
+	struct croft_slice response; /* malloc'ed: the encoded ExecuteResponse */
+	bool failed;                 /* it was no success */
+};
+void result_make(
+	struct result *result, const struct result_source *source, const Farm__JobDone *done);
+/* After the record was put, or was not: the response says so where that matters. */
+void result_kept(struct result *result, const struct result_source *source);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sched/core/core.h"
+#include "sched/core/finish.h"
 #include "sched/core/learned.h"
 
 #include "proto/base/io.h"
@@ -60,7 +61,15 @@ static void *ticker_thread(void *user)
 static bool restore(void *user, struct croft_slice key, struct croft_slice value,
 	struct croft_error *err)
 {
-	return task_restore(user, value, err);
+	struct croft_sched *sched = user;
+	struct task *task = task_restore(sched, value, err);
+	if (task && key.size != TASK_KEY) {
+		/* Earlier versions kept it under its name. */
+		uint8_t new_key[TASK_KEY];
+		croft_journal_put(sched->journal, task_key(task, new_key), value, false, NULL, NULL);
+		croft_journal_put(sched->journal, key, CROFT_SLICE(NULL, 0), false, NULL, NULL);
+	}
+	return task != NULL;
 }
 
 static bool read_directory(void *user, const struct croft_digest *digest, struct croft_arena *arena,
@@ -119,6 +128,7 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 		return NULL;
 	}
 	placed_restored(sched);
+	finisher_open(sched);
 	if (sched->queued || sched->running)
 		croft_log(CROFT_LOG_INFO, "going on with %zu queued and %zu running operations",
 			sched->queued, sched->running);
@@ -171,6 +181,7 @@ void croft_sched_close(struct croft_sched *sched)
 	pthread_mutex_unlock(&sched->lock);
 	if (has_ticker)
 		pthread_join(sched->ticker, NULL);
+	finisher_close(sched);
 	croft_journal_close(sched->journal);
 	profiles_close(sched->profiles);
 	free_tasks(sched);

@@ -123,6 +123,13 @@ static void announce(void *user, const struct croft_error *failed)
 	free(announcement);
 }
 
+struct croft_slice task_key(const struct task *task, uint8_t key[TASK_KEY])
+{
+	for (int i = 0; i < TASK_KEY; i++)
+		key[i] = (uint8_t)(task->sequence >> (8 * (TASK_KEY - 1 - i)));
+	return CROFT_SLICE(key, TASK_KEY);
+}
+
 static void write_down(struct croft_sched *sched, struct task *task)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
@@ -133,7 +140,8 @@ static void write_down(struct croft_sched *sched, struct task *task)
 	memcpy(announcement->lease, task->lease, NAME_TEXT);
 	announcement->agent_id = task->agent_id ? croft_strdup(task->agent_id) : NULL;
 	task->announcing++;
-	croft_journal_put(sched->journal, croft_slice_str(task->id), task_record(task, arena),
+	uint8_t key[TASK_KEY];
+	croft_journal_put(sched->journal, task_key(task, key), task_record(task, arena),
 		task->state == TASK_QUEUED && !task->told, announce, announcement);
 }
 
@@ -266,8 +274,9 @@ void tasks_expire(struct croft_sched *sched)
 		(sched->completed_count > KEEP_COMPLETED || task->completed_unix_ns < oldest)) {
 		TAILQ_REMOVE(&sched->completed, task, queue_link);
 		sched->completed_count--;
-		croft_journal_put(sched->journal, croft_slice_str(task->id), CROFT_SLICE(NULL, 0), false,
-			NULL, NULL);
+		uint8_t key[TASK_KEY];
+		croft_journal_put(
+			sched->journal, task_key(task, key), CROFT_SLICE(NULL, 0), false, NULL, NULL);
 		task_free(sched, task);
 	}
 }
