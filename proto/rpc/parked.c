@@ -72,7 +72,8 @@ static void pump(struct parked_state *state)
 	struct croft_call *call = state->call;
 	if (state->sending || state->over || call->status_sent)
 		return;
-	if (state->first && state->finishing && !state->first->next) {
+	/* With an error the core would not send the message that goes with the status. */
+	if (state->first && state->finishing && !state->first->next && state->end.code == CROFT_OK) {
 		struct outgoing *last = state->first;
 		call->reply = last->buffer;
 		last->buffer = NULL;

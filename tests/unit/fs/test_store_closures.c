@@ -200,6 +200,30 @@ static void a_record_of_missing_blobs_is_refused(void **state)
 	place_destroy(place);
 }
 
+static void of_many_records_each_says_for_itself_what_became_of_it(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_slice value;
+	struct croft_ref nowhere = {CROFT_REF_BLOB, croft_digest_of("nowhere", 7)};
+	struct croft_ref there = {CROFT_REF_BLOB, place_put_seed(place, 1, 100)};
+	struct croft_record records[] = {
+		{.key = croft_slice_str("one"), .value = croft_slice_str("1"), .refs = &there, .ref_count = 1},
+		{.key = croft_slice_str("two"), .refs = &nowhere, .ref_count = 1},
+		{.key = croft_slice_str("three"), .value = croft_slice_str("3")},
+	};
+	croft_store_record_put_many(place->store, records, 3);
+	assert_true(records[0].ok);
+	assert_false(records[1].ok);
+	assert_int_equal(records[1].failed.code, CROFT_FAILED_PRECONDITION);
+	assert_true(records[2].ok);
+	place_reopen(place);
+	assert_true(get(place, "one", &value));
+	assert_false(get(place, "two", &value));
+	assert_true(get(place, "three", &value));
+	assert_true(croft_slice_equal(value, croft_slice_str("3")));
+	place_destroy(place);
+}
+
 static void a_record_is_replaced_and_expires(void **state)
 {
 	struct place *place = place_create(durable);
@@ -228,6 +252,7 @@ int main(void)
 		cmocka_unit_test(a_hold_lasts_until_its_release),
 		cmocka_unit_test(a_record_is_got_with_its_closure_leased),
 		cmocka_unit_test(a_record_of_missing_blobs_is_refused),
+		cmocka_unit_test(of_many_records_each_says_for_itself_what_became_of_it),
 		cmocka_unit_test(a_record_is_replaced_and_expires),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
