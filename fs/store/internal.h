@@ -275,7 +275,7 @@ struct croft_store {
 		struct store_segment *open; /* the last of segments; NULL before the first record */
 		uint32_t last;              /* the highest segment number ever used */
 		uint32_t zeroed;            /* the open segment is filled with zeros up to here */
-		bool renamed[256];          /* directories of large/ to be synced before a checkpoint */
+		bool renamed[256];          /* directories of large/ that changed: synced before a checkpoint */
 	} log;
 
 	/* Records that wait to be written: one of those who wait commits for all. */

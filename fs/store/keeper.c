@@ -321,6 +321,9 @@ static bool step(struct croft_store *store, size_t most, bool *partial, struct c
 	pthread_mutex_lock(&store->lock);
 	if (ok)
 		settle(store, &work);
+	/* Before the index forgets that these are doomed their names must be gone for good. */
+	for (size_t i = 0; ok && i < store->keeper.unlinked_count; i++)
+		store->log.renamed[store->keeper.unlinked[i][0]] = true;
 	for (int i = 0; !ok && i < 256; i++)
 		store->log.renamed[i] |= work.renamed[i];
 	if (ok && !work.partial) {
