@@ -31,7 +31,7 @@ static void fail(const char *what, const char *why)
 static void make_root(const char *binary)
 {
 	static const char *const places[] = {"", "/bin", "/proc", "/dev", "/tmp"};
-	char *data, path[128];
+	char *data = NULL, path[128];
 	size_t size;
 	struct croft_error err = CROFT_ERROR_INIT;
 	strcpy(folder, "/var/tmp/croft-bench-XXXXXX");
