@@ -58,7 +58,7 @@ static bool fetch_named(struct client *client, const char *uri, struct croft_dig
 	request.instance_name = (char *)client->instance;
 	request.n_uris = 1;
 	request.uris = (char **)&uri;
-	const Asset__FetchDirectoryResponse *response = croft_unary(client->channel, NULL,
+	const Asset__FetchDirectoryResponse *response = croft_remote_call(client->remote,
 		"/build.bazel.remote.asset.v1.Fetch/FetchDirectory", &request.base,
 		&asset__fetch_directory_response__descriptor, arena, err);
 	if (!response)
@@ -189,7 +189,7 @@ bool ref_store(struct client *client, const char *name, const struct croft_diges
 	request.n_uris = 1;
 	request.uris = &uri;
 	request.root_directory_digest = croft_digest_to_message(root, arena);
-	if (croft_unary(client->channel, NULL, "/build.bazel.remote.asset.v1.Push/PushDirectory",
+	if (croft_remote_call(client->remote, "/build.bazel.remote.asset.v1.Push/PushDirectory",
 		    &request.base, &asset__push_directory_response__descriptor, arena, err))
 		return true;
 	return croft_error_wrap(err, "storing the name \"%s\"", name);

@@ -16,6 +16,12 @@ struct croft_remote;
 struct croft_remote *croft_remote_create(struct croft_channel *channel, const char *instance_name);
 void croft_remote_destroy(struct croft_remote *remote);
 
+/* A unary call of any service, tried again while the server cannot be reached, for a bounded time. The
+ * answer in the arena; NULL: failed. */
+void *croft_remote_call(struct croft_remote *remote, const char *path,
+	const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
+	struct croft_arena *arena, struct croft_error *err);
+
 bool croft_remote_find_missing(struct croft_remote *remote, const struct croft_digest *digests,
 	size_t count, bool *missing, struct croft_error *err);
 

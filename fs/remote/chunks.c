@@ -84,7 +84,7 @@ static bool splice(struct cutting *cutting, const struct croft_digest *digest,
 	request.chunk_digests = croft_arena_array(arena, cutting->count, sizeof(void *));
 	for (size_t i = 0; i < cutting->count; i++)
 		request.chunk_digests[i] = croft_digest_to_message(&cutting->chunks[i], arena);
-	return remote_call(cutting->remote, REMOTE_CAS "SpliceBlob", &request.base,
+	return croft_remote_call(cutting->remote, REMOTE_CAS "SpliceBlob", &request.base,
 		&reapi__splice_blob_response__descriptor, arena, err);
 }
 

@@ -47,11 +47,6 @@ bool remote_retry(struct remote_retry *retry, const struct croft_error *err);
 /* There was progress: the time that is left is the whole again. */
 void remote_retry_reset(struct remote_retry *retry);
 
-/* A unary call with retries. NULL: failed. */
-void *remote_call(struct croft_remote *remote, const char *path, const ProtobufCMessage *request,
-	const ProtobufCMessageDescriptor *response, struct croft_arena *arena,
-	struct croft_error *err);
-
 /* Runs jobs 0 to count-1 on a few threads; after the first failure no other starts. */
 bool remote_parallel(size_t count, bool (*job)(void *user, size_t index, struct croft_error *err),
 	void *user, struct croft_error *err);

@@ -125,7 +125,7 @@ static bool fetch_job(void *user, size_t job, struct croft_error *err)
 		request.digests[i - start] =
 			croft_digest_to_message(&fetching->digests[fetching->order[i]], arena);
 	const Reapi__BatchReadBlobsResponse *response =
-		remote_call(fetching->remote, REMOTE_CAS "BatchReadBlobs", &request.base,
+		croft_remote_call(fetching->remote, REMOTE_CAS "BatchReadBlobs", &request.base,
 			&reapi__batch_read_blobs_response__descriptor, arena, err);
 	if (!response)
 		return croft_error_wrap(err, "reading %zu blobs", end - start);

@@ -77,7 +77,7 @@ bool remote_retry(struct remote_retry *retry, const struct croft_error *err)
 	return true;
 }
 
-void *remote_call(struct croft_remote *remote, const char *path, const ProtobufCMessage *request,
+void *croft_remote_call(struct croft_remote *remote, const char *path, const ProtobufCMessage *request,
 	const ProtobufCMessageDescriptor *response, struct croft_arena *arena,
 	struct croft_error *err)
 {
@@ -110,7 +110,7 @@ static bool ask_abilities(struct croft_remote *remote, struct remote_abilities *
 	Reapi__GetCapabilitiesRequest request = REAPI__GET_CAPABILITIES_REQUEST__INIT;
 	request.instance_name = remote->instance_name;
 	struct croft_error failure = CROFT_ERROR_INIT;
-	const Reapi__ServerCapabilities *capabilities = remote_call(remote,
+	const Reapi__ServerCapabilities *capabilities = croft_remote_call(remote,
 		"/build.bazel.remote.execution.v2.Capabilities/GetCapabilities", &request.base,
 		&reapi__server_capabilities__descriptor, arena, &failure);
 	*abilities = (struct remote_abilities){.batch_bytes = BATCH_BYTES};
@@ -229,7 +229,7 @@ static bool find_part(void *user, size_t index, struct croft_error *err)
 	if (request.n_blob_digests == 0)
 		return true;
 	const Reapi__FindMissingBlobsResponse *response =
-		remote_call(finding->remote, REMOTE_CAS "FindMissingBlobs", &request.base,
+		croft_remote_call(finding->remote, REMOTE_CAS "FindMissingBlobs", &request.base,
 			&reapi__find_missing_blobs_response__descriptor, arena, err);
 	if (!response)
 		return croft_error_wrap(err, "asking for missing blobs");

@@ -172,7 +172,7 @@ bool remote_batch_update(struct croft_remote *remote, const struct croft_digest 
 		request.requests[i] = one;
 	}
 	const Reapi__BatchUpdateBlobsResponse *response =
-		remote_call(remote, REMOTE_CAS "BatchUpdateBlobs", &request.base,
+		croft_remote_call(remote, REMOTE_CAS "BatchUpdateBlobs", &request.base,
 			&reapi__batch_update_blobs_response__descriptor, arena, err);
 	if (!response)
 		return croft_error_wrap(err, "uploading %zu blobs", count);

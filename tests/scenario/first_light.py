@@ -49,8 +49,8 @@ class Scenario:
         self.root = root
         self.digest = self.farm.run("import", "--name", "root", root).stdout.split()[0]
 
-    def job(self, script, *options, check=True):
-        done = self.farm.run("run", "--json", "-d", "root", *PATH, *options, "--", "sh", "-c", script,
+    def job(self, script, *options, check=True, root="root"):
+        done = self.farm.run("run", "--json", "-d", root, *PATH, *options, "--", "sh", "-c", script,
                              check=check, timeout=120)
         return (json.loads(done.stdout) if done.stdout.strip() else None), done
 
@@ -85,7 +85,10 @@ def no_file_that_was_not_read_is_fetched(s):
     s.farm.stop_agent("one")
     s.farm.agent("fresh")
     s.farm.wait_agents(1)
-    result, _ = s.job("cat /data/3 /data/4; test -e /data/5; ls /data/deep/er", "--skip-cache")
+    # In an instance where no job of this kind has run: nothing is fetched ahead.
+    unseen = ["--skip-cache", "--instance", "unseen"]
+    result, _ = s.job("cat /data/3 /data/4; test -e /data/5; ls /data/deep/er", *unseen, root=s.digest)
+    equal(result["inputs"].get("prefetched_files", 0), 0, "files fetched ahead")
     # busybox, and the two files: a look at a name or a listing fetches no bytes
     equal(result["inputs"]["fetched_files"], 3, "files fetched")
     size = sum(os.path.getsize(f"{s.root}/{name}") for name in ("bin/busybox", "data/3", "data/4"))
