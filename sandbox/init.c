@@ -70,12 +70,17 @@ static bool set_names(const struct wire_spec *spec, struct croft_error *err)
 	return true;
 }
 
+enum { CPU_GRACE_SECONDS = 2 };
+
 static bool limit(int resource, rlim_t value, struct croft_error *err)
 {
 	struct rlimit now;
-	if (getrlimit(resource, &now) == 0 && now.rlim_max < value)
-		value = now.rlim_max;
-	struct rlimit wanted = {value, value};
+	/* At the soft limit of processor time comes SIGXCPU, which tells why; SIGKILL, at the hard one, does
+	 * not. */
+	rlim_t most = resource == RLIMIT_CPU ? value + CPU_GRACE_SECONDS : value;
+	if (getrlimit(resource, &now) == 0 && now.rlim_max < most)
+		most = now.rlim_max;
+	struct rlimit wanted = {value < most ? value : most, most};
 	return setrlimit(resource, &wanted) == 0 ||
 		croft_error_errno(err, errno, "setting resource limit %d", resource);
 }

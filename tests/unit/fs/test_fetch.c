@@ -993,7 +993,8 @@ static void recipe_came(void *user, const struct croft_digest *digest,
 	struct told *told = user;
 	CROFT_LOCKED(&told->lock);
 	assert_true(count <= 64);
-	memcpy(told->chunks, chunks, count * sizeof(*chunks));
+	if (count > 0)
+		memcpy(told->chunks, chunks, count * sizeof(*chunks));
 	told->count = count;
 	told->times++;
 	pthread_cond_signal(&told->change);
