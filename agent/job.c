@@ -427,6 +427,8 @@ static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct
 	job->metadata.execution_start_timestamp = now(job);
 	bool ok = croft_sandbox_start(sandbox, err) && croft_sandbox_wait(sandbox, &ended, err);
 	job->metadata.execution_completed_timestamp = now(job);
+	if (ok)
+		job->done.peak_memory_bytes = ended.peak_memory_bytes;
 	struct croft_mount_account account = {0};
 	if (job->pid_namespace)
 		croft_daemon_account_end(job->machine->daemon, job->pid_namespace, &account, NULL);

@@ -40,9 +40,11 @@ static int run(const struct options *options, struct croft_error *err)
 		.key_file = options_value(options, "tls-key"),
 		.authority_file = options_value(options, "tls-client-ca"),
 	};
-	uint64_t budget = 0, ready_fd = UINT32_MAX; /* no descriptor */
+	uint64_t budget = 0, queue_limit = 0, build_limit = 0, ready_fd = UINT32_MAX; /* no descriptor */
 	if (!options_arguments(options, 0, 0, err) ||
 		!options_number(options, "ready-fd", 3, INT32_MAX, &ready_fd, err) ||
+		!options_number(options, "queue-limit", 1, UINT32_MAX, &queue_limit, err) ||
+		!options_number(options, "build-limit", 1, UINT32_MAX, &build_limit, err) ||
 		!options_size(options, "budget", &budget, err))
 		return MISUSED;
 	if (!tls.certificate_file != !tls.key_file || (tls.authority_file && !tls.certificate_file)) {
@@ -60,6 +62,8 @@ static int run(const struct options *options, struct croft_error *err)
 		.address = options_value(options, "listen"),
 		.plane_address = options_value(options, "plane"),
 		.tls = tls.certificate_file ? &tls : NULL,
+		.queue_limit = queue_limit,
+		.build_limit = build_limit,
 		.policy = options_value(options, "policy"),
 		.upstream_url = options_value(options, "upstream"),
 		.budget_bytes = budget,
@@ -76,6 +80,8 @@ static const struct option_spec serve_options[] = {
 	{"budget", 0, "SIZE", "most bytes that the store may hold (else 90 % of the free disk)"},
 	{"upstream", 0, "URL", "a cache behind this one, read and written through (grpc://, http://)"},
 	{"policy", 0, "NAME", "how jobs are placed (else locality)"},
+	{"queue-limit", 0, "N", "most operations that wait; more are told to come back (1,000,000)"},
+	{"build-limit", 0, "N", "most unfinished operations of one build (500,000)"},
 	{"tls-cert", 0, "FILE", "PEM certificate: serve with TLS"},
 	{"tls-key", 0, "FILE", "PEM key of that certificate"},
 	{"tls-client-ca", 0, "FILE", "PEM authorities: only clients with their certificates are served"},

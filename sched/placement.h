@@ -64,6 +64,10 @@ void croft_placement_destroy(struct croft_placement *placement);
 
 /* Agents ------------------------------------------------------------------------------------ */
 
+/* Whether an agent's property is what a job requires: the same text, or, for croft-cpus and
+ * croft-resource-NAME, at least as many. Such properties are counts: running jobs take of them. */
+bool croft_placement_offers(const char *property, const char *requirement);
+
 struct croft_placement_agent {
 	const char *const *properties; /* "name=value", several values of a name are several entries */
 	size_t property_count;
@@ -178,6 +182,10 @@ bool croft_placement_next(struct croft_placement *placement, double now,
 void croft_placement_explain(struct croft_placement *placement,
 	const struct croft_placement_job *job, double now, struct croft_decision *decision,
 	uint64_t *jobs_before);
+
+/* Jobs of a tenant that are queued or running. */
+size_t croft_placement_tenant_jobs(
+	const struct croft_placement *placement, struct croft_slice tenant);
 
 /* Expected run time of a queued or running job, as learned. */
 double croft_placement_job_run_seconds(const struct croft_placement *placement,

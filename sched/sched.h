@@ -27,7 +27,8 @@ struct croft_sched_config {
 	uint64_t stall_cap_ms; /* by which waiting for lazy fetches may stretch a timeout; 0: 10 minutes */
 	unsigned max_attempts;      /* of a job whose agents were lost; 0: 3 */
 	unsigned heartbeat_ms;      /* 0: 2000; an agent is lost after 5 without a word */
-	size_t queue_limit;         /* per instance; 0: 1,000,000 */
+	size_t queue_limit;         /* operations that wait, in all; 0: 1,000,000 */
+	size_t tenant_limit;        /* of one build (instance and invocation), with those that run; 0: 500,000 */
 };
 
 struct croft_sched *croft_sched_open(const struct croft_sched_config *config,

@@ -85,6 +85,8 @@ static bool open_sched(struct serving *serving, const struct croft_serve_config 
 		/* Agents put the host in front by which they know this server. */
 		.blob_url = croft_arena_printf(serving->arena, ":%d", croft_plane_port(serving->plane)),
 		.policy = config->policy,
+		.queue_limit = config->queue_limit,
+		.tenant_limit = config->build_limit,
 	};
 	serving->sched = croft_sched_open(&sched, err);
 	return serving->sched || croft_error_wrap(err, "opening the scheduler");

@@ -66,12 +66,18 @@ static void describe_agent(struct agent *agent, const Farm__Hello *hello)
 	replace_text(&agent->hostname, hello->hostname);
 	replace_text(&agent->blob_url, hello->blob_url);
 	agent->slots = hello->slots ? hello->slots : 1;
+	agent->memory_bytes = hello->memory_bytes;
 	free_properties(agent);
-	agent->properties = croft_array(hello->n_properties, sizeof(char *));
-	for (size_t i = 0; i < hello->n_properties; i++)
+	agent->properties = croft_array(hello->n_properties + 1, sizeof(char *));
+	bool has_cpus = hello->cpus == 0;
+	for (size_t i = 0; i < hello->n_properties; i++) {
+		has_cpus |= strcmp(hello->properties[i]->name, "croft-cpus") == 0;
 		if (asprintf(&agent->properties[agent->property_count++], "%s=%s",
 				hello->properties[i]->name, hello->properties[i]->value) < 0)
 			abort();
+	}
+	if (!has_cpus && asprintf(&agent->properties[agent->property_count++], "croft-cpus=%u", hello->cpus) < 0)
+		abort();
 }
 
 void agent_open(struct croft_sched *sched, const struct agent *agent)
@@ -99,6 +105,7 @@ static void tell_placement(struct croft_sched *sched, struct agent *agent)
 		.properties = (const char *const *)agent->properties,
 		.property_count = agent->property_count,
 		.slots = agent->slots,
+		.memory_bytes = agent->memory_bytes,
 		.user = agent,
 	};
 	if (agent->placed == UINT32_MAX)
@@ -313,6 +320,7 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 	finished->source = (struct result_source){
 		.action = task->action,
 		.instance_name = croft_strdup(task->instance_name),
+		.reason = task->reason ? croft_strdup(task->reason) : NULL,
 		.do_not_cache = task->do_not_cache,
 		.cancelled = task->cancelling,
 		.upstream = sched->upstream,
@@ -323,6 +331,7 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 		profiles_learn(sched->profiles, kinds, JOB_KINDS, done);
 	result_make(&finished->result, &finished->source, done);
 	finished->run_seconds = run_seconds_of(done);
+	finished->peak_memory_bytes = done->peak_memory_bytes;
 	finished->touched = placed_touched(sched, &input_root, done, &finished->touched_count);
 	finish(sched, finished);
 }

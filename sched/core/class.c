@@ -4,12 +4,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define MEMORY "croft-memory-bytes"
+
 /* What a job asks of its sandbox rather than of an agent (BuildStream's four, and croft's own). */
 static bool is_option(const char *name)
 {
 	return strcmp(name, "unixUID") == 0 || strcmp(name, "unixGID") == 0 ||
 		strcmp(name, "network") == 0 || strcmp(name, "remoteApisSocketPath") == 0 ||
-		strncmp(name, "croft-", 6) == 0;
+		(strncmp(name, "croft-", 6) == 0 && strncmp(name, "croft-resource-", 15) != 0 &&
+			strcmp(name, "croft-cpus") != 0 && strcmp(name, MEMORY) != 0);
+}
+
+/* It is asked of an agent, but no agent need name it. */
+bool class_is_memory(const char *requirement)
+{
+	return strncmp(requirement, MEMORY "=", sizeof(MEMORY)) == 0;
 }
 
 static int compare_text(const void *a, const void *b)
@@ -57,6 +66,9 @@ struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *pl
 	class->key = key;
 	class->requirements = requirements;
 	class->requirement_count = count;
+	for (size_t i = 0; i < count; i++)
+		if (class_is_memory(requirements[i]))
+			class->memory_bytes = strtoull(requirements[i] + sizeof(MEMORY), NULL, 10);
 	LIST_INSERT_HEAD(&sched->classes, class, link);
 	return class;
 }
@@ -64,9 +76,9 @@ struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *pl
 static bool offers(const struct agent *agent, const char *requirement)
 {
 	for (size_t i = 0; i < agent->property_count; i++)
-		if (strcmp(agent->properties[i], requirement) == 0)
+		if (croft_placement_offers(agent->properties[i], requirement))
 			return true;
-	return false;
+	return class_is_memory(requirement);
 }
 
 bool class_matches(const struct task_class *class, const struct agent *agent)

@@ -86,6 +86,7 @@ struct task {
 	struct croft_candidate *candidates; /* and where else it could have gone; owned */
 	size_t candidate_count;
 	double run_seconds; /* of the run that ended, without waiting for fetches */
+	uint64_t peak_memory_bytes; /* of that run */
 	struct croft_placement_touch *touched; /* by that run; owned */
 	size_t touched_count;
 	struct live_log logs[2];
@@ -99,6 +100,7 @@ struct task_class {
 	char *key; /* "name=value\n" of each requirement, sorted */
 	char **requirements;
 	size_t requirement_count;
+	uint64_t memory_bytes; /* that it asks for; no property of agents */
 };
 
 struct agent {
@@ -108,6 +110,7 @@ struct agent {
 	size_t property_count;
 	uint32_t placed; /* its number in placement */
 	unsigned slots, running;
+	uint64_t memory_bytes;
 	struct session *session; /* NULL: not connected */
 	uint64_t heard_ns, lost_ns;
 	bool draining;
@@ -203,6 +206,7 @@ struct croft_slice error_response(enum croft_code code, const char *message);
 
 /* class.c: platform requirements ------------------------------------------------------------- */
 struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *platform);
+bool class_is_memory(const char *requirement);
 bool class_matches(const struct task_class *class, const struct agent *agent);
 void classes_free(struct croft_sched *sched);
 
@@ -212,6 +216,8 @@ double placed_now(void);
 enum { JOB_KINDS = 2 };
 const char *const *placed_kinds(const struct task *task, struct croft_arena *arena);
 /* Into the queue: for the first time, or back from its agent to its old turn. */
+/* Jobs of the task's tenant, queued or running. */
+size_t placed_of_tenant(struct croft_sched *sched, const struct task *task);
 void placed_queue(struct croft_sched *sched, struct task *task);
 /* The same in two steps for tasks that the journal brings back in no order: placement hears of them when
  * all are there, in the order in which they came. */

@@ -291,6 +291,18 @@ static bool queue_is_full(struct croft_sched *sched)
 	return sched->queued >= sched->config.queue_limit;
 }
 
+static bool fail_full(struct croft_call *call, const char *what, size_t limit,
+	struct croft_error *err)
+{
+	GoogleRpc__RetryInfo retry = GOOGLE_RPC__RETRY_INFO__INIT;
+	Google__Protobuf__Duration delay = GOOGLE__PROTOBUF__DURATION__INIT;
+	delay.seconds = 5;
+	retry.retry_delay = &delay;
+	croft_call_add_detail(call, &retry.base);
+	return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
+		"%s is full (%zu operations): try again later", what, limit);
+}
+
 /* Joins the same action in flight, or becomes a task. */
 static bool enqueue(struct execution *execution, struct croft_error *err)
 {
@@ -301,13 +313,7 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 		return false;
 	if (queue_is_full(sched)) {
 		croft_store_release(hold);
-		GoogleRpc__RetryInfo retry = GOOGLE_RPC__RETRY_INFO__INIT;
-		Google__Protobuf__Duration delay = GOOGLE__PROTOBUF__DURATION__INIT;
-		delay.seconds = 5;
-		retry.retry_delay = &delay;
-		croft_call_add_detail(execution->call, &retry.base);
-		return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
-			"the queue is full (%zu operations): try again later", sched->config.queue_limit);
+		return fail_full(execution->call, "the queue", sched->config.queue_limit, err);
 	}
 	execution->inputs = placed_inputs(sched, &execution->input_root, &execution->input_count);
 	/* A worker's thread may see the stream close before the operation has its waiter: the lock orders
@@ -320,6 +326,13 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 	bool merged = task != NULL;
 	if (!merged)
 		task = new_task(execution, hold, timeout_ms);
+	if (!merged && placed_of_tenant(sched, task) >= sched->config.tenant_limit) {
+		task_free(sched, task);
+		pthread_mutex_unlock(&sched->lock);
+		free(execution->inputs);
+		return fail_full(
+			execution->call, "the queue of this build", sched->config.tenant_limit, err);
+	}
 	struct operation *operation = task_add_operation(sched, task, NULL);
 	waiter_add(park(sched, execution->call), operation);
 	if (!merged) {

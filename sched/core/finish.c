@@ -22,6 +22,7 @@ static void finished_free(struct finished *finished)
 	croft_arena_destroy(finished->result.arena);
 	free((void *)finished->result.response.data);
 	free((void *)finished->source.instance_name);
+	free((void *)finished->source.reason);
 	free(finished->touched);
 	free(finished);
 }
@@ -52,6 +53,7 @@ static void end_task(struct croft_sched *sched, struct finished *finished)
 	if (!task)
 		return; /* reported a second time, or given up meanwhile */
 	task->run_seconds = finished->run_seconds;
+	task->peak_memory_bytes = finished->peak_memory_bytes;
 	free(task->touched);
 	task->touched = finished->touched;
 	task->touched_count = finished->touched_count;

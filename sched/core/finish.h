@@ -14,6 +14,7 @@ struct finished {
 	struct result_source source; /* its instance_name is owned */
 	struct result result;
 	double run_seconds;
+	uint64_t peak_memory_bytes;
 	struct croft_placement_touch *touched; /* owned */
 	size_t touched_count;
 };

@@ -62,12 +62,33 @@ const char *const *placed_kinds(const struct task *task, struct croft_arena *are
 	return kinds;
 }
 
+/* Without what only placement's account of memory knows. */
+static size_t requirements_of(const struct task_class *class, const char **requirements)
+{
+	size_t count = 0;
+	for (size_t i = 0; i < class->requirement_count; i++)
+		if (!class_is_memory(class->requirements[i]))
+			requirements[count++] = class->requirements[i];
+	return count;
+}
+
+size_t placed_of_tenant(struct croft_sched *sched, const struct task *task)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_placement_job_info info;
+	describe(task, &info, arena);
+	return croft_placement_tenant_jobs(sched->placement, info.tenant);
+}
+
 static void introduce(struct croft_sched *sched, struct task *task)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	const char **requirements =
+		croft_arena_array(arena, task->class->requirement_count, sizeof(*requirements));
 	struct croft_placement_job_info info = {
-		.requirements = (const char *const *)task->class->requirements,
-		.requirement_count = task->class->requirement_count,
+		.requirements = requirements,
+		.requirement_count = requirements_of(task->class, requirements),
+		.memory_bytes = task->class->memory_bytes,
 		.priority = task->priority,
 		.inputs = task->inputs,
 		.input_count = task->input_count,
@@ -142,6 +163,7 @@ void placed_end(struct croft_sched *sched, struct task *task)
 		return;
 	struct croft_placement_outcome outcome = {
 		.run_seconds = task->run_seconds,
+		.memory_bytes = task->peak_memory_bytes,
 		.touched = task->touched,
 		.touched_count = task->touched_count,
 	};

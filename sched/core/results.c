@@ -47,6 +47,29 @@ static void not_kept(struct result *result, struct croft_error *err)
 	result->failed = true;
 }
 
+/* Among what the agent says of the run. */
+static void add_placement(
+	const struct result_source *source, Reapi__ActionResult *result, struct croft_arena *arena)
+{
+	Reapi__ExecutedActionMetadata *metadata = result->execution_metadata;
+	if (!metadata || !source->reason)
+		return;
+	Farm__Placement placement = FARM__PLACEMENT__INIT;
+	placement.reason = (char *)source->reason;
+	struct croft_slice wire = croft_message_encode(&placement.base, arena);
+	Google__Protobuf__Any *any = croft_arena_alloc(arena, sizeof(*any));
+	google__protobuf__any__init(any);
+	any->type_url = (char *)"type.googleapis.com/croft.v1.Placement";
+	any->value = (ProtobufCBinaryData){wire.size, (uint8_t *)wire.data};
+	size_t count = metadata->n_auxiliary_metadata;
+	Google__Protobuf__Any **all = croft_arena_array(arena, count + 1, sizeof(*all));
+	if (count)
+		memcpy(all, metadata->auxiliary_metadata, count * sizeof(*all));
+	all[count] = any;
+	metadata->auxiliary_metadata = all;
+	metadata->n_auxiliary_metadata = count + 1;
+}
+
 void result_make(struct result *result, const struct result_source *source,
 	const Farm__JobDone *done)
 {
@@ -61,6 +84,8 @@ void result_make(struct result *result, const struct result_source *source,
 	}
 	bool ran = status.code == CROFT_OK && done->result;
 	result->failed = !ran || done->result->exit_code != 0;
+	if (done->result)
+		add_placement(source, done->result, result->arena);
 	Reapi__ExecuteResponse response = REAPI__EXECUTE_RESPONSE__INIT;
 	response.status = &status;
 	response.message = done->message;

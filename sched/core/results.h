@@ -14,6 +14,7 @@
 struct result_source {
 	struct croft_digest action;
 	const char *instance_name;
+	const char *reason; /* why it was placed where it ran */
 	bool do_not_cache, cancelled;
 	struct croft_upstream *upstream; /* is told, too; or NULL */
 };

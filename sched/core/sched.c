@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { DEFAULT_ATTEMPTS = 3, DEFAULT_HEARTBEAT_MS = 2000, DEFAULT_QUEUE = 1000000, TICK_MS = 250 };
+enum { DEFAULT_ATTEMPTS = 3, DEFAULT_HEARTBEAT_MS = 2000, DEFAULT_QUEUE = 1000000,
+	DEFAULT_TENANT = 500000, TICK_MS = 250 };
 static const uint64_t DEFAULT_STALL_CAP_MS = 600000;
 /* How much of what is learned a crash may cost. */
 static const uint64_t LEARNED_NS = UINT64_C(60) * 1000000000;
@@ -87,6 +88,8 @@ static void set_defaults(struct croft_sched *sched, const struct croft_sched_con
 		sched->config.heartbeat_ms = DEFAULT_HEARTBEAT_MS;
 	if (!sched->config.queue_limit)
 		sched->config.queue_limit = DEFAULT_QUEUE;
+	if (!sched->config.tenant_limit)
+		sched->config.tenant_limit = DEFAULT_TENANT;
 	if (!sched->config.stall_cap_ms)
 		sched->config.stall_cap_ms = DEFAULT_STALL_CAP_MS;
 	sched->config.blob_url = croft_strdup(config->blob_url ? config->blob_url : "");

@@ -33,6 +33,7 @@ static struct pool *pool_take(struct croft_placement *placement,
 		pool->key = key;
 		pool->properties = properties;
 		pool->property_count = agent->property_count;
+		pool_count(placement, pool);
 		LIST_INSERT_HEAD(&placement->pools, pool, link);
 		match_all(placement);
 	}
@@ -103,22 +104,26 @@ static void offer(struct croft_placement *placement, uint32_t number)
 	agent->pool->free_slots += free_slots(agent);
 }
 
-void agent_take_slot(struct croft_placement *placement, uint32_t number, uint64_t memory_bytes)
+void agent_take_slot(struct croft_placement *placement, uint32_t number,
+	const struct croft_placement_job *job)
 {
 	struct agent *agent = &placement->agents[number];
 	withdraw(placement, number);
 	agent->running++;
-	agent->memory_used += memory_bytes;
+	agent->memory_used += job->memory_bytes;
+	counts_take(agent, job);
 	placement->running++;
 	offer(placement, number);
 }
 
-void agent_give_slot(struct croft_placement *placement, uint32_t number, uint64_t memory_bytes)
+void agent_give_slot(struct croft_placement *placement, uint32_t number,
+	const struct croft_placement_job *job)
 {
 	struct agent *agent = &placement->agents[number];
 	withdraw(placement, number);
 	agent->running--;
-	agent->memory_used -= memory_bytes;
+	agent->memory_used -= job->memory_bytes;
+	counts_give(agent, job);
 	placement->running--;
 	offer(placement, number);
 }
@@ -129,7 +134,9 @@ bool agent_fits(const struct croft_placement *placement, uint32_t number,
 	const struct agent *agent = &placement->agents[number];
 	if (!agent_is_free(agent) || (agent->reserved_for && agent->reserved_for != job))
 		return false;
-	/* A job that wants more than any agent has still runs, alone. */
+	if (!counts_fit(agent, job))
+		return false;
+	/* A job that wants more memory than any agent has still runs, alone. */
 	return agent->memory_bytes == 0 || agent->running == 0 ||
 		agent->memory_used + job->memory_bytes <= agent->memory_bytes;
 }

@@ -61,6 +61,8 @@ struct croft_placement_job {
 
 TAILQ_HEAD(job_list, croft_placement_job);
 
+enum { COUNTS = 8 }; /* names of countable things that are kept account of */
+
 struct tenant {
 	LIST_ENTRY(tenant) link;
 	uint64_t key;
@@ -73,6 +75,7 @@ struct class {
 	char *key; /* requirements, sorted, one a line */
 	char **requirements;
 	size_t requirement_count, jobs, queued;
+	uint32_t counts[COUNTS]; /* that each of its jobs takes */
 	struct pool **pools; /* that match */
 	size_t pool_count;
 	struct croft_placement_job *heads[TOWER];
@@ -87,6 +90,7 @@ struct pool {
 	char *key;
 	char **properties; /* sorted */
 	size_t property_count, agents;
+	uint32_t counts[COUNTS]; /* that each agent has */
 	uint32_t *free; /* agents that may be given a job */
 	size_t free_count, free_room, free_slots;
 };
@@ -97,6 +101,7 @@ struct agent {
 	uint32_t free_at; /* place in pool->free, or NO_AGENT */
 	unsigned slots, running;
 	uint64_t memory_bytes, memory_used;
+	uint32_t counts_used[COUNTS];
 	double speed, paused_until;
 	void *user;
 	uint64_t epoch, sequence; /* of the last delta */
@@ -130,6 +135,7 @@ struct croft_placement {
 	LIST_HEAD(, tenant) tenants[TENANT_BUCKETS];
 	LIST_HEAD(, inputs) inputs[INPUT_BUCKETS];
 	struct hint hints[HINTS];
+	char *count_names[COUNTS]; /* each with a value behind it */
 	double virtual_time;
 	uint64_t next_sequence, started, rounds;
 	size_t queued;
@@ -187,10 +193,22 @@ size_t queue_window(struct croft_placement *placement, const struct pool *pool,
 bool agent_fits(const struct croft_placement *placement, uint32_t agent,
 	const struct croft_placement_job *job);
 bool agent_is_free(const struct agent *agent);
-void agent_take_slot(struct croft_placement *placement, uint32_t agent, uint64_t memory_bytes);
-void agent_give_slot(struct croft_placement *placement, uint32_t agent, uint64_t memory_bytes);
+void agent_take_slot(struct croft_placement *placement, uint32_t agent,
+	const struct croft_placement_job *job);
+void agent_give_slot(struct croft_placement *placement, uint32_t agent,
+	const struct croft_placement_job *job);
 void agents_wake(struct croft_placement *placement, double now, double *wake);
 bool class_matches_agent(const struct class *class, const struct agent *agent);
+
+/* counts.c: CPUs, devices, licences */
+bool is_counted(const char *text);
+void pool_count(struct croft_placement *placement, struct pool *pool);
+void class_count(const struct croft_placement *placement, struct class *class);
+bool pool_has_enough(const struct pool *pool, const char *requirement);
+bool counts_fit(const struct agent *agent, const struct croft_placement_job *job);
+void counts_take(struct agent *agent, const struct croft_placement_job *job);
+void counts_give(struct agent *agent, const struct croft_placement_job *job);
+void counts_free(struct croft_placement *placement);
 
 /* cost.c: expected seconds */
 struct cost {

@@ -76,6 +76,7 @@ void croft_placement_destroy(struct croft_placement *placement)
 			free(tenant);
 		}
 	}
+	counts_free(placement);
 	presence_destroy(placement->presence);
 	learn_destroy(placement->learn);
 	free(placement->agents);
@@ -139,7 +140,7 @@ static void run_on(struct croft_placement *placement, struct croft_placement_job
 	job->agent = number;
 	job->started_at = now;
 	TAILQ_INSERT_TAIL(&agent->jobs, job, agent_link);
-	agent_take_slot(placement, number, job->memory_bytes);
+	agent_take_slot(placement, number, job);
 	if (job->reserves)
 		agent->reserved_for = NULL;
 	job->reserves = false;
@@ -166,7 +167,7 @@ static void leave_agent(struct croft_placement *placement, struct croft_placemen
 {
 	arrivals_end(placement, job);
 	TAILQ_REMOVE(&placement->agents[job->agent].jobs, job, agent_link);
-	agent_give_slot(placement, job->agent, job->memory_bytes);
+	agent_give_slot(placement, job->agent, job);
 	job->agent = NO_AGENT;
 }
 
@@ -329,7 +330,8 @@ static const char *why_waiting(struct croft_placement *placement,
 	if (!matched)
 		return "no connected agent has the platform properties that it asks for";
 	if (memory)
-		return "the agents with free slots have not enough free memory, or are kept for another job";
+		return "the agents with free slots have not enough free memory, CPUs or devices, or are kept for "
+			   "another job";
 	return "all slots of the agents that it may run on are busy";
 }
 

@@ -21,6 +21,11 @@ static bool matches(const struct class *class, const struct pool *pool)
 	size_t at = 0;
 	for (size_t i = 0; i < class->requirement_count; i++) {
 		int order = 1;
+		if (is_counted(class->requirements[i])) {
+			if (!pool_has_enough(pool, class->requirements[i]))
+				return false;
+			continue;
+		}
 		while (at < pool->property_count &&
 			(order = strcmp(pool->properties[at], class->requirements[i])) < 0)
 			at++;
@@ -32,6 +37,7 @@ static bool matches(const struct class *class, const struct pool *pool)
 
 void class_match(struct croft_placement *placement, struct class *class)
 {
+	class_count(placement, class);
 	size_t count = 0;
 	struct pool *pool;
 	LIST_FOREACH (pool, &placement->pools, link)
@@ -112,6 +118,17 @@ struct tenant *tenant_take(struct croft_placement *placement, struct croft_slice
 	}
 	tenant->jobs++;
 	return tenant;
+}
+
+size_t croft_placement_tenant_jobs(
+	const struct croft_placement *placement, struct croft_slice name)
+{
+	uint64_t key = XXH3_64bits(name.data ? name.data : "", name.size);
+	const struct tenant *tenant;
+	LIST_FOREACH (tenant, &placement->tenants[key % TENANT_BUCKETS], link)
+		if (tenant->key == key)
+			return tenant->jobs;
+	return 0;
 }
 
 void tenant_release(struct croft_placement *placement, struct tenant *tenant)

@@ -259,9 +259,56 @@ static void every_policy_places_everything_once(void **state)
 	}
 }
 
+static void devices_and_cpus_are_counted(void **state)
+{
+	struct croft_placement *placement = placement_of(CROFT_POLICY_LOCALITY);
+	uint32_t agent = add_agent(placement, 8, "croft-resource-gpu=3");
+	add_agent(placement, 8, "croft-cpus=4");
+	struct croft_placement_job *first =
+		add_job(placement, (struct wish){.requirement = "croft-resource-gpu=2"}, 0);
+	add_job(placement, (struct wish){.requirement = "croft-resource-gpu=2"}, 0);
+	assert_int_equal(next(placement, 0).agent, agent);
+	assert_true(nothing(placement, 0));
+	croft_placement_job_end(placement, first, NULL, 1);
+	assert_int_equal(next(placement, 1).agent, agent);
+	add_job(placement, (struct wish){.requirement = "croft-resource-gpu=4"}, 1);
+	assert_true(nothing(placement, 1));
+	croft_placement_destroy(placement);
+}
+
+static void memory_is_not_given_twice(void **state)
+{
+	struct croft_placement *placement = placement_of(CROFT_POLICY_LOCALITY);
+	croft_placement_agent_add(placement,
+		&(struct croft_placement_agent){.slots = 4, .memory_bytes = 100 * MIB});
+	struct croft_placement_job_info info = {.kind = croft_slice_str("k"), .memory_bytes = 60 * MIB};
+	croft_placement_job_add(placement, &info, 0);
+	croft_placement_job_add(placement, &info, 0);
+	next(placement, 0);
+	assert_true(nothing(placement, 0));
+	croft_placement_destroy(placement);
+}
+
+static void jobs_of_a_tenant_are_counted_until_they_end(void **state)
+{
+	struct croft_placement *placement = placement_of(CROFT_POLICY_LOCALITY);
+	add_agent(placement, 1, NULL);
+	struct croft_placement_job *job = add_job(placement, (struct wish){.tenant = "a"}, 0);
+	add_job(placement, (struct wish){.tenant = "a"}, 0);
+	add_job(placement, (struct wish){.tenant = "b"}, 0);
+	assert_int_equal(croft_placement_tenant_jobs(placement, croft_slice_str("a")), 2);
+	croft_placement_job_end(placement, job, NULL, 0);
+	assert_int_equal(croft_placement_tenant_jobs(placement, croft_slice_str("a")), 1);
+	assert_int_equal(croft_placement_tenant_jobs(placement, croft_slice_str("c")), 0);
+	croft_placement_destroy(placement);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(devices_and_cpus_are_counted),
+		cmocka_unit_test(memory_is_not_given_twice),
+		cmocka_unit_test(jobs_of_a_tenant_are_counted_until_they_end),
 		cmocka_unit_test(a_job_goes_where_its_bytes_are),
 		cmocka_unit_test(a_busy_holder_is_not_waited_for),
 		cmocka_unit_test(requirements_are_met_or_the_job_waits),
