@@ -8,11 +8,16 @@
 #include <errno.h>
 #include <lmdb.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 
 enum { RETRY_MS = 500 };
 /* Of address space, not of disk: a million queued operations are about a gigabyte. */
 static const size_t MAP_BYTES = (size_t)16 << 30;
+/* Records written after which the mapped pages, all of which count as the server's memory, are let go of. */
+enum { LET_GO_EVERY = 8192 };
 
 struct put {
 	struct put *next;
@@ -26,6 +31,8 @@ struct croft_journal {
 	MDB_env *env;
 	MDB_dbi table;
 	pthread_t thread;
+	void *map; /* where LMDB mapped its file; NULL: not found */
+	size_t written; /* since pages were let go of; the thread's own */
 	pthread_mutex_t lock; /* guards: everything below */
 	pthread_cond_t wanted;
 	struct put *first, **last;
@@ -93,6 +100,18 @@ static struct put *split_failed(struct put **batch)
 	return failed;
 }
 
+/* The pages stay in the page cache, and come back when they are read. */
+static void let_go(struct croft_journal *journal, const struct put *batch)
+{
+	for (; batch; batch = batch->next)
+		journal->written++;
+	if (journal->written < LET_GO_EVERY)
+		return;
+	journal->written = 0;
+	if (journal->map)
+		madvise(journal->map, MAP_BYTES, MADV_DONTNEED); /* only a hint */
+}
+
 static void commit_and_announce(struct croft_journal *journal, struct put *batch)
 {
 	int code;
@@ -105,6 +124,7 @@ static void commit_and_announce(struct croft_journal *journal, struct put *batch
 		if (batch)
 			nanosleep(&pause, NULL); /* nothing tells when a disk has room again */
 	}
+	let_go(journal, batch);
 	announce_all(batch, NULL);
 }
 
@@ -177,6 +197,26 @@ bool croft_journal_each(struct croft_journal *journal,
 	return ok;
 }
 
+/* LMDB does not tell where its map is. */
+static void find_map(struct croft_journal *journal)
+{
+	int fd;
+	struct stat st;
+	char line[512];
+	FILE *maps = fopen("/proc/self/maps", "re");
+	if (!maps)
+		return;
+	if (mdb_env_get_fd(journal->env, &fd) == 0 && fstat(fd, &st) == 0)
+		while (fgets(line, sizeof(line), maps)) {
+			unsigned long start, end, inode;
+			unsigned major, minor;
+			if (sscanf(line, "%lx-%lx %*s %*s %x:%x %lu", &start, &end, &major, &minor, &inode) == 5 &&
+				inode == st.st_ino && end - start == MAP_BYTES)
+				journal->map = (void *)start;
+		}
+	fclose(maps);
+}
+
 static bool open_table(struct croft_journal *journal, const char *path, struct croft_error *err)
 {
 	int code = mdb_env_create(&journal->env);
@@ -191,7 +231,10 @@ static bool open_table(struct croft_journal *journal, const char *path, struct c
 	code = mdb_txn_begin(journal->env, NULL, 0, &txn);
 	if (!code && !(code = mdb_dbi_open(txn, NULL, 0, &journal->table)))
 		code = mdb_txn_commit(txn);
-	return code == 0 || lmdb_error(err, code, "opening the journal");
+	if (code)
+		return lmdb_error(err, code, "opening the journal");
+	find_map(journal);
+	return true;
 }
 
 struct croft_journal *croft_journal_open(const char *path, struct croft_error *err)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Everything that can go wrong on a farm goes wrong while clients have jobs run: servers and agents are killed,
-frozen and cut off, disks fill up. Every job must end once, with the right bytes or with the true reason; at the
+frozen and cut off, disks fill up, the network between them is slow, loses packets or is cut, also one way only. Every job must end once, with the right bytes or with the true reason; at the
 end the store is whole, and a quiet run gives the same.
 `chaos.py CROFT [SECONDS [SEED]]`: 180 seconds and a new seed, if not given."""
 import hashlib
@@ -18,6 +18,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 from farm import Farm
+from network import Network
 
 AGENTS, CLIENTS, KINDS = 3, 6, 400
 DISK_MB = 256
@@ -42,6 +43,10 @@ class Chaos:
         self.seconds, self.random = seconds, random.Random(seed)
         self.folder = tempfile.mkdtemp(prefix="croft-chaos-", dir=os.environ.get("TMPDIR", "/var/tmp"))
         self.farm = Farm(croft, f"{self.folder}/farm")
+        agents = [f"agent{i}" for i in range(AGENTS)]
+        self.network = Network(["serve", "client", *agents], seed)
+        self.farm.enter = {name: self.network.enter(name) for name in self.network.nodes}
+        self.farm.address = self.farm.plane = f"{self.network.nodes['serve'].address}:0"
         os.makedirs(f"{self.folder}/farm/serve")
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "chaos", f"{self.folder}/farm/serve"],
                        check=True)
@@ -72,7 +77,7 @@ class Chaos:
         target = f"{self.folder}/out-{threading.get_ident()}"
         shutil.rmtree(target, ignore_errors=True)
         return subprocess.run(
-            ["timeout", "--kill-after=10", str(LIMIT), self.farm.croft, "run", "--json", "--server",
+            [*self.network.enter("client"), "timeout", "--kill-after=10", str(LIMIT), self.farm.croft, "run", "--json", "--server",
              f"grpc://{self.farm.address}", "--patience", str(PATIENCE), "-d", "root", "-e", "PATH=/bin", "-o", "out",
              "-o", "read", *options, "--", "sh", "-c", script(number)],
             capture_output=True, check=False)
@@ -158,6 +163,20 @@ class Chaos:
     def freeze_server(self):
         self.freeze(self.farm.server, self.random.random() * 4)
 
+    def cut(self):
+        """An agent, or the server, is alone; or hears nothing; or is not heard."""
+        node = self.network.nodes[self.random.choice(["serve", *(f"agent{i}" for i in range(AGENTS))])]
+        node.deaf, node.mute = self.random.choice([(True, True), (True, False), (False, True)])
+        time.sleep(self.random.random() * 20)
+        self.network.heal()
+
+    def slow(self):
+        """A far network, of which every twentieth packet is lost."""
+        for node in self.network.nodes.values():
+            node.delay, node.loss = self.random.random() * 0.05, self.random.random() * 0.05
+        time.sleep(self.random.random() * 10)
+        self.network.heal()
+
     def fill_disk(self):
         path = f"{self.folder}/farm/serve/filler"
         try:
@@ -172,7 +191,7 @@ class Chaos:
     def fault(self):
         fault = self.random.choice([self.kill_server, self.kill_server, self.stop_server, self.kill_agent,
                                     self.kill_agent, self.stop_agent, self.freeze_agent, self.freeze_server,
-                                    self.fill_disk])
+                                    self.fill_disk, self.cut, self.cut, self.slow])
         self.faults[fault.__name__] = self.faults.get(fault.__name__, 0) + 1
         fault()
 
@@ -217,7 +236,9 @@ class Chaos:
         return not self.wrong
 
     def end(self, good):
+        self.network.heal()
         self.farm.stop()
+        self.network.stop()
         subprocess.run(["umount", "-l", f"{self.folder}/farm/serve"], check=False)
         if good:
             shutil.rmtree(self.folder, ignore_errors=True)
