@@ -14,6 +14,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum {
 	ALL_ROOTS = 100000,
@@ -130,10 +131,6 @@ int main(int argc, char **argv)
 		at = (at + 1) % running;
 	}
 	say(placement, took_us, (double)decide_ns / 1e9, (double)(croft_now_ns() - begun_ns) / 1e9);
-	for (unsigned i = 0; i < running; i++)
-		croft_placement_job_end(placement, jobs[i], NULL, 0);
-	croft_placement_destroy(placement);
-	free(jobs);
-	free(took_us);
-	return 0;
+	fflush(stdout);
+	_exit(0); /* taking a full map apart takes as long as filling it */
 }

@@ -36,15 +36,18 @@ static double wait_for(const struct croft_placement *placement, uint32_t number)
 	return run / (agent->slots + 1) + agent->queued_seconds / agent->slots;
 }
 
-void cost_of_agents(struct croft_placement *placement, const struct croft_placement_job *job,
-	const uint32_t *agents, size_t count, struct cost *costs)
+/* What some agents lack of a job's inputs, summed over those looked at so far. */
+struct lack {
+	double missing[COST_MOST], rare[COST_MOST];
+	unsigned misses[COST_MOST];
+};
+
+static void add_lack(struct croft_placement *placement, const struct inputs *inputs, uint32_t from,
+	uint32_t to, const uint32_t *agents, size_t count, struct lack *lack)
 {
-	const struct inputs *inputs = job->inputs;
 	struct presence *presence = placement->presence;
 	uint8_t levels[COST_MOST];
-	double missing[COST_MOST] = {0}, rare[COST_MOST] = {0};
-	unsigned misses[COST_MOST] = {0};
-	for (uint32_t i = 0; i < inputs->count; i++) {
+	for (uint32_t i = from; i < to; i++) {
 		if (i + 3 < inputs->count)
 			presence_prefetch(presence, inputs->roots[i + 3]);
 		double bytes = (double)presence_bytes(presence, inputs->roots[i]);
@@ -56,24 +59,86 @@ void cost_of_agents(struct croft_placement *placement, const struct croft_placem
 			float there = placement->shares[levels[c] & LEVEL_MASK];
 			if (there < needed) {
 				double lacked = bytes * (double)(needed - there);
-				missing[c] += lacked;
-				rare[c] += lacked * rarity;
-				misses[c]++;
+				lack->missing[c] += lacked;
+				lack->rare[c] += lacked * rarity;
+				lack->misses[c]++;
 			}
 		}
 	}
+}
+
+static void weigh(struct croft_placement *placement, const struct croft_placement_job *job,
+	const uint32_t *agents, size_t count, const struct lack *lack, struct cost *costs)
+{
 	const struct croft_placement_config *config = &placement->config;
 	for (size_t c = 0; c < count; c++) {
 		const struct agent *agent = &placement->agents[agents[c]];
 		struct cost *cost = &costs[c];
-		cost->missing = missing[c];
-		cost->there = inputs->bytes > missing[c] ? inputs->bytes - missing[c] : 0;
+		double missing = lack->missing[c];
+		cost->missing = missing;
+		cost->there = job->inputs->bytes > missing ? job->inputs->bytes - missing : 0;
 		cost->wait = wait_for(placement, agents[c]);
-		double excess = presence_held(presence, agents[c]) - cost->there;
-		double bytes = missing[c] + RARITY * rare[c] + EXCESS * (excess > 0 ? excess : 0);
-		cost->seconds = cost->wait + bytes / config->bandwidth + misses[c] * config->round_trip +
-			job->run_seconds / agent->speed + config->load_seconds * busy_share(agent);
+		double excess = presence_held(placement->presence, agents[c]) - cost->there;
+		double bytes = missing + RARITY * lack->rare[c] + EXCESS * (excess > 0 ? excess : 0);
+		cost->seconds = cost->wait + bytes / config->bandwidth +
+			lack->misses[c] * config->round_trip + job->run_seconds / agent->speed +
+			config->load_seconds * busy_share(agent);
 	}
+}
+
+void cost_of_agents(struct croft_placement *placement, const struct croft_placement_job *job,
+	const uint32_t *agents, size_t count, struct cost *costs)
+{
+	struct lack lack = {0};
+	add_lack(placement, job->inputs, 0, job->inputs->count, agents, count, &lack);
+	weigh(placement, job, agents, count, &lack, costs);
+}
+
+/* The best `keep` to the front; the rest in no order. */
+static void best_to_front(uint32_t *agents, size_t count, struct cost *costs, struct lack *lack,
+	size_t keep)
+{
+	for (size_t at = 0; at < keep; at++) {
+		size_t best = at;
+		for (size_t c = at + 1; c < count; c++)
+			if (costs[c].seconds < costs[best].seconds)
+				best = c;
+		uint32_t agent = agents[at];
+		agents[at] = agents[best];
+		agents[best] = agent;
+		struct cost cost = costs[at];
+		costs[at] = costs[best];
+		costs[best] = cost;
+		double missing = lack->missing[at], rare = lack->rare[at];
+		unsigned misses = lack->misses[at];
+		lack->missing[at] = lack->missing[best];
+		lack->rare[at] = lack->rare[best];
+		lack->misses[at] = lack->misses[best];
+		lack->missing[best] = missing;
+		lack->rare[best] = rare;
+		lack->misses[best] = misses;
+	}
+}
+
+size_t cost_of_best(struct croft_placement *placement, const struct croft_placement_job *job,
+	uint32_t *agents, size_t count, struct cost *costs)
+{
+	/* A fourth of the look-ups, and 3 % more bytes moved than with all of them (bench/run locality). */
+	enum { HEAVIEST = 12, KEEP_LEAST = 3, KEEP_OF = 8 };
+	size_t keep = count / KEEP_OF > KEEP_LEAST ? count / KEEP_OF : KEEP_LEAST;
+	const struct inputs *inputs = job->inputs;
+	struct lack lack = {0};
+	uint32_t first = 0;
+	if (count > keep && inputs->count > HEAVIEST) {
+		first = HEAVIEST;
+		add_lack(placement, inputs, 0, first, agents, count, &lack);
+		weigh(placement, job, agents, count, &lack, costs);
+		best_to_front(agents, count, costs, &lack, keep);
+		count = keep;
+	}
+	add_lack(placement, inputs, first, inputs->count, agents, count, &lack);
+	weigh(placement, job, agents, count, &lack, costs);
+	return count;
 }
 
 void cost_begin(struct croft_placement *placement)

@@ -218,6 +218,10 @@ struct cost {
 enum { COST_MOST = 64 };
 void cost_of_agents(struct croft_placement *placement, const struct croft_placement_job *job,
 	const uint32_t *agents, size_t count, struct cost *costs);
+/* The same of only those that look best by the job's heaviest inputs: they are moved to the front. How
+ * many they are. */
+size_t cost_of_best(struct croft_placement *placement, const struct croft_placement_job *job,
+	uint32_t *agents, size_t count, struct cost *costs);
 /* Bytes the job would miss on an agent; cheap for many jobs on the same agent, after cost_begin. */
 void cost_begin(struct croft_placement *placement);
 double cost_missing(struct croft_placement *placement, const struct croft_placement_job *job,

@@ -154,7 +154,7 @@ uint32_t weigh_candidates(struct croft_placement *placement, const struct croft_
 	size_t count = candidates(placement, job, agents, COST_MOST, busy_too);
 	double least_seconds = INFINITY;
 	const struct hint *hint = &placement->hints[job->hint % HINTS];
-	cost_of_agents(placement, job, agents, count, costs);
+	count = cost_of_best(placement, job, agents, count, costs);
 	for (size_t i = 0; i < count; i++) {
 		if (job->hint && hint->hint == job->hint && hint->agent == agents[i])
 			costs[i].seconds -= HINT_SECONDS;
