@@ -84,7 +84,7 @@ static void tell(struct waiter *waiter, const Longrunning__Operation *message)
 
 void operation_tell(struct operation *operation)
 {
-	if (LIST_EMPTY(&operation->waiters))
+	if (operation->joining || LIST_EMPTY(&operation->waiters))
 		return;
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	Longrunning__Operation *message = operation_message(operation, arena);
@@ -100,8 +100,8 @@ void waiter_add(struct waiter *waiter, struct operation *operation)
 {
 	waiter->operation = operation;
 	LIST_INSERT_HEAD(&operation->waiters, waiter, link);
-	/* A task that is not on disk yet is announced when it is. */
-	if (!operation->task->told)
+	/* What is not on disk yet is announced when it is. */
+	if (!operation->task->told || operation->joining)
 		return;
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	tell(waiter, operation_message(operation, arena));

@@ -43,6 +43,7 @@ struct operation {
 	struct task *task;
 	char name[NAME_TEXT];
 	bool cancelled;
+	bool joining; /* its task's record on disk does not name it yet: nobody hears of it */
 	LIST_HEAD(, waiter) waiters;
 };
 
@@ -200,6 +201,9 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 Longrunning__Operation *operation_message(const struct operation *operation,
 	struct croft_arena *arena);
 void operation_tell(struct operation *operation);
+/* What became of one operation of a task that others go on with; its waiters are told when it is on
+ * disk. */
+void operation_write_down(struct croft_sched *sched, struct operation *operation);
 void waiter_add(struct waiter *waiter, struct operation *operation);
 void waiter_closed(void *user);
 struct croft_slice error_response(enum croft_code code, const char *message);

@@ -334,8 +334,11 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 			execution->call, "the queue of this build", sched->config.tenant_limit, err);
 	}
 	struct operation *operation = task_add_operation(sched, task, NULL);
+	operation->joining = merged;
 	waiter_add(park(sched, execution->call), operation);
-	if (!merged) {
+	if (merged) {
+		operation_write_down(sched, operation);
+	} else {
 		task_enqueue(sched, task);
 		dispatch(sched);
 	}

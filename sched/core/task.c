@@ -145,6 +145,35 @@ static void write_down(struct croft_sched *sched, struct task *task)
 		task->state == TASK_QUEUED && !task->told, announce, announcement);
 }
 
+struct word {
+	struct croft_sched *sched;
+	struct operation *operation;
+};
+
+/* On the journal's thread; the operation outlives this, as its task is being announced. */
+static void announce_operation(void *user, const struct croft_error *failed)
+{
+	(void)failed; /* tried until it works */
+	struct word *word = user;
+	pthread_mutex_lock(&word->sched->lock);
+	word->operation->task->announcing--;
+	word->operation->joining = false;
+	operation_tell(word->operation);
+	pthread_mutex_unlock(&word->sched->lock);
+	free(word);
+}
+
+void operation_write_down(struct croft_sched *sched, struct operation *operation)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct word *word = croft_zalloc(sizeof(*word));
+	*word = (struct word){sched, operation};
+	operation->task->announcing++;
+	uint8_t key[TASK_KEY];
+	croft_journal_put(sched->journal, task_key(operation->task, key),
+		task_record(operation->task, arena), false, announce_operation, word);
+}
+
 /* Takes the task from its agent. */
 static void leave_agent(struct croft_sched *sched, struct task *task)
 {
@@ -255,7 +284,7 @@ void operation_cancel(struct croft_sched *sched, struct operation *operation)
 	LIST_FOREACH (other, &task->operations, link)
 		wanted |= !other->cancelled;
 	if (wanted) {
-		write_down(sched, task); /* its announcement tells this operation's waiters the end */
+		operation_write_down(sched, operation);
 		return;
 	}
 	unlist_action(task);

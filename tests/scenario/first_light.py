@@ -163,6 +163,23 @@ def the_server_is_killed_and_nothing_is_lost(s):
     s.job("true", "--skip-cache")
 
 
+def all_who_wait_for_a_job_hear_its_end_over_a_restart(s):
+    def start():
+        job = subprocess.Popen([*LIMIT, s.farm.croft, "run", "--server", f"grpc://{s.farm.address}", "-d", "root",
+                                *PATH, "--", "sh", "-c", "echo begun; sleep 4; cat /proc/sys/kernel/random/uuid"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        equal(job.stdout.readline(), "begun\n", "first line")
+        return job
+    jobs = [start(), start()]
+    s.farm.kill_server()
+    time.sleep(0.5)
+    s.farm.serve()
+    ends, said = zip(*(job.communicate(timeout=90) for job in jobs))
+    equal([job.returncode for job in jobs], [0, 0], "exit status of the two")
+    equal(ends[0], ends[1], "their output, of one run")
+    assert not any("lost the operation" in text for text in said), said
+
+
 def queued_jobs_keep_their_order_over_a_restart(s):
     s.farm.stop_agent("one")
     jobs = []
@@ -286,7 +303,7 @@ def the_same_job_twice_at_once_runs_once(s):
 TESTS = [a_job_runs_and_is_cached, the_exit_status_is_passed_on, no_file_that_was_not_read_is_fetched,
          outputs_come_back_as_they_were_made, an_export_equals_what_was_imported,
          a_job_sees_nothing_of_the_host, the_server_is_killed_and_nothing_is_lost,
-         queued_jobs_keep_their_order_over_a_restart,
+         all_who_wait_for_a_job_hear_its_end_over_a_restart, queued_jobs_keep_their_order_over_a_restart,
          an_agent_is_killed_and_its_job_goes_elsewhere, jobs_go_where_their_bytes_are,
          jobs_own_their_inputs_where_owners_cannot_be_mapped, a_job_can_be_cancelled,
          a_timeout_ends_a_job_with_its_reason, missing_inputs_are_named,
