@@ -65,9 +65,19 @@ static bool take_response(struct run *run, const struct follow_result *followed,
 		return true;
 	if (!failed)
 		return croft_error_set(err, CROFT_INTERNAL, "the server sent no result");
+	const char *why = *status->message ? status->message
+					   : croft_code_name((enum croft_code)status->code);
+	bool more = *response->message && strcmp(why, response->message);
 	return croft_error_set(err, (enum croft_code)status->code, "the job did not run to its end: %s%s%s",
-		*status->message ? status->message : croft_code_name((enum croft_code)status->code),
-		*response->message ? ": " : "", response->message);
+		why, more ? ": " : "", more ? response->message : "");
+}
+
+/* Inputs are missing when Execute is refused for them, or when its end names them as details; a job that ran
+ * and failed by a precondition of its own (an output that cannot be kept) would do so again. */
+static bool inputs_vanished(const struct follow_result *followed, const struct croft_error *failure)
+{
+	return failure->code == CROFT_FAILED_PRECONDITION &&
+		(!followed->response || followed->response->status->n_details > 0);
 }
 
 /* An action whose inputs vanished between upload and Execute is uploaded once more. */
@@ -88,7 +98,7 @@ static bool execute(struct run *run, struct croft_error *err)
 		run->result.wall_ms = (croft_now_ns() - start) / 1000000;
 		if (ok && take_response(run, &followed, &failure))
 			return true;
-		if (failure.code == CROFT_FAILED_PRECONDITION && tries == 0 && !follow_cancelled()) {
+		if (inputs_vanished(&followed, &failure) && tries == 0 && !follow_cancelled()) {
 			warn("%s; uploading the inputs again", failure.message);
 			continue;
 		}

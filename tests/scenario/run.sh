@@ -53,6 +53,12 @@ fails 125 "left nothing" run -x absent="$folder/absent" -- true
 fails 125 "contradict" "$CROFT" run -d root -i "$folder/src:bin/sh" -- true
 same "X=1 Y=b c" "$(run -e X=1 -e Y='b c' -- sh -c 'echo X=$X Y=$Y')"
 
+echo "a job that did not run to its end says why, once, and is not run again by itself"
+fails 125 "is a fifo" run -o pipe -- mkfifo pipe
+[ "$(grep -c . "$folder/stderr")" -eq 1 ] || { cat "$folder/stderr" >&2; exit 1; }
+fails 125 "timeout" run --timeout 1 -- sleep 10
+[ "$(grep -o 'ended after its timeout' "$folder/stderr" | wc -l)" -eq 1 ] || { cat "$folder/stderr" >&2; exit 1; }
+
 echo "results are remembered"
 "$CROFT" run --json -d root -- sh -c 'echo once' >"$folder/first" 2>/dev/null
 "$CROFT" run --json -d root -- sh -c 'echo once' >"$folder/second" 2>"$folder/stderr"
