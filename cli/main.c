@@ -6,6 +6,7 @@
 #include "proto/base/log.h"
 
 #include <locale.h>
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -50,6 +51,9 @@ static const struct command *find_command(const char *name)
 
 static const char *advice(const struct command *command, const struct croft_error *err)
 {
+	if (err->sys_errno == EADDRINUSE)
+		return "does another farm or server run on this machine? --listen takes another address "
+		       "(port 0: any free one), and so does --plane of `croft serve`";
 	if (!command->client)
 		return NULL;
 	if (err->code == CROFT_UNAVAILABLE)

@@ -175,7 +175,6 @@ struct croft_plane *croft_plane_start(const struct croft_plane_config *config,
 	plane->last_turn = &plane->turns;
 	if (open_listener(plane, err) && start_ring(plane, err))
 		return plane;
-	croft_error_wrap(err, "starting the blob plane");
 	discard(plane);
 	return NULL;
 }
