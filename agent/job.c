@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "agent/job.h"
 
+#include "agent/account.h"
 #include "agent/image.h"
 #include "agent/logs.h"
 #include "agent/opens.h"
@@ -37,6 +38,7 @@ struct croft_job {
 	struct croft_job_logs *logs;
 	struct croft_opens *opens; /* NULL: the kernel does not tell */
 	uint64_t output_connection[2]; /* by which stdout and stderr went to the server last */
+	bool line_open; /* stderr does not end with a whole line */
 	bool prefetched;
 	uint64_t pid_namespace;    /* 0 until the sandbox started */
 	uint64_t granted_stall_ns; /* by which the wall clock was put off so far */
@@ -152,6 +154,8 @@ static void on_output(void *user, int stream, struct croft_slice data)
 	struct croft_job *job = user;
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = NULL;
 	croft_job_logs_append(job->logs, stream, data);
+	if (stream == 2 && data.size)
+		job->line_open = ((const char *)data.data)[data.size - 1] != '\n';
 	uint64_t connection = croft_session_connection(job->session);
 	if (connection != job->output_connection[stream - 1]) {
 		/* What was printed meanwhile was lost, and the server may know nothing of what came before. */
@@ -411,14 +415,19 @@ static void fill_account(struct croft_job *job, const struct croft_mount_account
 	fill_touched(job, inputs);
 	job->done.inputs = inputs;
 
-	struct croft_slice wire = croft_message_encode(&inputs->base, job->arena);
-	Google__Protobuf__Any *any = croft_arena_alloc(job->arena, sizeof(*any));
-	google__protobuf__any__init(any);
-	any->type_url = (char *)"type.googleapis.com/croft.v1.InputAccount";
-	any->value = (ProtobufCBinaryData){wire.size, (uint8_t *)wire.data};
-	job->metadata.auxiliary_metadata = croft_arena_array(job->arena, 1, sizeof(void *));
-	job->metadata.auxiliary_metadata[0] = any;
-	job->metadata.n_auxiliary_metadata = 1;
+	croft_account_attach(&job->metadata, &inputs->base, job->arena);
+}
+
+/* A job that failed may have failed for what it was denied: its log says so. */
+static void fill_sandbox_account(struct croft_job *job, const struct croft_sandbox_result *ended)
+{
+	croft_account_of_sandbox(&job->metadata, ended, job->arena);
+	struct croft_slice hint = croft_account_hint(ended, job->arena);
+	if (ended->exit_code == 0 || !hint.size)
+		return;
+	if (job->line_open)
+		on_output(job, 2, CROFT_SLICE("\n", 1));
+	on_output(job, 2, hint);
 }
 
 static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct croft_error *err)
@@ -427,8 +436,10 @@ static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct
 	job->metadata.execution_start_timestamp = now(job);
 	bool ok = croft_sandbox_start(sandbox, err) && croft_sandbox_wait(sandbox, &ended, err);
 	job->metadata.execution_completed_timestamp = now(job);
-	if (ok)
+	if (ok) {
 		job->done.peak_memory_bytes = ended.peak_memory_bytes;
+		fill_sandbox_account(job, &ended);
+	}
 	struct croft_mount_account account = {0};
 	if (job->pid_namespace)
 		croft_daemon_account_end(job->machine->daemon, job->pid_namespace, &account, NULL);

@@ -10,15 +10,15 @@
 #include <inttypes.h>
 #include <string.h>
 
-static const Farm__InputAccount *find_account(const Reapi__ExecutedActionMetadata *metadata,
-	struct croft_arena *arena)
+static const void *find_account(const Reapi__ExecutedActionMetadata *metadata,
+	const ProtobufCMessageDescriptor *kind, struct croft_arena *arena)
 {
 	for (size_t i = 0; metadata && i < metadata->n_auxiliary_metadata; i++) {
 		const Google__Protobuf__Any *any = metadata->auxiliary_metadata[i];
 		const char *slash = strrchr(any->type_url, '/');
-		if (!strcmp(slash ? slash + 1 : any->type_url, farm__input_account__descriptor.name))
-			return croft_message_decode(&farm__input_account__descriptor,
-				CROFT_SLICE(any->value.data, any->value.len), arena, NULL, NULL);
+		if (!strcmp(slash ? slash + 1 : any->type_url, kind->name))
+			return croft_message_decode(
+				kind, CROFT_SLICE(any->value.data, any->value.len), arena, NULL, NULL);
 	}
 	return NULL;
 }
@@ -69,7 +69,8 @@ void result_read(struct result *result, const struct follow_result *followed, co
 	if (response->result->exit_code && !result->exit_code)
 		result->exit_code = 1; /* a failure that eight bits would hide */
 	result->agent = metadata ? metadata->worker : "";
-	result->inputs = find_account(metadata, arena);
+	result->inputs = find_account(metadata, &farm__input_account__descriptor, arena);
+	result->sandbox = find_account(metadata, &farm__sandbox_account__descriptor, arena);
 	result->action = job->action_digest;
 	result->input_root = job->input_root;
 	result->uploaded = job->uploaded;
@@ -179,6 +180,35 @@ static json_t *json_inputs(const Farm__InputAccount *inputs)
 	return json;
 }
 
+static json_t *json_names(char *const *names, size_t count)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < count; i++)
+		json_array_append_new(list, json_bytes(croft_slice_str(names[i])));
+	return list;
+}
+
+static json_t *json_sandbox(const Farm__SandboxAccount *account)
+{
+	json_t *json = json_pack("{s:o, s:I, s:I, s:I, s:I, s:b, s:I, s:I}", "end",
+		json_bytes(croft_slice_str(account->end)), "wall_us", (json_int_t)account->wall_us, "user_us",
+		(json_int_t)account->user_us, "system_us", (json_int_t)account->system_us,
+		"peak_memory_bytes", (json_int_t)account->peak_memory_bytes, "memory_measured",
+		account->memory_measured, "read_bytes", (json_int_t)account->read_bytes, "written_bytes",
+		(json_int_t)account->written_bytes);
+	json_object_set_new(json, "enforced", json_names(account->enforced, account->n_enforced));
+	json_object_set_new(
+		json, "not_enforced", json_names(account->not_enforced, account->n_not_enforced));
+	json_t *denied = json_array();
+	for (size_t i = 0; i < account->n_denied; i++)
+		json_array_append_new(denied,
+			json_pack("{s:o, s:I, s:o}", "call", json_bytes(croft_slice_str(account->denied[i]->call)),
+				"times", (json_int_t)account->denied[i]->times, "allowed_by",
+				json_bytes(croft_slice_str(account->denied[i]->allowed_by))));
+	json_object_set_new(json, "denied", denied);
+	return json;
+}
+
 static json_t *json_output(const struct result_output *output)
 {
 	const struct croft_tree_entry *entry = &output->entry;
@@ -209,6 +239,8 @@ bool result_print_json(const struct result *result, struct croft_error *err)
 	json_object_set_new(json, "milliseconds", json_times(result));
 	if (result->inputs)
 		json_object_set_new(json, "inputs", json_inputs(result->inputs));
+	if (result->sandbox)
+		json_object_set_new(json, "sandbox", json_sandbox(result->sandbox));
 	json_t *outputs = json_array();
 	for (size_t i = 0; i < result->output_count; i++)
 		json_array_append_new(outputs, json_output(&result->outputs[i]));

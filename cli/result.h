@@ -19,7 +19,8 @@ struct result {
 	const char *operation, *message, *agent;
 	const char *working_directory;
 	const Reapi__ActionResult *action_result;
-	const Farm__InputAccount *inputs; /* NULL: the server does not tell */
+	const Farm__InputAccount *inputs;    /* NULL: the server does not tell, here and below */
+	const Farm__SandboxAccount *sandbox;
 	struct croft_digest action, input_root;
 	struct croft_upload_stat uploaded;
 	bool cached;

@@ -288,6 +288,28 @@ static bool list_outputs(struct run *run, json_t *list, struct croft_error *err)
 	return true;
 }
 
+static json_t *json_enforced(uint32_t bits)
+{
+	json_t *list = json_array();
+	for (int bit = 0; bit < CROFT_ENFORCED_COUNT; bit++)
+		if (bits >> bit & 1)
+			json_array_append_new(
+				list, json_string(croft_enforced_name((enum croft_enforced)(1 << bit))));
+	return list;
+}
+
+static json_t *json_denied(const struct croft_sandbox_result *result)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < result->denied_count; i++) {
+		const struct croft_denied_call *call = &result->denied[i];
+		json_array_append_new(list,
+			json_pack("{s:s, s:i, s:s?}", "call", call->call, "times", (int)call->times, "allowed_by",
+				call->allowed_by));
+	}
+	return list;
+}
+
 static bool print_result(struct run *run, struct croft_error *err)
 {
 	const struct croft_sandbox_result *result = &run->result;
@@ -304,6 +326,9 @@ static bool print_result(struct run *run, struct croft_error *err)
 	json_object_set_new(json, "memory_measured", json_boolean(result->memory_measured));
 	json_object_set_new(json, "read_bytes", json_integer((json_int_t)result->read_bytes));
 	json_object_set_new(json, "written_bytes", json_integer((json_int_t)result->written_bytes));
+	json_object_set_new(json, "enforced", json_enforced(result->enforced));
+	json_object_set_new(json, "not_enforced", json_enforced(~result->enforced));
+	json_object_set_new(json, "denied", json_denied(result));
 	json_object_set_new(json, "outputs", outputs);
 	if (list_outputs(run, outputs, err))
 		return json_print(json, err);
@@ -352,6 +377,15 @@ static int finish(struct run *run, bool ok, struct croft_error *err)
 	return ok ? run->result.exit_code : FAILED;
 }
 
+static void say_why(const struct croft_sandbox_result *result)
+{
+	char hint[1024];
+	if (result->message[0])
+		fprintf(stderr, "croft sandbox: %s\n", result->message);
+	if (result->exit_code && croft_sandbox_hint(result, "--seccomp=", hint, sizeof(hint)))
+		fprintf(stderr, "croft sandbox: that it failed may come of the sandbox: %s\n", hint);
+}
+
 static int run(const struct options *options, struct croft_error *err)
 {
 	struct run run = {.options = options, .arena = croft_arena_create()};
@@ -370,8 +404,8 @@ static int run(const struct options *options, struct croft_error *err)
 		sigaddset(&signals, SIGUSR2);
 		pthread_sigmask(SIG_BLOCK, &signals, &before);
 		bool ok = start_launcher(&run, err) && run_sandbox(&run, err) && (!json || print_result(&run, err));
-		if (ok && !json && run.result.message[0] && !options_given(options, "quiet"))
-			fprintf(stderr, "croft sandbox: %s\n", run.result.message);
+		if (ok && !json && !options_given(options, "quiet"))
+			say_why(&run.result);
 		status = finish(&run, ok, err);
 		pthread_sigmask(SIG_SETMASK, &before, NULL);
 	}

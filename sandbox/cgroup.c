@@ -214,6 +214,15 @@ static void read_traffic(const struct cgroups *cgroups, unsigned cell, struct cg
 		counters->written_bytes += strtoull(at + 6, NULL, 10);
 }
 
+uint32_t cgroups_enforce(const struct cgroups *cgroups)
+{
+	if (cgroups->v2)
+		return CROFT_ENFORCED_MEMORY | CROFT_ENFORCED_PROCESSES | CROFT_ENFORCED_CPU;
+	return (cgroups->roots[V1_MEMORY] ? CROFT_ENFORCED_MEMORY : 0) |
+		(cgroups->roots[V1_PIDS] ? CROFT_ENFORCED_PROCESSES : 0) |
+		(cgroups->roots[V1_CPU] && cgroups->roots[V1_CPUACCT] ? CROFT_ENFORCED_CPU : 0);
+}
+
 bool cgroups_limit_processes(const struct cgroups *cgroups)
 {
 	return cgroups->roots[cgroups->v2 ? 0 : V1_PIDS] != NULL;

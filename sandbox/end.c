@@ -15,6 +15,18 @@ const char *croft_end_name(enum croft_end end)
 	return names[end];
 }
 
+const char *croft_enforced_name(enum croft_enforced one)
+{
+	static const char *const names[] = {"user-ids", "memory", "processes", "cpu", "landlock"};
+	return names[__builtin_ctz(one)];
+}
+
+uint32_t end_enforced(const struct launcher_context *context)
+{
+	return (context->privileged && !context->shared_uids ? CROFT_ENFORCED_USER_IDS : 0) |
+		(context->landlock ? CROFT_ENFORCED_LANDLOCK : 0) | cgroups_enforce(context->cgroups);
+}
+
 /* Limits that the kernel enforces, told by how the job failed. */
 static enum croft_end kernel_limit(const struct end_facts *facts,
 	const struct croft_sandbox_result *result)
@@ -71,6 +83,9 @@ void end_judge(const struct end_facts *facts, struct croft_sandbox_result *resul
 	result->exit_code = died ? 128 + result->signal : WEXITSTATUS(status);
 	result->end = died ? CROFT_END_SIGNAL : CROFT_END_EXIT;
 	enum croft_end kernel = kernel_limit(facts, result);
+	result->denied_count = end->denied_count < CROFT_DENIED_MOST ? end->denied_count : CROFT_DENIED_MOST;
+	for (size_t i = 0; i < result->denied_count; i++)
+		denials_tell(&end->denied[i], facts->spec->seccomp, &result->denied[i]);
 	if (end->exec_errno) {
 		char reason[128];
 		result->end = CROFT_END_EXEC;

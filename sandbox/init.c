@@ -195,15 +195,43 @@ static int execute(const char **arguments, const char **environment)
 	return failure;
 }
 
-static bool load_seccomp(const struct job *job, struct croft_error *err)
+/* The filter's listener goes to the keeper: whoever held it in here could answer for the kernel. */
+static bool send_listener(int inner, int listener, struct croft_error *err)
 {
-	const struct sock_fprog *program = &job->nursery->context->seccomp[job->spec->seccomp];
-	bool privileges = weak(job->spec, WEAKEN_NEW_PRIVILEGES);
-	if ((!privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) ||
-		(!privileges && !weak(job->spec, WEAKEN_SECCOMP) &&
-			prctl(PR_SET_SECCOMP, 2 /* filter */, program, 0, 0) < 0))
-		return croft_error_errno(err, errno, "loading the seccomp filter");
-	return true;
+	struct status status = {.kind = STATUS_CLOSED};
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {0};
+	struct iovec data = {&status, sizeof(status)};
+	struct msghdr message = {.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
+	control.header.cmsg_level = SOL_SOCKET;
+	control.header.cmsg_type = SCM_RIGHTS;
+	control.header.cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(&control.header), &listener, sizeof(int));
+	bool ok = sendmsg(inner, &message, MSG_NOSIGNAL) == sizeof(status) ||
+		croft_error_errno(err, errno, "passing on what is denied");
+	close(listener);
+	return ok;
+}
+
+static bool close_off(const struct job *job, struct croft_error *err)
+{
+	int listener = -1;
+	if (weak(job->spec, WEAKEN_NEW_PRIVILEGES))
+		return true;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return croft_error_errno(err, errno, "giving up new privileges");
+	if (job->nursery->context->landlock && !weak(job->spec, WEAKEN_LANDLOCK) &&
+		!landlock_confine(job->nursery->context->landlock, err))
+		return false;
+	if (weak(job->spec, WEAKEN_SECCOMP))
+		return true;
+	return seccomp_install(&job->nursery->context->seccomp[job->spec->seccomp], &listener, err) &&
+		(listener < 0 || send_listener(job->inner, listener, err));
 }
 
 /* Waits for the job. False: none will come. */
@@ -335,7 +363,7 @@ static void command_main(const struct nursery *nursery)
 	if (ok && (!status_tell(job.inner, &status) || (job.wait && recv(job.inner, &byte, 1, 0) != 1)))
 		_exit(1);
 	reset_signals();
-	if (ok && close_all(&job, &err) && load_seccomp(&job, &err)) {
+	if (ok && close_all(&job, &err) && close_off(&job, &err)) {
 		status.kind = STATUS_EXEC;
 		status.number = execute(arguments,
 			weak(job.spec, WEAKEN_ENVIRONMENT) ? (const char **)environ : environment);

@@ -61,6 +61,7 @@ enum weaken {
 	WEAKEN_DUMPABLE = 1 << 17,
 	WEAKEN_AGENT_LOSS = 1 << 18, /* the keeper does not mind that the agent is gone */
 	WEAKEN_STREAMS = 1 << 19,    /* stdin is the launcher's */
+	WEAKEN_LANDLOCK = 1 << 20,
 };
 #ifdef CROFT_SANDBOX_WEAKEN
 extern uint32_t sandbox_weaken; /* for the sandboxes prepared from now on */
@@ -98,6 +99,14 @@ struct command {
 	uint32_t kind;
 };
 
+/* A system call that the job was denied. */
+struct denied {
+	int32_t number;
+	uint32_t times;
+	uint64_t argument; /* the first, of the first call */
+};
+enum { DENIED_MOST = 8 };
+
 /* Keeper → agent. */
 enum report_kind { REPORT_STARTED, REPORT_ENDED, REPORT_FAILED };
 struct report {
@@ -107,6 +116,8 @@ struct report {
 	int32_t exec_errno;      /* ended: the command could not be executed */
 	uint64_t user_ns, system_ns, peak_memory_bytes, read_bytes, written_bytes;
 	uint32_t memory_measured, memory_exceeded, processes_exceeded;
+	uint32_t denied_count;
+	struct denied denied[DENIED_MOST];
 	char message[400]; /* failed: why the sandbox could not be made */
 };
 
@@ -119,6 +130,9 @@ struct end_facts {
 	const char *kill_reason; /* NULL: it was not killed */
 };
 void end_judge(const struct end_facts *facts, struct croft_sandbox_result *result);
+struct launcher_context;
+/* Bits of enum croft_enforced. */
+uint32_t end_enforced(const struct launcher_context *context);
 
 /* What the launcher sets up once, for all its keepers. */
 struct launcher_context {
@@ -131,6 +145,7 @@ struct launcher_context {
 	int *user_namespaces; /* one per slot, for idmapped mounts; -1: cannot be made */
 	struct cgroups *cgroups;
 	struct sock_fprog seccomp[3];
+	int landlock; /* version; 0: none */
 };
 
 static inline unsigned launcher_cells(const struct launcher_context *context)
@@ -227,6 +242,7 @@ struct birth {
 enum status_kind {
 	STATUS_READY,   /* waits for a job */
 	STATUS_STARTED, /* its root is made; it executes the command, or waits for a byte before it does */
+	STATUS_CLOSED,  /* its system calls are filtered from now on; comes with the filter's listener */
 	STATUS_EXEC,    /* the command cannot be executed */
 	STATUS_ENDED,   /* the command ended */
 	STATUS_FAILED,  /* the sandbox could not be made */
@@ -261,11 +277,37 @@ bool init_drop_early(const struct nursery *nursery, struct croft_error *err);
 /* seccomp.c: the compiled filter for one profile. */
 bool seccomp_compile(enum croft_seccomp profile, struct sock_fprog *program,
 	struct croft_error *err);
+/* For this process. `listener` hears of calls that are denied; -1: there cannot be one here. */
+bool seccomp_install(const struct sock_fprog *program, int *listener, struct croft_error *err);
+/* Another profile that allows the call; NULL: none. */
+const char *seccomp_allowed_by(const char *call, enum croft_seccomp profile);
+
+/* denied.c: what a job was denied, from the keeper's side. */
+struct denials {
+	int listener; /* -1: nobody listens */
+	uint32_t count, heard;
+	struct denied calls[DENIED_MOST];
+};
+void denials_listen(struct denials *denials, int listener);
+/* The listener is readable. */
+void denials_hear(struct denials *denials);
+void denials_end(struct denials *denials);
+/* For people. */
+void denials_tell(const struct denied *denied, enum croft_seccomp profile, struct croft_denied_call *call);
+
+/* landlock.c: the version that this kernel has; 0: none that serves. */
+int landlock_version(void);
+/* Whether signals and abstract sockets are covered. */
+bool landlock_scopes(int version);
+/* This process, which has no_new_privs, and whose root is the job's. */
+bool landlock_confine(int version, struct croft_error *err);
 
 /* cgroup.c: one for each cell. */
 struct cgroups;
 /* Never fails: what cannot be had is said in limits (one line each, in the arena). */
 struct cgroups *cgroups_open(unsigned cells, struct croft_arena *arena, const char **limits);
+/* Bits of enum croft_enforced. */
+uint32_t cgroups_enforce(const struct cgroups *cgroups);
 /* A fresh one in the place of the old. */
 void cgroups_renew(struct cgroups *cgroups, unsigned cell);
 bool cgroups_enter(struct cgroups *cgroups, unsigned cell, pid_t pid, struct croft_error *err);

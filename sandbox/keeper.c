@@ -47,6 +47,7 @@ struct keeper {
 	struct status end; /* the last that was told */
 	bool taken; /* the command has it: no order waits for whoever comes next */
 	bool killed, agent_gone;
+	struct denials denials;
 };
 
 /* A sandbox ahead ---------------------------------------------------------------------------------- */
@@ -168,11 +169,26 @@ static bool start_nursery(struct keeper *keeper, const struct wire_spec *spec,
 static bool receive_status(struct keeper *keeper, int flags)
 {
 	struct status status;
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec data = {&status, sizeof(status)};
+	struct msghdr message = {.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
 	ssize_t got;
-	while ((got = recv(keeper->inner, &status, sizeof(status), flags)) < 0 && errno == EINTR)
+	while ((got = recvmsg(keeper->inner, &message, flags | MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
 		;
 	if (got != sizeof(status))
 		return false;
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	if (header && header->cmsg_len == CMSG_LEN(sizeof(int))) {
+		int listener;
+		memcpy(&listener, CMSG_DATA(header), sizeof(listener));
+		denials_listen(&keeper->denials, listener);
+	}
 	keeper->end = status;
 	return true;
 }
@@ -357,11 +373,12 @@ static void on_control(struct keeper *keeper)
 	}
 }
 
-static void on_status(struct keeper *keeper)
+/* False: there is none. */
+static bool on_status(struct keeper *keeper)
 {
 	struct status before = keeper->end;
 	if (!receive_status(keeper, MSG_DONTWAIT))
-		return;
+		return false;
 	keeper->taken |= keeper->end.kind != STATUS_ENDED;
 	if (keeper->end.kind == STATUS_STARTED) {
 		struct report message = {.kind = REPORT_STARTED, .pid_namespace = keeper->pid_namespace};
@@ -370,6 +387,7 @@ static void on_status(struct keeper *keeper)
 		(before.kind == STATUS_EXEC || before.kind == STATUS_FAILED)) {
 		keeper->end = before; /* that says more */
 	}
+	return true;
 }
 
 static void wait_end(struct keeper *keeper)
@@ -378,9 +396,13 @@ static void wait_end(struct keeper *keeper)
 		bool deaf = keeper->agent_gone;
 		struct pollfd fds[] = {{keeper->init_fd, POLLIN, 0}, {keeper->inner, POLLIN, 0},
 			{deaf ? -1 : keeper->control, POLLIN, 0}, {deaf ? -1 : keeper->agent, POLLIN, 0},
-			{deaf ? -1 : keeper->requests, 0, 0}};
-		if (poll(fds, 5, -1) < 0)
+			{deaf ? -1 : keeper->requests, 0, 0}, {keeper->denials.listener, POLLIN, 0}};
+		if (poll(fds, 6, -1) < 0)
 			continue;
+		if (fds[5].revents & POLLIN)
+			denials_hear(&keeper->denials);
+		else if (fds[5].revents)
+			denials_end(&keeper->denials);
 		if (fds[1].revents)
 			on_status(keeper);
 		if (fds[2].revents)
@@ -391,8 +413,8 @@ static void wait_end(struct keeper *keeper)
 			keeper->agent_gone = true;
 		}
 		if (fds[0].revents) {
-			on_status(keeper);
-			on_status(keeper);
+			while (on_status(keeper))
+				;
 			return;
 		}
 	}
@@ -424,6 +446,9 @@ static void finish(struct keeper *keeper)
 	}
 	message.read_bytes = (uint64_t)usage.ru_inblock * 512;
 	message.written_bytes = (uint64_t)usage.ru_oublock * 512;
+	message.denied_count = keeper->denials.count;
+	memcpy(message.denied, keeper->denials.calls, sizeof(message.denied));
+	denials_end(&keeper->denials);
 	cgroups_measure(keeper->context->cgroups, keeper->cell, &keeper->before, &message);
 	report(keeper, &message);
 }
@@ -466,6 +491,7 @@ static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 	keeper->spec = wire_spec_map(fds[0]);
 	keeper->control = fds[1];
 	keeper->killed = keeper->taken = false;
+	denials_listen(&keeper->denials, -1);
 	if (!keeper->spec)
 		return false;
 	bool begun = begin(keeper, fds, &err);
@@ -543,7 +569,7 @@ void keeper_main(const struct launcher_context *context, unsigned cell, int requ
 {
 	struct keeper keeper = {.context = context, .cell = cell, .requests = requests, .agent = agent,
 		.host_network = -1, .host = {-1, -1, -1}, .nursery = -1, .births = -1, .inner = -1, .init = -1,
-		.init_fd = -1, .init_mounts = -1, .failure = CROFT_ERROR_INIT};
+		.init_fd = -1, .init_mounts = -1, .denials = {.listener = -1}, .failure = CROFT_ERROR_INIT};
 	int fds[REQUEST_FDS];
 	prctl(PR_SET_NAME, "croft-sandbox");
 	prctl(PR_SET_PDEATHSIG, SIGKILL);

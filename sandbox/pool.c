@@ -119,6 +119,9 @@ static bool prepare_context(struct croft_launcher *launcher,
 	else if (context->shared_uids)
 		said = croft_arena_printf(arena,
 			"user ids (FUSE maps owners since Linux 6.12): jobs at the same time share theirs\n");
+	context->landlock = landlock_version();
+	if (!context->landlock)
+		said = croft_arena_printf(arena, "%sLandlock (this kernel has none that serves, or it is off)\n", said);
 	context->cgroups = cgroups_open(launcher_cells(context), arena, &said);
 	if (limits)
 		*limits = said;

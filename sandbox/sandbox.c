@@ -332,6 +332,7 @@ bool croft_sandbox_wait(struct croft_sandbox *sandbox, struct croft_sandbox_resu
 	result->memory_measured = end.memory_measured;
 	result->read_bytes = end.read_bytes;
 	result->written_bytes = end.written_bytes;
+	result->enforced = end_enforced(pool_context(sandbox->launcher));
 	/* A job that was quicker than the look at its disk did not get away with it. */
 	check_disk(sandbox);
 	pthread_mutex_lock(&sandbox->lock);

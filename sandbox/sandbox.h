@@ -127,6 +127,26 @@ enum croft_end {
 /* A word for programs to read: "exit", "wall-clock", …; static. */
 const char *croft_end_name(enum croft_end end);
 
+/* A system call that the profile denied. */
+struct croft_denied_call {
+	char call[64];          /* "ptrace", "socket (address family 38)" */
+	const char *allowed_by; /* a profile; NULL: none. Static */
+	uint32_t times;         /* as far as it was counted */
+};
+enum { CROFT_DENIED_MOST = 8 };
+
+/* What not every machine can enforce; the rest always is. */
+enum croft_enforced {
+	CROFT_ENFORCED_USER_IDS = 1 << 0,  /* kernel ids that only this job had */
+	CROFT_ENFORCED_MEMORY = 1 << 1,    /* a limit of memory for all of its processes together */
+	CROFT_ENFORCED_PROCESSES = 1 << 2, /* a limit of their number whose refusals are told */
+	CROFT_ENFORCED_CPU = 1 << 3,       /* shares of processors, and processor time of all together */
+	CROFT_ENFORCED_LANDLOCK = 1 << 4,
+};
+enum { CROFT_ENFORCED_COUNT = 5 };
+/* "user-ids", "memory", …; static. */
+const char *croft_enforced_name(enum croft_enforced one);
+
 struct croft_sandbox_result {
 	enum croft_end end;
 	int exit_code;      /* 128 + signal when a signal ended it; 126 or 127 for CROFT_END_EXEC */
@@ -134,7 +154,14 @@ struct croft_sandbox_result {
 	char message[256];  /* one sentence for the user when it did not simply exit; "" otherwise */
 	uint64_t wall_ns, user_ns, system_ns, peak_memory_bytes, read_bytes, written_bytes;
 	bool memory_measured; /* by a cgroup; otherwise the largest single process */
+	uint32_t enforced; /* bits of enum croft_enforced */
+	size_t denied_count;
+	struct croft_denied_call denied[CROFT_DENIED_MOST]; /* in the order of the first time */
 };
+/* What it was denied, as a sentence for the log of a job that failed: "it called ptrace, which
+ * <choose>compat allows". False: nothing. */
+bool croft_sandbox_hint(const struct croft_sandbox_result *result, const char *choose, char *text,
+	size_t size);
 
 struct croft_sandbox *croft_sandbox_prepare(struct croft_launcher *launcher,
 	const struct croft_sandbox_spec *spec, struct croft_error *err);

@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The filter of system calls: an allow-list (seccomp-profile.txt, embedded), and four calls that are
+ * The filter of system calls: an allow-list (seccomp-profile.txt, embedded), and five calls that are
  * judged by their arguments. Compiled once per launcher.
  */
 #include "sandbox/internal.h"
 
 #include <errno.h>
 #include <sched.h>
+#include <linux/seccomp.h>
 #include <seccomp.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "seccomp-profile.h" /* generated: static const char seccomp_profile[] */
@@ -25,35 +29,71 @@
 static const uint64_t NAMESPACE_FLAGS = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS |
 	CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
 
+static bool is(const char *word, size_t size, const char *what)
+{
+	return strlen(what) == size && memcmp(word, what, size) == 0;
+}
+
 static bool applies(const char *word, size_t size, enum croft_seccomp profile)
 {
-	if (size == 6 && memcmp(word, "strict", 6) == 0)
+	return is(word, size, "strict") || (is(word, size, "default") && profile != CROFT_SECCOMP_STRICT) ||
+		(is(word, size, "compat") && profile == CROFT_SECCOMP_COMPAT);
+}
+
+/* The next line of the list; false at its end. `word` says where the call applies; `name` is "" where a
+ * line does not give a reason. */
+static bool next_line(const char **at, const char **word, size_t *word_size, char name[64])
+{
+	while (**at) {
+		const char *line = *at;
+		size_t size = strcspn(line, "\n"), first = strcspn(line, " \n");
+		*at += size + (line[size] == '\n');
+		if (line[0] == '#' || first >= size)
+			continue;
+		const char *second = line + first + strspn(line + first, " ");
+		size_t length = strcspn(second, " \n");
+		const char *reason = second + length + strspn(second + length, " ");
+		snprintf(name, 64, "%.*s", *reason == '\n' ? 0 : (int)(length < 63 ? length : 63), second);
+		*word = line;
+		*word_size = first;
 		return true;
-	if (size == 7 && memcmp(word, "default", 7) == 0)
-		return profile != CROFT_SECCOMP_STRICT;
-	return profile == CROFT_SECCOMP_COMPAT;
+	}
+	return false;
 }
 
 static bool add_list(scmp_filter_ctx filter, enum croft_seccomp profile, struct croft_error *err)
 {
-	for (const char *line = seccomp_profile; *line;) {
-		size_t size = strcspn(line, "\n"), word = strcspn(line, " \n");
-		if (size > 0 && line[0] != '#' && word < size && applies(line, word, profile)) {
-			char name[64] = "";
-			size_t length = size - word - 1;
-			memcpy(name, line + word + 1, length < sizeof(name) ? length : sizeof(name) - 1);
-			int number = seccomp_syscall_resolve_name(name);
-			/* Calls that this libseccomp does not know yet stay ENOSYS. */
-			if (number >= 0) {
-				int code = seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0);
-				if (code < 0)
-					return croft_error_errno(err, -code, "allowing %s", name);
-			}
-		}
-		line += size;
-		line += *line == '\n';
+	const char *at = seccomp_profile, *word;
+	size_t size;
+	char name[64];
+	while (next_line(&at, &word, &size, name)) {
+		bool quiet = is(word, size, "quiet");
+		if (!name[0])
+			return croft_error_set(err, CROFT_INTERNAL, "the list of system calls gives no reason: %.40s", word);
+		int number = seccomp_syscall_resolve_name(name);
+		/* Calls that this libseccomp does not know yet are denied. */
+		if (number < 0 || (!quiet && !applies(word, size, profile)))
+			continue;
+		int code = seccomp_rule_add(
+			filter, quiet ? SCMP_ACT_ERRNO(ENOSYS) : SCMP_ACT_ALLOW, number, 0);
+		if (code < 0)
+			return croft_error_errno(err, -code, "the rule for %s", name);
 	}
 	return true;
+}
+
+const char *seccomp_allowed_by(const char *call, enum croft_seccomp profile)
+{
+	static const char *const names[] = {"default", "strict", "compat"};
+	const char *at = seccomp_profile, *word;
+	size_t size;
+	char name[64];
+	while (next_line(&at, &word, &size, name))
+		for (int other = 0; other < 3; other++)
+			if (strcmp(name, call) == 0 && other != (int)profile &&
+				applies(word, size, (enum croft_seccomp)other))
+				return names[other];
+	return NULL;
 }
 
 static int allow(scmp_filter_ctx filter, const char *name, struct scmp_arg_cmp argument)
@@ -112,7 +152,6 @@ static int add_personality(scmp_filter_ctx filter)
 
 static int add_judged(scmp_filter_ctx filter)
 {
-	/* clone3's flags lie in memory that a filter cannot read: libc falls back to clone. */
 	int code = allow(filter, "clone", SCMP_A0(SCMP_CMP_MASKED_EQ, NAMESPACE_FLAGS, 0));
 	if (code == 0)
 		code = add_sockets(filter);
@@ -138,7 +177,8 @@ static bool export_program(scmp_filter_ctx filter, struct sock_fprog *program,
 bool seccomp_compile(enum croft_seccomp profile, struct sock_fprog *program,
 	struct croft_error *err)
 {
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
+	/* The keeper answers ENOSYS, or the kernel does when the keeper has heard enough (denied.c). */
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_NOTIFY);
 	if (!filter)
 		return croft_error_set(err, CROFT_INTERNAL, "libseccomp makes no filter");
 	/* The native architecture only: another one's calls have numbers that the list does not judge. */
@@ -153,4 +193,15 @@ bool seccomp_compile(enum croft_seccomp profile, struct sock_fprog *program,
 						: croft_error_errno(err, -code, "building the seccomp filter");
 	seccomp_release(filter);
 	return ok;
+}
+
+bool seccomp_install(const struct sock_fprog *program, int *listener, struct croft_error *err)
+{
+	*listener = (int)syscall(
+		SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, program);
+	if (*listener >= 0)
+		return true;
+	/* An agent in a container whose calls somebody listens to: there can be one listener only. */
+	return (errno == EBUSY && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, program) == 0) ||
+		croft_error_errno(err, errno, "loading the seccomp filter");
 }

@@ -20,6 +20,14 @@ enum {
 	OF_THE_DRIVER = WITHOUT_LIMITS | WITHOUT_NETWORK | WITH_PATH | BY_HAND,
 };
 
+/* What a machine may lack. */
+enum escape_needs {
+	ESCAPE_CGROUPS = 1 << 0,
+	ESCAPE_INTERFACES = 1 << 1,
+	ESCAPE_LANDLOCK = 1 << 2,
+	ESCAPE_SCOPES = 1 << 3, /* Landlock's, of signals and sockets */
+};
+
 struct world {
 	char folder[64], root[128], state[128], secret[128], socket_path[128];
 	char abstract[64], host_name[256];
@@ -31,7 +39,7 @@ struct world {
 	pid_t victim; /* has the kernel id that jobs of slot 0 have as user 0 */
 	const char *text; /* "secret of the host", at the same address in the victim */
 	struct croft_launcher *launcher;
-	bool cgroups, interfaces;
+	uint32_t has; /* bits of enum escape_needs */
 };
 
 struct attempt {
@@ -61,13 +69,15 @@ enum argument {
 };
 
 struct escape_case {
-	const char *name; /* of its probe */
+	const char *name;
 	uint32_t weaken;
 	const char *why_not; /* weaken 0: why it is not shown to succeed */
 	enum argument argument;
 	bool may_lack;     /* what it tries may be missing from a kernel or a machine */
 	bool no_escape;    /* shows that ordinary things work: not counted */
-	bool needs_cgroups, needs_interfaces;
+	uint32_t needs;    /* of the machine; bits of enum escape_needs */
+	const char *probe; /* NULL: of the case's name */
+	uint32_t without;  /* protections that are switched off both times, to try the one behind them */
 	enum croft_end end; /* EXIT: the probe says; otherwise the job is ended so */
 	int signal;         /* ended by it is contained as well */
 	const char *open;   /* WITH_PATH; NULL: the folder */

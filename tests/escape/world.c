@@ -205,7 +205,6 @@ void world_make(struct world *world, const char *probe)
 	mkdir(world->state, 0755);
 	write_file(world->folder, "secret", text, 0644);
 	gethostname(world->host_name, sizeof(world->host_name) - 1);
-	world->interfaces = has_interfaces();
 	world_restore(world, probe);
 	start_victim(world);
 	be_careless();
@@ -220,7 +219,10 @@ void world_make(struct world *world, const char *probe)
 		stop("%s", err.message);
 	if (*limits)
 		printf("not enforced here: %s", limits);
-	world->cgroups = !strstr(limits, "memory");
+	int landlock = landlock_version();
+	world->has = (strstr(limits, "memory") ? 0 : ESCAPE_CGROUPS) |
+		(has_interfaces() ? ESCAPE_INTERFACES : 0) | (landlock ? ESCAPE_LANDLOCK : 0) |
+		(landlock_scopes(landlock) ? ESCAPE_SCOPES : 0);
 	croft_arena_destroy(arena);
 	make_servers(world);
 	make_ipc(world);

@@ -53,6 +53,19 @@ fails 125 "left nothing" run -x absent="$folder/absent" -- true
 fails 125 "contradict" "$CROFT" run -d root -i "$folder/src:bin/sh" -- true
 same "X=1 Y=b c" "$(run -e X=1 -e Y='b c' -- sh -c 'echo X=$X Y=$Y')"
 
+echo "a job that failed is told what its sandbox denied it"
+fails 1 "croft: that it failed may come of its sandbox: it called sethostname, which no sandbox allows" \
+    run -- hostname other
+same "" "$(run -- sh -c 'hostname other; true' 2>&1 >/dev/null | grep croft: || true)"
+run --json -- sh -c 'hostname other; exit 0' >"$folder/json" 2>/dev/null
+python3 - "$folder/json" <<'PYTHON'
+import json, sys
+account = json.load(open(sys.argv[1]))["sandbox"]
+assert account["end"] == "exit" and account["wall_us"] > 0 and account["peak_memory_bytes"] > 0, account
+assert account["denied"] == [{"call": "sethostname", "times": 1, "allowed_by": ""}], account
+assert sorted(account["enforced"] + account["not_enforced"]) == ["cpu", "landlock", "memory", "processes", "user-ids"], account
+PYTHON
+
 echo "a job that did not run to its end says why, once, and is not run again by itself"
 fails 125 "is a fifo" run -o pipe -- mkfifo pipe
 [ "$(grep -c . "$folder/stderr")" -eq 1 ] || { cat "$folder/stderr" >&2; exit 1; }

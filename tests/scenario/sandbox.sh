@@ -26,6 +26,11 @@ fails 137 "ended by signal 9" "$CROFT" sandbox --state "$folder/state" --root "$
 fails 127 "cannot be executed" "$CROFT" sandbox --state "$folder/state" --root "$root" -- no-such
 fails 125 "there is no command" sandbox
 
+echo "what was denied and what is enforced is told"
+fails 1 "called sethostname, which no sandbox allows" "$CROFT" sandbox --state "$folder/state" --root "$root" -- hostname x
+fails 1 "ioprio_get, which --seccomp=default allows" "$CROFT" sandbox --seccomp strict --state "$folder/state" \
+    --root "$root" -- sh -c 'ionice; exit 1'
+
 echo "the root is written in a layer of its own"
 same "changed" "$(sandbox -- sh -c 'echo changed >/etc/input; cat /etc/input')"
 same "as it was" "$(cat "$root/etc/input")"

@@ -253,6 +253,48 @@ static void a_daemon_left_behind_dies_and_holds_nothing_up(void **unused)
 	assert_true(result.wall_ns < 20ull * 1000000000);
 }
 
+static void what_was_denied_is_told_with_what_allows_it(void **unused)
+{
+	char hint[512];
+	struct croft_sandbox_result result = shell("hostname x; unshare -u true; hostname y; exit 1");
+	assert_int_equal(result.denied_count, 2);
+	assert_string_equal(result.denied[0].call, "sethostname");
+	assert_int_equal(result.denied[0].times, 2);
+	assert_null(result.denied[0].allowed_by);
+	assert_true(croft_sandbox_hint(&result, "--seccomp=", hint, sizeof(hint)));
+	assert_string_equal(
+		hint, "it called sethostname, which no sandbox allows; unshare, which no sandbox allows");
+
+	const char *const arguments[] = {"busybox", "ionice", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.seccomp = CROFT_SECCOMP_STRICT;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_true(result.denied_count > 0);
+	assert_string_equal(result.denied[0].call, "ioprio_get");
+	assert_string_equal(result.denied[0].allowed_by, "default");
+
+	result = shell("true");
+	assert_int_equal(result.denied_count, 0);
+	assert_false(croft_sandbox_hint(&result, "", hint, sizeof(hint)));
+}
+
+static void whoever_goes_on_asking_is_not_listened_to_for_ever(void **unused)
+{
+	struct croft_sandbox_result result =
+		shell("i=0; while [ $i -lt 3000 ]; do hostname x; hostname y; i=$((i + 1)); done 2>/dev/null; hostname x");
+	assert_int_equal(result.denied_count, 1);
+	assert_in_range(result.denied[0].times, 4096, 4096);
+	assert_non_null(strstr(printed, "Function not implemented"));
+}
+
+static void what_is_enforced_is_told(void **unused)
+{
+	struct croft_sandbox_result result = shell("true");
+	assert_true(geteuid() != 0 || result.enforced & CROFT_ENFORCED_USER_IDS);
+	for (int bit = 0; bit < CROFT_ENFORCED_COUNT; bit++)
+		assert_non_null(croft_enforced_name((enum croft_enforced)(1 << bit)));
+}
+
 static void a_missing_command_is_127(void **unused)
 {
 	const char *const arguments[] = {"no-such-command", NULL};
@@ -415,6 +457,9 @@ int main(void)
 		cmocka_unit_test(a_flood_of_output_ends_it_and_is_cut),
 		cmocka_unit_test(outputs_have_a_size_limit_that_holes_count_towards),
 		cmocka_unit_test(a_daemon_left_behind_dies_and_holds_nothing_up),
+		cmocka_unit_test(what_was_denied_is_told_with_what_allows_it),
+		cmocka_unit_test(whoever_goes_on_asking_is_not_listened_to_for_ever),
+		cmocka_unit_test(what_is_enforced_is_told),
 		cmocka_unit_test(a_missing_command_is_127),
 		cmocka_unit_test(outputs_are_captured_with_what_was_there),
 		cmocka_unit_test(a_fifo_is_no_output),
