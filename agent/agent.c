@@ -2,6 +2,7 @@
 #include "agent/agent.h"
 
 #include "agent/image.h"
+#include "agent/peers.h"
 #include "agent/presence.h"
 #include "agent/session.h"
 #include "proto/base/cleanup.h"
@@ -182,11 +183,13 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (ok) {
 		machine.presence = croft_presence_create();
+		machine.peers = config.no_peers ? NULL : croft_peers_create();
 		machine.channel = croft_channel_create(config.server, config.tls, err);
 		ok = machine.channel && run_session(&config, &machine, err);
 	}
 	croft_daemon_detach(machine.daemon, false);
 	croft_presence_destroy(machine.presence);
+	croft_peers_destroy(machine.peers);
 	croft_channel_destroy(machine.channel);
 	croft_launcher_stop(machine.launcher);
 	return ok;

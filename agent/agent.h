@@ -21,7 +21,8 @@ struct croft_agent_config {
 	/* For jobs whose input root is no "/": an absolute directory, or the digest or name of a tree in the
 	 * farm; or NULL. */
 	const char *root_image;
-	const char *plane_address; /* serve the cache to peers; or NULL */
+	const char *plane_address; /* where to serve the cache to other agents; NULL: where they find us */
+	bool no_peers;             /* neither serve them nor ask them */
 	uint64_t cache_bytes;
 	bool allow_network; /* jobs that ask for network=on get this machine's network */
 	const struct croft_tls *tls; /* or NULL */

@@ -8,6 +8,7 @@
 #include "agent/options.h"
 #include "agent/outputs.h"
 #include "agent/paths.h"
+#include "agent/peers.h"
 #include "agent/presence.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -526,7 +527,11 @@ void croft_job_run(struct croft_job *job)
 		job->metadata.queued_timestamp = timestamp(job, job->message->queued_unix_ns);
 	job->metadata.worker_start_timestamp = now(job);
 	job->metadata.input_fetch_start_timestamp = now(job);
+	if (job->machine->peers)
+		croft_peers_begin(job->machine->peers, job->machine->daemon, job->message);
 	bool ok = prepare(job, &err) && run_in_sandbox(job, &err);
+	if (job->machine->peers)
+		croft_peers_end(job->machine->peers, job->message);
 	job->metadata.worker_completed_timestamp = now(job);
 	job->result.execution_metadata = &job->metadata;
 	/* A failure still carries its logs and times, for people. */

@@ -2,6 +2,7 @@
 #include "agent/session.h"
 
 #include "agent/job.h"
+#include "agent/peers.h"
 #include "agent/presence.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -38,6 +39,7 @@ struct croft_session {
 	bool stopping, draining;
 	unsigned heartbeat_ms;
 
+	char *plane_address; /* of the filesystem daemon; NULL: none; fixed once that was started */
 	uint64_t connections; /* Welcomes so far; guarded by lock */
 	pthread_mutex_t write_lock; /* guards: stream, and keeps writes to it one at a time */
 	struct croft_stream *stream;
@@ -219,6 +221,13 @@ static void add_property(Farm__Hello *hello, struct croft_arena *arena, const ch
 	hello->properties[hello->n_properties++] = property;
 }
 
+/* Where peers find this agent's blobs: "" before its filesystem daemon runs, and when it serves none. */
+static const char *own_url(const struct croft_session *session, struct croft_arena *arena)
+{
+	int port = session->machine->daemon ? croft_daemon_plane_port(session->machine->daemon) : -1;
+	return port <= 0 ? "" : croft_peers_own_url(session->plane_address, port, session->config->server, arena);
+}
+
 static void fill_hello(struct croft_session *session, Farm__Hello *hello, struct croft_arena *arena)
 {
 	const struct croft_agent_config *config = session->config;
@@ -232,6 +241,7 @@ static void fill_hello(struct croft_session *session, Farm__Hello *hello, struct
 	hello->cpus = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
 	hello->memory_bytes = (uint64_t)memory.totalram * memory.mem_unit;
 	hello->version = CROFT_VERSION;
+	hello->blob_url = (char *)own_url(session, arena);
 	hello->properties = croft_arena_array(arena, config->property_count + 2, sizeof(void *));
 	add_property(hello, arena, "OSFamily", 8, "linux");
 	add_property(hello, arena, "ISA", 3, machine_isa());
@@ -272,6 +282,26 @@ static const char *origin_of(const char *blob_url, const char *target, struct cr
 	return croft_arena_printf(arena, "%.*s%s", (int)size, host, blob_url);
 }
 
+/* By default at the address that the server is reached from, on any port: a farm of one machine stays on
+ * it, and others find this agent where they would find the server. */
+static void choose_plane_address(struct croft_session *session)
+{
+	const struct croft_agent_config *config = session->config;
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	if (config->no_peers)
+		return;
+	if (config->plane_address) {
+		session->plane_address = croft_strdup(config->plane_address);
+		return;
+	}
+	const char *host = croft_peers_own_host(config->server, arena);
+	if (host)
+		session->plane_address = croft_strdup(croft_arena_printf(arena, "%s:0", host));
+	else
+		croft_log(CROFT_LOG_WARNING, "serves no blobs to other agents: the address of this machine towards "
+			"%s is not known; --plane says where to listen", config->server);
+}
+
 /* The filesystem daemon fetches from the farm's blob plane, whose address comes with Welcome. */
 static bool attach_daemon(struct croft_session *session, const Farm__Welcome *welcome,
 	struct croft_error *err)
@@ -280,10 +310,11 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 	if (session->machine->daemon)
 		return true;
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	choose_plane_address(session);
 	struct croft_daemon_config daemon = {
 		.state = croft_arena_printf(arena, "%s/fs", config->state),
 		.origin = origin_of(welcome->blob_url, config->server, arena),
-		.plane_address = config->plane_address,
+		.plane_address = session->plane_address,
 		.budget_bytes = config->cache_bytes,
 		.uid = session->machine->owner,
 		.gid = session->machine->owner,
@@ -319,6 +350,32 @@ static void refresh_presence(struct croft_session *session)
 		send_presence(session, delta);
 }
 
+static void send_heartbeat(struct croft_session *session, uint32_t running)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	Farm__Heartbeat heartbeat = FARM__HEARTBEAT__INIT;
+	heartbeat.running = running;
+	struct sysinfo memory;
+	sysinfo(&memory);
+	heartbeat.free_memory_bytes = (uint64_t)memory.freeram * memory.mem_unit;
+	struct croft_daemon_stat stat;
+	if (session->machine->daemon && croft_daemon_stat(session->machine->daemon, &stat, NULL)) {
+		heartbeat.cache_bytes = stat.store.bytes;
+		heartbeat.cache_budget_bytes = stat.store.budget_bytes;
+		heartbeat.fetched_bytes = stat.fetch.bytes;
+		heartbeat.from_peers_bytes = stat.fetch.from_peers_bytes;
+		heartbeat.fetching_blobs = stat.fetch.fetching_blobs;
+		heartbeat.fetching_bytes = stat.fetch.fetching_bytes;
+		heartbeat.served_bytes = stat.served_bytes;
+	}
+	/* After the daemon was asked: one that was started anew has another port. */
+	heartbeat.blob_url = (char *)own_url(session, arena);
+	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
+	message.kind_case = FARM__AGENT_MESSAGE__KIND_HEARTBEAT;
+	message.heartbeat = &heartbeat;
+	croft_session_send(session, &message);
+}
+
 static void *heartbeat_thread(void *user)
 {
 	struct croft_session *session = user;
@@ -327,23 +384,11 @@ static void *heartbeat_thread(void *user)
 		if (!session->stopping)
 			wait_ms(session, session->heartbeat_ms);
 		bool stopping = session->stopping;
-		Farm__Heartbeat heartbeat = FARM__HEARTBEAT__INIT;
-		heartbeat.running = session->active;
+		uint32_t running = session->active;
 		pthread_mutex_unlock(&session->lock);
 		if (stopping)
 			return NULL;
-		struct sysinfo memory;
-		sysinfo(&memory);
-		heartbeat.free_memory_bytes = (uint64_t)memory.freeram * memory.mem_unit;
-		struct croft_daemon_stat stat;
-		if (session->machine->daemon && croft_daemon_stat(session->machine->daemon, &stat, NULL)) {
-			heartbeat.cache_bytes = stat.store.bytes;
-			heartbeat.cache_budget_bytes = stat.store.budget_bytes;
-		}
-		Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
-		message.kind_case = FARM__AGENT_MESSAGE__KIND_HEARTBEAT;
-		message.heartbeat = &heartbeat;
-		croft_session_send(session, &message);
+		send_heartbeat(session, running);
 		refresh_presence(session);
 	}
 }
@@ -364,6 +409,10 @@ static bool handle(struct croft_session *session, const Farm__ServerMessage *mes
 		drop_revoked(session, message->welcome);
 		send_snapshot(session);
 		resend_results(session);
+		pthread_mutex_lock(&session->lock);
+		uint32_t running = session->active;
+		pthread_mutex_unlock(&session->lock);
+		send_heartbeat(session, running); /* others hear at once where this agent's blobs are */
 		break;
 	case FARM__SERVER_MESSAGE__KIND_RESYNC_PRESENCE:
 		send_snapshot(session);
@@ -505,6 +554,7 @@ void croft_session_destroy(struct croft_session *session)
 {
 	if (!session)
 		return;
+	free(session->plane_address);
 	pthread_cond_destroy(&session->changed);
 	pthread_mutex_destroy(&session->lock);
 	pthread_mutex_destroy(&session->write_lock);

@@ -24,6 +24,7 @@ struct croft_machine {
 	bool allow_network;
 	uint32_t owner; /* of what the mount shows */
 	struct croft_presence *presence;
+	struct croft_peers *peers; /* NULL: nobody is asked */
 	const char *root_image; /* as croft_agent_config has it */
 };
 

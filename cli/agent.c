@@ -48,6 +48,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.property_count = count,
 		.root_image = options_value(options, "root-image"),
 		.plane_address = options_value(options, "plane"),
+		.no_peers = options_given(options, "no-peers"),
 		.cache_bytes = cache,
 		.allow_network = options_given(options, "allow-network"),
 		.tls = wants_tls ? &tls : NULL,
@@ -61,7 +62,8 @@ static const struct option_spec agent_options[] = {
 	{"slots", 0, "N", "jobs at a time (else one per CPU)"},
 	{"property", 'p', "KEY=VALUE", "platform property that jobs may ask for; may be given again"},
 	{"root-image", 0, "NAME|DIR", "the / of jobs whose inputs are not a whole root (Bazel)"},
-	{"plane", 0, "ADDR", "serve the cache to other agents there"},
+	{"plane", 0, "ADDR", "serve the cache to other agents there (else by the way to the server)"},
+	{"no-peers", 0, NULL, "neither serve the cache to other agents nor ask them for blobs"},
 	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
 	{"verbose", 'v', NULL, "log more"},
@@ -75,7 +77,12 @@ const struct command command_agent = {
 	.summary = "Run jobs of a farm on this machine",
 	.details = "Connects to --server, and again whenever the connection is lost. OSFamily and ISA are\n"
 		   "among the properties by themselves. SIGTERM or SIGINT: takes no more jobs, ends the\n"
-		   "running ones and leaves.",
+		   "running ones and leaves.\n"
+		   "\n"
+		   "Agents give one another what their caches hold, to spare the server: each serves whole,\n"
+		   "verified blobs, by their hash, to whoever can connect, as the server's blob plane does. By\n"
+		   "default it listens on any port of the address that it reaches the server from (on loopback\n"
+		   "alone when the server runs on this machine); --plane says where instead.",
 	.options = agent_options,
 	.client = true,
 	.run = run,

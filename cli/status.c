@@ -29,21 +29,36 @@ static void print_head(const Farm__FarmStatus *status, const char *server)
 			store->quarantined);
 }
 
+/* "3.4 MiB/s", and how many blobs are still to come. */
+static const char *format_fetching(const Farm__AgentStatus *agent, char text[2 * SIZE_TEXT + 32])
+{
+	char rate[SIZE_TEXT];
+	if (agent->fetching_blobs == 0 && agent->fetched_bytes_per_second == 0)
+		return "-";
+	int size = snprintf(text, 2 * SIZE_TEXT, "%s/s", format_size(agent->fetched_bytes_per_second, rate));
+	if (agent->fetching_blobs)
+		snprintf(text + size, 32, ", %" PRIu64 " left", agent->fetching_blobs);
+	return text;
+}
+
 static void print_agents(const Farm__FarmStatus *status, size_t most)
 {
 	if (status->n_agents == 0) {
 		puts("agents  none: `croft agent --server URL` starts one");
 		return;
 	}
-	printf("\n%-28s %-9s %7s %8s %24s %10s\n", "AGENT", "STATE", "RUNNING", "DONE", "CACHE", "FETCHED");
+	printf("\n%-28s %-9s %7s %8s %24s %10s %12s %12s\n", "AGENT", "STATE", "RUNNING", "DONE", "CACHE",
+		"FETCHED", "FROM PEERS", "FETCHING");
 	for (size_t i = 0; i < status->n_agents && i < most; i++) {
 		const Farm__AgentStatus *agent = status->agents[i];
 		char cache[SIZE_TEXT], budget[SIZE_TEXT], fetched[SIZE_TEXT], both[2 * SIZE_TEXT + 4];
+		char peers[SIZE_TEXT], now[2 * SIZE_TEXT + 32];
 		snprintf(both, sizeof(both), "%s of %s", format_size(agent->cache_bytes, cache),
 			format_size(agent->cache_budget_bytes, budget));
-		printf("%-28s %-9s %3u/%-3u %8" PRIu64 " %24s %10s\n", agent->agent_id, agent->state,
+		printf("%-28s %-9s %3u/%-3u %8" PRIu64 " %24s %10s %12s %12s\n", agent->agent_id, agent->state,
 			agent->running, agent->slots, agent->jobs_done, both,
-			format_size(agent->fetched_bytes, fetched));
+			format_size(agent->fetched_bytes, fetched), format_size(agent->from_peers_bytes, peers),
+			format_fetching(agent, now));
 	}
 }
 
@@ -76,12 +91,16 @@ static json_t *json_agent(const Farm__AgentStatus *agent)
 		json_array_append_new(properties,
 			json_pack("{s:o, s:o}", "name", json_text(agent->properties[i]->name), "value",
 				json_text(agent->properties[i]->value)));
-	return json_pack("{s:o, s:o, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:o}", "id",
+	return json_pack("{s:o, s:o, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "id",
 		json_text(agent->agent_id), "hostname", json_text(agent->hostname), "slots",
 		(json_int_t)agent->slots, "running", (json_int_t)agent->running, "state",
 		json_text(agent->state), "cache_bytes", (json_int_t)agent->cache_bytes,
 		"cache_budget_bytes", (json_int_t)agent->cache_budget_bytes, "jobs_done",
 		(json_int_t)agent->jobs_done, "fetched_bytes", (json_int_t)agent->fetched_bytes,
+		"fetched_bytes_per_second", (json_int_t)agent->fetched_bytes_per_second, "fetching_blobs",
+		(json_int_t)agent->fetching_blobs, "fetching_bytes", (json_int_t)agent->fetching_bytes,
+		"from_peers_bytes", (json_int_t)agent->from_peers_bytes, "served_bytes",
+		(json_int_t)agent->served_bytes, "blob_url", json_text(agent->blob_url),
 		"properties", properties);
 }
 

@@ -73,6 +73,7 @@ bool croft_daemon_touched(struct croft_daemon *daemon, uint64_t pid_namespace,
 struct croft_daemon_stat {
 	struct croft_store_stat store;
 	struct croft_fetch_stat fetch;
+	uint64_t served_bytes; /* to peers */
 };
 bool croft_daemon_stat(struct croft_daemon *daemon, struct croft_daemon_stat *stat,
 	struct croft_error *err);

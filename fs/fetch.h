@@ -9,6 +9,10 @@
  * together travel in one /batch round trip; large ones stream to a file of the store. Every blob is
  * verified before `done` hears of it. Failures are tried again with backoff on the same and on the
  * other sources, until `deadline_ms`.
+ *
+ * Small blobs come from the origin, whose batches are quicker; larger ones (chunks of large files among
+ * them) from peers while one has a free connection, else from the origin as well. What a peer lets wait
+ * goes on from the origin.
  */
 #ifndef CROFT_FS_FETCH_H
 #define CROFT_FS_FETCH_H
@@ -22,6 +26,8 @@ struct croft_fetcher_config {
 	const char *origin;        /* "host:port" of the farm's blob plane */
 	unsigned connections;      /* per source; 0: 4 */
 	unsigned deadline_ms;      /* of one blob without progress; 0: 60 s */
+	unsigned hedge_ms;         /* how long a peer may let a blob wait before the origin is asked for the
+	                            * rest; 0: some times what the origin usually takes to answer */
 };
 
 struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *config,
@@ -61,6 +67,8 @@ void croft_fetcher_set_peers(struct croft_fetcher *fetcher, const char *const *p
 
 struct croft_fetch_stat {
 	uint64_t blobs, bytes, from_peers_bytes, background_bytes, retries, failures, bad_bytes;
+	uint64_t hedges; /* blobs that were taken from a peer that let them wait, to the origin */
+	uint64_t fetching_blobs, fetching_bytes; /* asked for, and not here yet */
 };
 void croft_fetch_stat(const struct croft_fetcher *fetcher, struct croft_fetch_stat *stat);
 

@@ -89,6 +89,8 @@ void croft_placement_agent_change(struct croft_placement *placement, uint32_t ag
 void croft_placement_agent_open(struct croft_placement *placement, uint32_t agent, bool open);
 /* Gives it nothing until then: it refused a job. */
 void croft_placement_agent_pause(struct croft_placement *placement, uint32_t agent, double until);
+/* As it was described. */
+void *croft_placement_agent_user(const struct croft_placement *placement, uint32_t agent);
 /* It must run nothing. */
 void croft_placement_agent_remove(struct croft_placement *placement, uint32_t agent);
 
@@ -190,7 +192,7 @@ size_t croft_placement_tenant_jobs(
 /* Expected run time of a queued or running job, as learned. */
 double croft_placement_job_run_seconds(const struct croft_placement *placement,
 	const struct croft_placement_job *job);
-/* Agents that hold much of what the job would miss on `agent`; the best first. */
+/* Other agents that hold much of what the job reads, whatever they run and offer; the best first. */
 size_t croft_placement_peers(struct croft_placement *placement,
 	const struct croft_placement_job *job, uint32_t agent, uint32_t *peers, size_t most);
 

@@ -12,7 +12,7 @@
 
 #include <linux/limits.h>
 
-enum { DAEMON_VERSION = 3, DAEMON_TEXT = 16384 };
+enum { DAEMON_VERSION = 4, DAEMON_TEXT = 16384 };
 
 enum daemon_op {
 	OP_STOP = 1,

@@ -135,6 +135,11 @@ static bool perform(struct server *server, const struct daemon_request *request,
 		croft_store_stat(config->store, &answer->stat.store);
 		if (config->fetcher)
 			croft_fetch_stat(config->fetcher, &answer->stat.fetch);
+		if (config->plane) {
+			struct croft_plane_stat plane;
+			croft_plane_stat(config->plane, &plane);
+			answer->stat.served_bytes = plane.bytes_sent;
+		}
 		return true;
 	default:
 		return croft_error_set(err, CROFT_UNIMPLEMENTED, "no such operation: %u", request->op);

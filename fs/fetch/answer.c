@@ -22,6 +22,7 @@ void fetch_answer_moved(struct fetch_connection *connection, struct fetch_wanted
 {
 	struct croft_fetcher *fetcher = connection->source->fetcher;
 	wanted->moved_bytes += size;
+	fetch_hedge_gave(connection->source);
 	fetch_count(fetcher, bytes, size);
 	if (connection->source->index != 0)
 		fetch_count(fetcher, from_peers_bytes, size);
@@ -240,6 +241,7 @@ bool fetch_answer_finished(struct fetch_connection *connection)
 	if (connection->asked_at < connection->asked_count)
 		return broken(connection, "the answer ends early");
 	fetch_source_worked(connection->source);
+	connection->source->slow = 0;
 	fetch_connection_idle(connection);
 	return false;
 }

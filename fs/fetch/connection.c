@@ -79,6 +79,7 @@ void fetch_connection_close(struct fetch_connection *connection, const struct cr
 		return;
 	connection->closing = true;
 	ring_timer_clear(source->fetcher->ring, &connection->stall);
+	fetch_hedge_end(connection);
 	not_busy(connection);
 	if (err)
 		fetch_source_failed(source, err);
@@ -242,6 +243,7 @@ static void received(struct ring_event *event, int result, uint32_t flags)
 		return;
 	}
 	if (result > 0) {
+		fetch_hedge_received(connection, (size_t)result, !connection->answered);
 		connection->answered = true;
 		connection->progress += (size_t)result;
 		if (connection->progress >= PROGRESS)
@@ -338,11 +340,13 @@ void fetch_connection_ask(struct fetch_connection *connection)
 		send_rest(connection);
 	}
 	watch(connection);
+	fetch_hedge_begin(connection);
 }
 
 void fetch_connection_idle(struct fetch_connection *connection)
 {
 	connection->asked_count = connection->asked_at = 0;
+	fetch_hedge_end(connection);
 	not_busy(connection);
 	/* Bytes that nobody asked for would be taken for the next answer. */
 	if (!connection->keep || connection->in_start < connection->in_end ||

@@ -134,6 +134,7 @@ struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *con
 	uint64_t stall_ms = deadline_ms / 4 < STALL_MS_MOST ? deadline_ms / 4 : STALL_MS_MOST;
 	fetcher->deadline_ns = deadline_ms * 1000000;
 	fetcher->stall_ns = stall_ms * 1000000;
+	fetcher->hedge_ns = config->hedge_ms * UINT64_C(1000000);
 	fetcher->wake.run = woken;
 	fetcher->stop.run = stop;
 	fetcher->timer.run = check_deadlines;
@@ -272,5 +273,8 @@ void croft_fetch_stat(const struct croft_fetcher *fetcher, struct croft_fetch_st
 	stat->background_bytes = __atomic_load_n(&from->background_bytes, __ATOMIC_RELAXED);
 	stat->retries = __atomic_load_n(&from->retries, __ATOMIC_RELAXED);
 	stat->failures = __atomic_load_n(&from->failures, __ATOMIC_RELAXED);
+	stat->hedges = __atomic_load_n(&from->hedges, __ATOMIC_RELAXED);
+	stat->fetching_blobs = __atomic_load_n(&from->fetching_blobs, __ATOMIC_RELAXED);
+	stat->fetching_bytes = __atomic_load_n(&from->fetching_bytes, __ATOMIC_RELAXED);
 	stat->bad_bytes = __atomic_load_n(&from->bad_bytes, __ATOMIC_RELAXED);
 }

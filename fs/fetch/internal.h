@@ -53,6 +53,7 @@ struct fetch_wanted {
 	uint64_t refused; /* it said that it has none */
 	uint64_t failed;  /* it failed at this one; asked again after the others */
 	unsigned wrong, attempts;
+	bool hedged; /* a peer let it wait: the origin is asked first */
 	uint64_t retry_ns; /* not before */
 	struct croft_error failure; /* the last one */
 	struct fetch_intake *intake;
@@ -93,6 +94,9 @@ struct fetch_source {
 	bool no_batch; /* it knows no /batch */
 	unsigned failures; /* in a row */
 	uint64_t ready_ns; /* not to be bothered before */
+	/* Peers that let us wait or have nothing of what they are asked for: */
+	unsigned slow, misses; /* in a row */
+	uint64_t paused_ns;    /* until then others are asked */
 	struct fetch_connection *connections;
 	unsigned connection_count, busy, busy_background;
 	/* Its addresses. */
@@ -122,6 +126,9 @@ struct fetch_connection {
 	struct ring_event connected, sent, received;
 	struct ring_timer stall;
 	uint64_t progress; /* bytes since the stall timer was set */
+	struct ring_timer hedge;
+	uint64_t hedge_progress; /* bytes since that one was set */
+	uint64_t asked_ns;
 	struct sockaddr_storage address;
 	socklen_t address_size;
 	char *request;
@@ -145,6 +152,8 @@ struct croft_fetcher {
 	struct ring *ring;
 	unsigned connections;
 	uint64_t deadline_ns, stall_ns;
+	uint64_t hedge_ns;  /* as configured; 0: it follows answer_ns */
+	uint64_t answer_ns; /* that the origin usually takes; 0: not known */
 	bool stopping;
 	struct ring_post begin, stop, wake;
 	struct ring_timer timer, retry; /* deadlines; when something may be tried again */
@@ -227,6 +236,14 @@ void fetch_connection_close(struct fetch_connection *connection, const struct cr
 void fetch_connection_go(struct fetch_connection *connection);
 void fetch_connection_idle(struct fetch_connection *connection);
 void fetch_settle(struct croft_fetcher *fetcher);
+
+/* hedge.c: for every request on a connection; what came of the answer, `first` for its first bytes; a
+ * source gave bytes, or had not what it was asked for. */
+void fetch_hedge_begin(struct fetch_connection *connection);
+void fetch_hedge_end(struct fetch_connection *connection);
+void fetch_hedge_received(struct fetch_connection *connection, size_t size, bool first);
+void fetch_hedge_gave(struct fetch_source *source);
+void fetch_hedge_missed(struct fetch_source *source);
 
 /* answer.c: true when it used some of what is in `in`. */
 bool fetch_answer_use(struct fetch_connection *connection);

@@ -18,23 +18,32 @@ static bool may_be_asked(const struct fetch_source *source, const struct fetch_w
 	return !((wanted->refused | wanted->failed) & fetch_source_bit(source));
 }
 
+static bool is_paused(const struct fetch_source *source)
+{
+	return source->paused_ns > ring_now_ns(source->fetcher->ring);
+}
+
 /* Peers carry large blobs, to spare the origin; small ones come quicker in the origin's batches. */
 static struct fetch_source *choose(struct croft_fetcher *fetcher, struct fetch_wanted *wanted)
 {
 	struct fetch_source *origin = &fetcher->sources[0], *best = NULL;
 	bool origin_can = fetch_source_usable(origin) && may_be_asked(origin, wanted);
+	bool origin_is_free = origin_can && has_free_connection(origin, wanted->background);
 	if (origin_can && !fetch_is_large(wanted))
-		return has_free_connection(origin, wanted->background) ? origin : NULL;
+		return origin_is_free ? origin : NULL;
+	if (origin_is_free && wanted->hedged)
+		return origin;
 	for (unsigned i = 0; i < FETCH_SOURCES - 1; i++) {
 		unsigned index = 1 + (fetcher->turn + i) % (FETCH_SOURCES - 1);
 		struct fetch_source *source = &fetcher->sources[index];
+		/* A paused one may still be the last that has it. */
 		if (fetch_source_usable(source) && may_be_asked(source, wanted) &&
-			has_free_connection(source, wanted->background) && (!best || source->busy < best->busy))
+			!(origin_can && is_paused(source)) && has_free_connection(source, wanted->background) && (!best || source->busy < best->busy))
 			best = source;
 	}
 	if (best)
 		fetcher->turn = best->index;
-	else if (origin_can && has_free_connection(origin, wanted->background))
+	else if (origin_is_free)
 		best = origin;
 	return best;
 }

@@ -3,6 +3,7 @@
 #include "fs/fetch/internal.h"
 
 #include "proto/base/arena.h"
+#include "proto/base/log.h"
 
 #include <netdb.h>
 #include <stdlib.h>
@@ -113,6 +114,7 @@ void fetch_source_lied(struct fetch_source *source)
 	croft_error_set(&err, CROFT_DATA_LOSS, "%s sent wrong bytes", source->name);
 	/* Without the origin nothing goes on, so it is only given time. */
 	source->bad = source->index != 0;
+	croft_log(CROFT_LOG_WARNING, source->bad ? "%s; it is not asked any more" : "%s", err.message);
 	fetch_source_failed(source, &err);
 }
 

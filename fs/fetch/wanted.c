@@ -49,6 +49,8 @@ static struct fetch_wanted *wanted_create(struct croft_fetcher *fetcher,
 	wanted->background = request->background;
 	wanted->last_waiter = &wanted->waiters;
 	wanted->since_ns = ring_now_ns(fetcher->ring);
+	fetch_count(fetcher, fetching_blobs, 1);
+	fetch_count(fetcher, fetching_bytes, wanted->digest.size_bytes);
 	return wanted;
 }
 
@@ -82,6 +84,8 @@ void fetch_finish(struct croft_fetcher *fetcher, struct fetch_wanted *wanted,
 	const struct croft_error *err)
 {
 	croft_digest_map_remove(fetcher->wanted, &wanted->digest);
+	fetch_count(fetcher, fetching_blobs, -UINT64_C(1));
+	fetch_count(fetcher, fetching_bytes, -wanted->digest.size_bytes);
 	if (err)
 		fetch_count(fetcher, failures, 1);
 	else
@@ -168,6 +172,7 @@ void fetch_refused(struct fetch_wanted *wanted, struct fetch_source *source)
 {
 	struct croft_fetcher *fetcher = source->fetcher;
 	wanted->refused |= fetch_source_bit(source);
+	fetch_hedge_missed(source);
 	/* The origin's word is enough when the others left are dead or dumb. */
 	bool origin_refused = wanted->refused & fetch_source_bit(&fetcher->sources[0]);
 	if (hopes(fetcher, origin_refused) & ~wanted->refused) {

@@ -338,10 +338,29 @@ static void on_done(struct session *session, const Farm__JobDone *done)
 
 /* The stream --------------------------------------------------------------------------------------- */
 
+static void note_traffic(struct agent *agent, const Farm__Heartbeat *heartbeat)
+{
+	uint64_t now_ns = croft_now_ns();
+	double seconds = (double)(now_ns - agent->heartbeat_ns) / 1e9;
+	/* A daemon that was started anew counts from 0. */
+	bool goes_on = agent->heartbeat_ns && heartbeat->fetched_bytes >= agent->moved_bytes && seconds > 0;
+	agent->moved_per_second =
+		goes_on ? (uint64_t)((double)(heartbeat->fetched_bytes - agent->moved_bytes) / seconds) : 0;
+	agent->heartbeat_ns = now_ns;
+	agent->moved_bytes = heartbeat->fetched_bytes;
+	agent->fetching_blobs = heartbeat->fetching_blobs;
+	agent->fetching_bytes = heartbeat->fetching_bytes;
+	agent->from_peers_bytes = heartbeat->from_peers_bytes;
+	agent->served_bytes = heartbeat->served_bytes;
+	if (strcmp(agent->blob_url, heartbeat->blob_url) != 0)
+		replace_text(&agent->blob_url, heartbeat->blob_url);
+}
+
 static void on_heartbeat(struct session *session, const Farm__Heartbeat *heartbeat)
 {
 	session->agent->cache_bytes = heartbeat->cache_bytes;
 	session->agent->cache_budget_bytes = heartbeat->cache_budget_bytes;
+	note_traffic(session->agent, heartbeat);
 }
 
 static void on_presence(struct session *session, const Farm__PresenceDelta *delta)

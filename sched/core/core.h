@@ -116,6 +116,9 @@ struct agent {
 	uint64_t heard_ns, lost_ns;
 	bool draining;
 	uint64_t cache_bytes, cache_budget_bytes, jobs_done, fetched_bytes;
+	/* From its heartbeats; `moved_bytes` is all that its daemon fetched. */
+	uint64_t moved_bytes, moved_per_second, fetching_blobs, fetching_bytes, from_peers_bytes, served_bytes;
+	uint64_t heartbeat_ns; /* when the last one came */
 	LIST_HEAD(, task) tasks;
 };
 

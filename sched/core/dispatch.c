@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { JOB_PEERS = 8 };
+
 static void assign(struct croft_sched *sched, const struct croft_decision *decision)
 {
 	struct task *task = decision->job_user;
@@ -125,6 +127,23 @@ static Farm__Job *make_job(struct croft_sched *sched, const char *lease,
 	return job;
 }
 
+/* Agents whose caches have much of what it reads. The lock is held. */
+static void add_peers(struct croft_sched *sched, Farm__Job *job, const struct task *task,
+	struct croft_arena *arena)
+{
+	uint32_t found[JOB_PEERS];
+	if (!task->placed || !task->agent || task->agent->placed == UINT32_MAX)
+		return;
+	size_t count = croft_placement_peers(
+		sched->placement, task->placed, task->agent->placed, found, JOB_PEERS);
+	job->peers = croft_arena_array(arena, count, sizeof(char *));
+	for (size_t i = 0; i < count; i++) {
+		const struct agent *peer = croft_placement_agent_user(sched->placement, found[i]);
+		if (peer->session && *peer->blob_url)
+			job->peers[job->n_peers++] = croft_arena_strdup(arena, peer->blob_url);
+	}
+}
+
 void send_job(struct croft_sched *sched, const char *lease)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
@@ -142,6 +161,7 @@ void send_job(struct croft_sched *sched, const char *lease)
 		task_complete_error(sched, task, err.code, err.message);
 		return;
 	}
+	add_peers(sched, job, task, arena);
 	Farm__ServerMessage message = FARM__SERVER_MESSAGE__INIT;
 	message.kind_case = FARM__SERVER_MESSAGE__KIND_JOB;
 	message.job = job;

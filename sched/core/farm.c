@@ -23,6 +23,14 @@ static Farm__AgentStatus *agent_status(const struct agent *agent, struct croft_a
 	status->cache_budget_bytes = agent->cache_budget_bytes;
 	status->jobs_done = agent->jobs_done;
 	status->fetched_bytes = agent->fetched_bytes;
+	if (agent->session) {
+		status->fetched_bytes_per_second = agent->moved_per_second;
+		status->fetching_blobs = agent->fetching_blobs;
+		status->fetching_bytes = agent->fetching_bytes;
+	}
+	status->from_peers_bytes = agent->from_peers_bytes;
+	status->served_bytes = agent->served_bytes;
+	status->blob_url = croft_arena_strdup(arena, agent->blob_url ? agent->blob_url : "");
 	status->properties = croft_arena_array(arena, agent->property_count, sizeof(void *));
 	for (size_t i = 0; i < agent->property_count; i++) {
 		const char *equals = strchr(agent->properties[i], '=');

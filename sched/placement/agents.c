@@ -265,6 +265,11 @@ void croft_placement_agent_pause(struct croft_placement *placement, uint32_t num
 	offer(placement, number);
 }
 
+void *croft_placement_agent_user(const struct croft_placement *placement, uint32_t number)
+{
+	return placement->agents[number].user;
+}
+
 void croft_placement_agent_remove(struct croft_placement *placement, uint32_t number)
 {
 	struct agent *agent = &placement->agents[number];

@@ -14,15 +14,16 @@ struct search {
 	const uint32_t *taken;
 	size_t count;
 	bool busy_too;
+	bool anyone; /* whatever it runs and offers: only its cache counts */
 };
 
 static bool want(void *user, uint32_t number)
 {
 	const struct search *search = user;
 	const struct agent *agent = &search->placement->agents[number];
-	if (!agent->used || !class_matches_agent(search->job->class, agent))
+	if (!agent->used || (!search->anyone && !class_matches_agent(search->job->class, agent)))
 		return false;
-	if (!(search->busy_too ? agent->open : agent_fits(search->placement, number, search->job)))
+	if (!search->anyone && !(search->busy_too ? agent->open : agent_fits(search->placement, number, search->job)))
 		return false;
 	for (size_t i = 0; i < search->count; i++)
 		if (search->taken[i] == number)
@@ -81,23 +82,43 @@ static void add_random(struct croft_placement *placement, struct search *search,
 	}
 }
 
+/* Up to `most` holders of each of the inputs that tell agents apart. */
+static void add_holders(struct croft_placement *placement, struct search *search, uint32_t *agents,
+	size_t most)
+{
+	uint32_t roots[RARE_ROOTS];
+	size_t count = rare_roots(placement, search->job->inputs, roots);
+	for (size_t i = 0; i < count && search->count < most; i++) {
+		size_t room = most - search->count;
+		search->count += presence_sample(placement->presence, roots[i],
+			random_below(placement, UINT64_MAX), PROBES, want, search, agents + search->count,
+			room < HOLDERS ? room : HOLDERS);
+	}
+}
+
+size_t holders(struct croft_placement *placement, const struct croft_placement_job *job,
+	uint32_t *agents, size_t most)
+{
+	struct search search = {.placement = placement, .job = job, .taken = agents, .anyone = true};
+	if (placement->agent_count > most)
+		add_holders(placement, &search, agents, most);
+	else
+		for (uint32_t i = 0; i < placement->agent_count; i++)
+			add(&search, agents, most, i);
+	return search.count;
+}
+
 size_t candidates(struct croft_placement *placement, const struct croft_placement_job *job,
 	uint32_t *agents, size_t most, bool busy_too)
 {
-	struct search search = {placement, job, agents, 0, busy_too};
+	struct search search = {
+		.placement = placement, .job = job, .taken = agents, .busy_too = busy_too};
 	if (placement->agent_count <= most) {
 		for (uint32_t i = 0; i < placement->agent_count; i++)
 			add(&search, agents, most, i);
 		return search.count;
 	}
-	uint32_t roots[RARE_ROOTS];
-	size_t count = rare_roots(placement, job->inputs, roots);
-	for (size_t i = 0; i < count && search.count < most; i++) {
-		size_t room = most - search.count;
-		search.count += presence_sample(placement->presence, roots[i],
-			random_below(placement, UINT64_MAX), PROBES, want, &search, agents + search.count,
-			room < HOLDERS ? room : HOLDERS);
-	}
+	add_holders(placement, &search, agents, most);
 	const uint32_t *last = learn_get(placement->learn, job->kind)->agents;
 	for (int i = 0; i < LEARN_AGENTS; i++)
 		add(&search, agents, most, last[i]);

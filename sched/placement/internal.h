@@ -230,6 +230,9 @@ double cost_missing(struct croft_placement *placement, const struct croft_placem
 /* candidates.c */
 size_t candidates(struct croft_placement *placement, const struct croft_placement_job *job,
 	uint32_t *agents, size_t most, bool busy_too);
+/* Agents that may have its inputs, whatever they run and offer. */
+size_t holders(struct croft_placement *placement, const struct croft_placement_job *job,
+	uint32_t *agents, size_t most);
 
 /* policies.c: an agent for the job among those that are free and fit, or NO_AGENT */
 uint32_t choose_agent(struct croft_placement *placement, struct croft_placement_job *job,

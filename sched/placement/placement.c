@@ -364,7 +364,7 @@ size_t croft_placement_peers(struct croft_placement *placement,
 	uint32_t found[COST_MOST];
 	struct cost costs[COST_MOST];
 	size_t taken = 0;
-	size_t count = candidates(placement, job, found, COST_MOST, true);
+	size_t count = holders(placement, job, found, COST_MOST);
 	cost_of_agents(placement, job, found, count, costs);
 	while (taken < most) {
 		size_t best = count;

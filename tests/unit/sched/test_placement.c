@@ -303,6 +303,30 @@ static void jobs_of_a_tenant_are_counted_until_they_end(void **state)
 	croft_placement_destroy(placement);
 }
 
+static void peers_are_those_that_hold_the_inputs_whatever_they_run(void **state)
+{
+	/* A few agents, and more than are looked at one by one. */
+	for (unsigned count = 3; count <= 300; count += 297) {
+		struct croft_placement *placement = placement_of(CROFT_POLICY_LOCALITY);
+		uint32_t last = 0, peers[8];
+		for (unsigned i = 0; i < count; i++)
+			last = add_agent(placement, 1, i == 0 ? "ISA=x86-64" : i == count - 1 ? "ISA=arm" : NULL);
+		hold(placement, last, 7, 1);
+		croft_placement_agent_open(placement, last, false);
+		struct croft_placement_job *job =
+			add_job(placement, (struct wish){.root = 7, .requirement = "ISA=x86-64"}, 0);
+		assert_int_equal(next(placement, 0).agent, 0);
+		assert_int_equal(croft_placement_peers(placement, job, 0, peers, 8), 1);
+		assert_int_equal(peers[0], last);
+		/* Nobody is a peer of its own. */
+		hold(placement, 0, 7, 1);
+		assert_int_equal(croft_placement_peers(placement, job, 0, peers, 8), 1);
+		assert_int_equal(croft_placement_peers(placement, job, last, peers, 8), 1);
+		assert_int_equal(peers[0], 0);
+		croft_placement_destroy(placement);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -315,6 +339,7 @@ int main(void)
 		cmocka_unit_test(a_lower_priority_number_goes_first),
 		cmocka_unit_test(tenants_share_fairly),
 		cmocka_unit_test(no_job_is_passed_over_too_often),
+		cmocka_unit_test(peers_are_those_that_hold_the_inputs_whatever_they_run),
 		cmocka_unit_test(closed_and_paused_agents_get_nothing),
 		cmocka_unit_test(a_requeued_job_keeps_its_turn),
 		cmocka_unit_test(a_lost_delta_asks_for_a_snapshot),
