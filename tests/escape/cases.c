@@ -371,8 +371,8 @@ const struct escape_case cases[] = {
 	{NAMED(change_input_mode), .weaken = WEAKEN_OVERLAY, .check = input_is_unchanged},
 	{NAMED(write_outside_outputs), .weaken = WEAKEN_SEAL, .adjust = read_only},
 	{NAMED(make_device), .why_not = BY_KERNEL},
-	{NAMED(device_as_input), .weaken = WEAKEN_NOSUID},
-	{NAMED(setuid_program), .weaken = WEAKEN_NOSUID | WEAKEN_NEW_PRIVILEGES,
+	{NAMED(device_as_input), .needs = ESCAPE_ROOT, .weaken = WEAKEN_NOSUID},
+	{NAMED(setuid_program), .needs = ESCAPE_ROOT, .weaken = WEAKEN_NOSUID | WEAKEN_NEW_PRIVILEGES,
 		.adjust = ordinary_user},
 	{NAMED(overlay_attributes), .why_not = BY_KERNEL},
 	{NAMED(file_capabilities), .weaken = WEAKEN_CAPABILITIES},
@@ -393,7 +393,7 @@ const struct escape_case cases[] = {
 	{NAMED(output_whiteouts), .why_not = BY_KERNEL},
 
 	/* processes */
-	{NAMED(kill_everybody), .weaken = WEAKEN_PID_NAMESPACE | WEAKEN_USER_NAMESPACE | WEAKEN_LANDLOCK,
+	{NAMED(kill_everybody), .needs = ESCAPE_ROOT, .weaken = WEAKEN_PID_NAMESPACE | WEAKEN_USER_NAMESPACE | WEAKEN_LANDLOCK,
 		.check = victim_lives},
 	{NAMED(kill_victim), .argument = VICTIM, .weaken = WEAKEN_PID_NAMESPACE | WEAKEN_USER_NAMESPACE | WEAKEN_LANDLOCK},
 	{NAMED(trace_victim), .argument = VICTIM, .adjust = with_tracing,
@@ -420,7 +420,7 @@ const struct escape_case cases[] = {
 	{NAMED(out_of_memory_score), .why_not = "the kernel asks for a capability over the host"},
 	{NAMED(core_dump), .weaken = WEAKEN_RLIMITS},
 	{NAMED(capabilities_left), .weaken = WEAKEN_CAPABILITIES},
-	{NAMED(kernel_user_id), .why_not = "a job would be the host's root"},
+	{NAMED(kernel_user_id), .needs = ESCAPE_ROOT, .why_not = "a job would be the host's root"},
 
 	/* network and IPC */
 	{NAMED(loopback_of_the_host), .argument = PORT, .weaken = WITHOUT_NETWORK},

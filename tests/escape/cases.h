@@ -26,6 +26,7 @@ enum escape_needs {
 	ESCAPE_INTERFACES = 1 << 1,
 	ESCAPE_LANDLOCK = 1 << 2,
 	ESCAPE_SCOPES = 1 << 3, /* Landlock's, of signals and sockets */
+	ESCAPE_ROOT = 1 << 4,   /* started as root of the host */
 };
 
 struct world {

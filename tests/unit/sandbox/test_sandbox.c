@@ -172,15 +172,18 @@ static void a_timeout_ends_all_of_it(void **unused)
 static void a_memory_bomb_is_told_as_such(void **unused)
 {
 	const char *const arguments[] = {"busybox", "sh", "-c",
-		"x=x; while :; do x=$x$x; done", NULL};
+		"x=x; n=0; while [ $n -lt 27 ]; do x=$x$x; n=$((n + 1)); done", NULL};
 	struct croft_sandbox_spec spec = spec_of(arguments);
 	spec.memory_bytes = 64 << 20;
 	struct croft_sandbox_result result;
 	croft_sandbox_destroy(run_spec(&spec, &result));
 	if (!result.memory_measured) {
-		print_message("[  SKIPPED ] no cgroup can be made here\n");
-		skip();
+		/* Where nothing limits it, that is what is said. */
+		assert_false(result.enforced & CROFT_ENFORCED_MEMORY);
+		assert_int_equal(result.end, CROFT_END_EXIT);
+		return;
 	}
+	assert_true(result.enforced & CROFT_ENFORCED_MEMORY);
 	assert_int_equal(result.end, CROFT_END_MEMORY);
 }
 
@@ -439,10 +442,6 @@ static void many_sandboxes_leave_nothing_behind(void **unused)
 
 int main(void)
 {
-	if (geteuid() != 0) {
-		fprintf(stderr, "skipped: root is needed\n");
-		return 77;
-	}
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_command_runs_and_its_output_comes),
 		cmocka_unit_test(it_sees_nothing_of_the_host),
