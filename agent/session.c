@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
@@ -140,6 +141,17 @@ static void start_job(struct croft_session *session, const Farm__Job *message,
 		return;
 	send_refusal(session, message->lease, closed ? "the agent is leaving" : "every slot is taken");
 	croft_arena_destroy(arena);
+}
+
+/* A job of a batch has to live longer than that. */
+static void start_copy(struct croft_session *session, const Farm__Job *message)
+{
+	struct croft_arena *arena = croft_arena_create();
+	const Farm__Job *copy = croft_message_decode(
+		&farm__job__descriptor, croft_message_encode(&message->base, arena), arena, NULL, NULL);
+	if (!copy)
+		abort(); /* it was encoded here */
+	start_job(session, copy, arena);
 }
 
 static void cancel_job(struct croft_session *session, const char *lease, const char *reason)
@@ -393,10 +405,18 @@ static void *heartbeat_thread(void *user)
 	}
 }
 
+static bool handle_batch(
+	struct croft_session *session, const Farm__ServerBatch *batch, struct croft_error *err);
+
 static bool handle(struct croft_session *session, const Farm__ServerMessage *message,
 	struct croft_error *err)
 {
 	switch (message->kind_case) {
+	case FARM__SERVER_MESSAGE__KIND_JOB:
+		start_copy(session, message->job);
+		break;
+	case FARM__SERVER_MESSAGE__KIND_BATCH:
+		return handle_batch(session, message->batch, err);
 	case FARM__SERVER_MESSAGE__KIND_WELCOME:
 		if (!attach_daemon(session, message->welcome, err))
 			return false;
@@ -433,6 +453,15 @@ static bool handle(struct croft_session *session, const Farm__ServerMessage *mes
 		/* A newer server may say more than this agent knows. */
 		break;
 	}
+	return true;
+}
+
+static bool handle_batch(
+	struct croft_session *session, const Farm__ServerBatch *batch, struct croft_error *err)
+{
+	for (size_t i = 0; i < batch->n_messages; i++)
+		if (!handle(session, batch->messages[i], err))
+			return false;
 	return true;
 }
 

@@ -119,6 +119,11 @@ void connection_close(struct connection *connection)
 	free(connection);
 }
 
+grpc_channel *connection_channel(const struct connection *connection)
+{
+	return connection->channel;
+}
+
 static bool finished(struct stream *stream, void *tag)
 {
 	return grpc_completion_queue_pluck(

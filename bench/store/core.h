@@ -25,6 +25,7 @@ uint64_t core_payload_size(grpc_byte_buffer *buffer);
 struct connection;
 struct connection *connection_open(const char *target);
 void connection_close(struct connection *connection);
+grpc_channel *connection_channel(const struct connection *connection);
 /* The request stays the caller's. */
 grpc_byte_buffer *connection_unary(struct connection *connection, const char *path,
 	grpc_byte_buffer *request);

@@ -182,8 +182,12 @@ static void received_complete(struct event *event, bool ok)
 {
 	struct parked_state *state = STATE_OF(event, received);
 	if (ok && state->incoming) {
-		croft_workers_submit(server_workers(state->call->server), &state->message_work);
-		return; /* the reference goes on with it */
+		/* The reference goes on with it. */
+		if (state->parked.immediate)
+			deliver_message(&state->message_work);
+		else
+			croft_workers_submit(server_workers(state->call->server), &state->message_work);
+		return;
 	}
 	/* Half-closed or gone. Ending our side makes the watch complete, whichever it was. */
 	struct croft_call *call = state->call;
@@ -207,7 +211,7 @@ static void deliver_message(struct croft_work *work)
 	void *message = croft_message_decode(
 		call->method->request, bytes, arena, server_limits(call->server), &err);
 	if (message)
-		state->parked.on_message(state->parked.user, message);
+		state->parked.on_message(state->parked.user, message, &arena);
 	else
 		croft_call_finish(call, &err);
 	croft_arena_destroy(arena);

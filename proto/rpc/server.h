@@ -129,8 +129,10 @@ bool croft_call_cancelled(struct croft_call *call);
 
 /*
  * After croft_call_park the handler returns true at once and the call stays open. From then on:
- * - on_message (bidirectional only): one at a time, on a worker thread; the message dies with the
- *   callback. The next is read only after it returned: that is the flow control.
+ * - on_message (bidirectional only): one at a time, on a worker thread, or on the completion queue's own
+ *   if `immediate` says that it is short and never blocks. The message stands in *arena and dies with the
+ *   callback, unless that takes the arena and leaves NULL. The next is read only after it returned: that
+ *   is the flow control.
  * - on_closed: exactly once, the last callback: the client half-closed or cancelled, or the
  *   connection is gone, or the call was finished from here. The call is freed after it.
  * - croft_call_post: from any thread, never blocks, copies. False once the call is closed or when
@@ -140,10 +142,11 @@ bool croft_call_cancelled(struct croft_call *call);
  * A poster must hold a reference: croft_call_ref / croft_call_unref.
  */
 struct croft_parked {
-	void (*on_message)(void *user, void *message);
+	void (*on_message)(void *user, void *message, struct croft_arena **arena);
 	void (*on_closed)(void *user);
 	void *user;
 	size_t queue_limit; /* 0: 64 MiB */
+	bool immediate;
 };
 
 void croft_call_park(struct croft_call *call, const struct croft_parked *parked);

@@ -18,6 +18,9 @@ struct croft_workers {
 	size_t queued;
 	unsigned most;
 	unsigned threads, idle, waiting; /* the second and third are part of the first */
+	/* One is on its way to the queue. It will wake the next if there is more than it takes, so that a burst
+	 * of short work on few CPUs does not wake a thread for each. */
+	bool waking;
 	bool stopping;
 };
 
@@ -43,6 +46,8 @@ static unsigned counted_threads(const struct croft_workers *workers)
 	return workers->threads > waiting ? workers->threads - waiting : 0;
 }
 
+static void wake_one(struct croft_workers *workers);
+
 /* The next work, or NULL when this thread is to leave. The lock is held. */
 static struct croft_work *next_work(struct croft_workers *workers)
 {
@@ -53,9 +58,12 @@ static struct croft_work *next_work(struct croft_workers *workers)
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += IDLE_SECONDS;
 	workers->idle++;
-	while (!workers->first && !workers->stopping)
-		if (pthread_cond_timedwait(&workers->wanted, &workers->lock, &until) == ETIMEDOUT)
+	while (!workers->first && !workers->stopping) {
+		int woken = pthread_cond_timedwait(&workers->wanted, &workers->lock, &until);
+		workers->waking = false;
+		if (woken == ETIMEDOUT)
 			break;
+	}
 	workers->idle--;
 	struct croft_work *work = workers->first;
 	if (!work)
@@ -64,13 +72,16 @@ static struct croft_work *next_work(struct croft_workers *workers)
 	if (!workers->first)
 		workers->last = &workers->first;
 	workers->queued--;
+	wake_one(workers);
 	return work;
 }
 
 static void *worker_thread(void *user)
 {
 	struct croft_workers *workers = user;
+	pthread_setname_np(pthread_self(), "worker");
 	pthread_mutex_lock(&workers->lock);
+	workers->waking = false;
 	for (struct croft_work *work; (work = next_work(workers));) {
 		pthread_mutex_unlock(&workers->lock);
 		work->run(work);
@@ -82,11 +93,9 @@ static void *worker_thread(void *user)
 	return NULL;
 }
 
-/* If there is work for one and room. The lock is held. */
-static void add_thread(struct croft_workers *workers)
+/* The lock is held. */
+static bool add_thread(struct croft_workers *workers)
 {
-	if (workers->queued <= workers->idle || counted_threads(workers) >= workers->most)
-		return;
 	pthread_attr_t attributes;
 	pthread_attr_init(&attributes);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
@@ -95,11 +104,25 @@ static void add_thread(struct croft_workers *workers)
 #endif
 	pthread_t thread;
 	/* Without another thread the work waits for one that is there; only the first is needed. */
-	if (pthread_create(&thread, &attributes, worker_thread, workers) == 0)
-		workers->threads++;
-	else if (workers->threads == 0)
-		abort();
+	bool added = pthread_create(&thread, &attributes, worker_thread, workers) == 0;
 	pthread_attr_destroy(&attributes);
+	if (!added && workers->threads == 0)
+		abort();
+	workers->threads += added;
+	return added;
+}
+
+/* If there is work for one, and none is on its way. The lock is held. */
+static void wake_one(struct croft_workers *workers)
+{
+	if (workers->queued == 0 || workers->waking)
+		return;
+	if (workers->idle > 0) {
+		workers->waking = true;
+		pthread_cond_signal(&workers->wanted);
+	} else if (counted_threads(workers) < workers->most) {
+		workers->waking = add_thread(workers);
+	}
 }
 
 void croft_workers_submit(struct croft_workers *workers, struct croft_work *work)
@@ -109,8 +132,7 @@ void croft_workers_submit(struct croft_workers *workers, struct croft_work *work
 	*workers->last = work;
 	workers->last = &work->next;
 	workers->queued++;
-	add_thread(workers);
-	pthread_cond_signal(&workers->wanted);
+	wake_one(workers);
 	pthread_mutex_unlock(&workers->lock);
 }
 
@@ -118,7 +140,7 @@ void croft_workers_begin_wait(struct croft_workers *workers)
 {
 	pthread_mutex_lock(&workers->lock);
 	workers->waiting++;
-	add_thread(workers);
+	wake_one(workers);
 	pthread_mutex_unlock(&workers->lock);
 }
 

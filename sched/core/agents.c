@@ -4,7 +4,6 @@
  */
 #include "sched/core/core.h"
 
-#include "google/rpc/status.pb-c.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
 #include "sched/core/finish.h"
@@ -25,6 +24,42 @@ static void post(struct session *session, Farm__ServerMessage__KindCase kind, vo
 	croft_call_post(session->call, &message.base);
 }
 
+/* The message and its part stand in the arena until agents_send. */
+static void post_later(struct session *session, Farm__ServerMessage__KindCase kind, void *part,
+	struct croft_arena *arena)
+{
+	Farm__ServerMessage *message = croft_arena_alloc(arena, sizeof(*message));
+	farm__server_message__init(message);
+	message->kind_case = kind;
+	message->welcome = part; /* a union: any of its members */
+	if (session->waiting_count == session->waiting_room) {
+		session->waiting_room = 2 * session->waiting_room + 16;
+		session->waiting =
+			croft_realloc(session->waiting, session->waiting_room, sizeof(*session->waiting));
+	}
+	session->waiting[session->waiting_count++] = message;
+}
+
+static void send_waiting(struct session *session)
+{
+	Farm__ServerBatch batch = FARM__SERVER_BATCH__INIT;
+	batch.n_messages = session->waiting_count;
+	batch.messages = session->waiting;
+	if (session->waiting_count == 1)
+		croft_call_post(session->call, &session->waiting[0]->base);
+	else if (session->waiting_count > 1)
+		post(session, FARM__SERVER_MESSAGE__KIND_BATCH, &batch);
+	session->waiting_count = 0;
+}
+
+void agents_send(struct croft_sched *sched)
+{
+	struct agent *agent;
+	LIST_FOREACH (agent, &sched->agents, link)
+		if (agent->session)
+			send_waiting(agent->session);
+}
+
 /* Agents ------------------------------------------------------------------------------------------ */
 
 static void replace_text(char **text, const char *with)
@@ -33,7 +68,7 @@ static void replace_text(char **text, const char *with)
 	*text = croft_strdup(with);
 }
 
-static struct agent *find_agent(struct croft_sched *sched, const char *id)
+struct agent *find_agent(struct croft_sched *sched, const char *id)
 {
 	struct agent *agent;
 	LIST_FOREACH (agent, &sched->agents, link)
@@ -230,18 +265,23 @@ static void on_refused(struct session *session, const Farm__JobRefused *refused)
 	dispatch(session->sched);
 }
 
-static void ack(struct session *session, const char *lease)
-{
-	Farm__JobAck message = FARM__JOB_ACK__INIT;
-	message.lease = (char *)lease;
-	post(session, FARM__SERVER_MESSAGE__KIND_JOB_ACK, &message);
-}
-
-void agent_ack(struct croft_sched *sched, const char *agent_id, const char *lease)
+void agent_ack(struct croft_sched *sched, const char *agent_id, const char *lease,
+	struct croft_arena *arena)
 {
 	struct agent *agent = find_agent(sched, agent_id);
-	if (agent && agent->session && *lease)
-		ack(agent->session, lease);
+	if (!agent || !agent->session || !*lease)
+		return;
+	Farm__JobAck *message = croft_arena_alloc(arena, sizeof(*message));
+	farm__job_ack__init(message);
+	message->lease = croft_arena_strdup(arena, lease);
+	post_later(agent->session, FARM__SERVER_MESSAGE__KIND_JOB_ACK, message, arena);
+}
+
+void agent_give(struct task *task, Farm__Job *job, struct croft_arena *arena)
+{
+	/* Without a session the agent's reconnect, or its loss, decides what becomes of the lease. */
+	if (task->agent && task->agent->session)
+		post_later(task->agent->session, FARM__SERVER_MESSAGE__KIND_JOB, job, arena);
 }
 
 void agent_cancel(struct task *task, const char *reason)
@@ -252,88 +292,6 @@ void agent_cancel(struct task *task, const char *reason)
 	cancel.lease = task->lease;
 	cancel.reason = (char *)reason;
 	post(task->agent->session, FARM__SERVER_MESSAGE__KIND_CANCEL_JOB, &cancel);
-}
-
-/* The job could not be run for reasons that are not its own: another try may work. */
-static bool may_retry(const Farm__JobDone *done)
-{
-	if (!done->status)
-		return false;
-	return done->status->code == CROFT_UNAVAILABLE || done->status->code == CROFT_INTERNAL ||
-		done->status->code == CROFT_UNKNOWN;
-}
-
-static double timestamp_seconds(const Google__Protobuf__Timestamp *time)
-{
-	return time ? (double)time->seconds + time->nanos / 1e9 : 0;
-}
-
-/* What the command took, without waiting for fetches; 0: not known. */
-static double run_seconds_of(const Farm__JobDone *done)
-{
-	const Reapi__ExecutedActionMetadata *metadata =
-		done->result ? done->result->execution_metadata : NULL;
-	if (!metadata)
-		return 0;
-	double seconds = timestamp_seconds(metadata->execution_completed_timestamp) -
-		timestamp_seconds(metadata->execution_start_timestamp);
-	double stalled = done->inputs ? (double)done->inputs->stall_ms / 1000 : 0;
-	return seconds > stalled ? seconds - stalled : 0;
-}
-
-/* Another try, on the agent or elsewhere. The lock is held. */
-static void try_again(struct session *session, struct task *task, const Farm__JobDone *done)
-{
-	croft_log(CROFT_LOG_WARNING, "%s could not run %s, it is queued again: %s", session->agent->id,
-		task->id, done->status->message);
-	ack(session, done->lease);
-	task_lost(session->sched, task, done->status->message);
-	dispatch(session->sched);
-}
-
-/* Encoding reads the store: the lock is not held. */
-static void on_done(struct session *session, const Farm__JobDone *done)
-{
-	struct croft_sched *sched = session->sched;
-	pthread_mutex_lock(&sched->lock);
-	struct task *task = own_task(session, done->lease);
-	if (!task) {
-		/* Reported a second time, or given up meanwhile. */
-		ack(session, done->lease);
-		pthread_mutex_unlock(&sched->lock);
-		return;
-	}
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	const char *const *kinds = placed_kinds(task, arena);
-	if (done->inputs)
-		session->agent->fetched_bytes += done->inputs->fetched_bytes;
-	for (size_t i = 0; i < done->n_roots; i++)
-		placed_presence(sched, session->agent, done->roots[i]);
-	session->agent->jobs_done++;
-	if (may_retry(done) && !task->cancelling && task->attempts < sched->config.max_attempts) {
-		try_again(session, task, done);
-		pthread_mutex_unlock(&sched->lock);
-		return;
-	}
-	struct finished *finished = croft_zalloc(sizeof(*finished));
-	memcpy(finished->lease, task->lease, NAME_TEXT);
-	finished->source = (struct result_source){
-		.action = task->action,
-		.instance_name = croft_strdup(task->instance_name),
-		.reason = task->reason ? croft_strdup(task->reason) : NULL,
-		.do_not_cache = task->do_not_cache,
-		.cancelled = task->cancelling,
-		.upstream = sched->upstream,
-	};
-	struct croft_digest input_root = task->input_root;
-	pthread_mutex_unlock(&sched->lock);
-	if (!done->status)
-		profiles_learn(sched->profiles, kinds, JOB_KINDS, done);
-	result_make(&finished->result, &finished->source, done);
-	finished->run_seconds = run_seconds_of(done);
-	finished->peak_memory_bytes = done->peak_memory_bytes;
-	finished->touched = placed_touched(sched, &input_root, done, &finished->touched_count);
-	finish(sched, finished);
 }
 
 /* The stream --------------------------------------------------------------------------------------- */
@@ -384,15 +342,9 @@ static void on_presence(struct session *session, const Farm__PresenceDelta *delt
 	}
 }
 
-static void on_message(void *user, void *raw)
+/* The lock is held. */
+static void hear(struct session *session, const Farm__AgentMessage *message)
 {
-	struct session *session = user;
-	const Farm__AgentMessage *message = raw;
-	if (message->kind_case == FARM__AGENT_MESSAGE__KIND_JOB_DONE) {
-		on_done(session, message->job_done);
-		return;
-	}
-	CROFT_LOCKED(&session->sched->lock);
 	if (message->kind_case == FARM__AGENT_MESSAGE__KIND_HELLO) {
 		on_hello(session, message->hello);
 		return;
@@ -407,7 +359,7 @@ static void on_message(void *user, void *raw)
 		break;
 	case FARM__AGENT_MESSAGE__KIND_JOB_STARTED:
 		if ((task = own_task(session, message->job_started->lease)))
-			task_run(session->sched, task);
+			task_run(task);
 		break;
 	case FARM__AGENT_MESSAGE__KIND_JOB_OUTPUT:
 		on_output(session, message->job_output);
@@ -422,24 +374,54 @@ static void on_message(void *user, void *raw)
 		session->agent->draining = true;
 		agent_open(session->sched, session->agent);
 		break;
+	case FARM__AGENT_MESSAGE__KIND_BATCH:
+		for (size_t i = 0; i < message->batch->n_messages; i++)
+			hear(session, message->batch->messages[i]);
+		break;
 	default:
-		/* A newer agent may say more than this server knows. */
+		/* Ends of jobs are taken from the whole message; a newer agent may say more than this server
+		 * knows. */
 		break;
 	}
+}
+
+static bool has_ends(const Farm__AgentMessage *message)
+{
+	if (message->kind_case == FARM__AGENT_MESSAGE__KIND_BATCH)
+		for (size_t i = 0; i < message->batch->n_messages; i++)
+			if (has_ends(message->batch->messages[i]))
+				return true;
+	return message->kind_case == FARM__AGENT_MESSAGE__KIND_JOB_DONE;
+}
+
+/* On the thread that carries the bytes: what takes time is the finisher's. */
+static void on_message(void *user, void *raw, struct croft_arena **arena)
+{
+	struct session *session = user;
+	const Farm__AgentMessage *message = raw;
+	sched_lock(session->sched);
+	hear(session, message);
+	bool ends = session->agent && has_ends(message);
+	if (ends)
+		finish(session->sched, session->agent->id, message, *arena);
+	sched_unlock(session->sched);
+	if (ends)
+		*arena = NULL;
 }
 
 static void on_closed(void *user)
 {
 	struct session *session = user;
 	struct croft_sched *sched = session->sched;
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	if (session->agent) {
 		session->agent->session = NULL;
 		session->agent->lost_ns = croft_now_ns();
 		agent_open(sched, session->agent);
 	}
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	croft_call_unref(session->call);
+	free(session->waiting);
 	free(session);
 }
 
@@ -449,7 +431,7 @@ static bool open_session(struct croft_call *call, void *user, struct croft_error
 	session->sched = user;
 	session->call = croft_call_ref(call);
 	croft_call_park(call, &(struct croft_parked){
-		.on_message = on_message, .on_closed = on_closed, .user = session});
+		.on_message = on_message, .on_closed = on_closed, .user = session, .immediate = true});
 	return true;
 }
 

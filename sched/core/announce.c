@@ -33,7 +33,8 @@ static Reapi__ExecutionStage__Value stage_of(const struct operation *operation)
 {
 	if (operation->cancelled || operation->task->announced == TASK_COMPLETED)
 		return REAPI__EXECUTION_STAGE__VALUE__COMPLETED;
-	return operation->task->announced == TASK_RUNNING ? REAPI__EXECUTION_STAGE__VALUE__EXECUTING
+	/* It has an agent that starts it at once. */
+	return operation->task->announced != TASK_QUEUED ? REAPI__EXECUTION_STAGE__VALUE__EXECUTING
 													  : REAPI__EXECUTION_STAGE__VALUE__QUEUED;
 }
 
@@ -82,20 +83,6 @@ static void tell(struct waiter *waiter, const Longrunning__Operation *message)
 	waiter->operation = NULL;
 }
 
-void operation_tell(struct operation *operation)
-{
-	if (operation->joining || LIST_EMPTY(&operation->waiters))
-		return;
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	Longrunning__Operation *message = operation_message(operation, arena);
-	struct waiter *waiter = LIST_FIRST(&operation->waiters);
-	while (waiter) {
-		struct waiter *next = LIST_NEXT(waiter, link);
-		tell(waiter, message);
-		waiter = next;
-	}
-}
-
 void waiter_add(struct waiter *waiter, struct operation *operation)
 {
 	waiter->operation = operation;
@@ -110,10 +97,10 @@ void waiter_add(struct waiter *waiter, struct operation *operation)
 void waiter_closed(void *user)
 {
 	struct waiter *waiter = user;
-	pthread_mutex_lock(&waiter->sched->lock);
+	sched_lock(waiter->sched);
 	if (waiter->operation)
 		LIST_REMOVE(waiter, link);
-	pthread_mutex_unlock(&waiter->sched->lock);
+	sched_unlock(waiter->sched);
 	croft_call_unref(waiter->call);
 	free(waiter);
 }

@@ -92,6 +92,8 @@ struct task {
 	size_t touched_count;
 	struct live_log logs[2];
 	LIST_HEAD(, operation) operations;
+	STAILQ_ENTRY(task) changed_link; /* of `changed` */
+	bool changed;       /* it is written down when the lock is given back */
 	unsigned announcing; /* announcements under way: it must not be freed */
 };
 
@@ -126,6 +128,9 @@ struct session {
 	struct croft_sched *sched;
 	struct croft_call *call; /* referenced */
 	struct agent *agent;     /* NULL before Hello, and after another session took its place */
+	/* To be sent as one message, before the lock is given back. */
+	Farm__ServerMessage **waiting;
+	size_t waiting_count, waiting_room;
 };
 
 enum { BUCKETS = 1 << 16 };
@@ -154,12 +159,37 @@ struct croft_sched {
 	LIST_HEAD(, agent) agents;
 	struct croft_placement *placement;
 	struct croft_roots *roots; /* has a lock of its own */
+	STAILQ_HEAD(, task) changed; /* while the lock was held this time */
+	struct announcements *announcements; /* under way: transitions.c */
 	TAILQ_HEAD(, task) queue; /* in the order in which they came, for people to look at */
 	TAILQ_HEAD(, task) completed; /* the oldest first */
 	size_t completed_count;
 	size_t queued, running;
 	uint64_t done_count, failed_count, hit_count;
 };
+
+/* transitions.c ------------------------------------------------------------------------------ */
+/* Giving the lock back writes down what happened to tasks meanwhile. */
+void sched_lock(struct croft_sched *sched);
+void sched_unlock(struct croft_sched *sched);
+static inline void sched_cleanup_unlock(struct croft_sched **sched)
+{
+	sched_unlock(*sched);
+}
+#define SCHED_LOCKED(sched)                                                                        \
+	__attribute__((cleanup(sched_cleanup_unlock), unused)) struct croft_sched *locked_sched =      \
+		(sched_lock(sched), (sched))
+/* The same for who waits on a condition with the lock. */
+void sched_write_down(struct croft_sched *sched);
+void task_changed(struct croft_sched *sched, struct task *task);
+/* Its key in the journal: in the order in which tasks came, so that those of one time share pages. */
+struct croft_slice task_key(const struct task *task, uint8_t key[TASK_KEY]);
+/* What became of one operation of a task that others go on with; its waiters are told when it is on
+ * disk. */
+void operation_write_down(struct croft_sched *sched, struct operation *operation);
+/* For the journal, around its announcements. */
+void announcements_begin(void *user);
+void announcements_end(void *user);
 
 /* names.c: random names, buckets ------------------------------------------------------------- */
 void make_name(char name[NAME_TEXT]);
@@ -173,14 +203,12 @@ struct task *find_mergeable(struct croft_sched *sched, const char *instance_name
 struct task *task_create(struct croft_sched *sched, const char *instance_name,
 	const struct croft_digest *action);
 void task_free(struct croft_sched *sched, struct task *task);
-/* Its key in the journal: in the order in which tasks came, so that those of one time share pages. */
-struct croft_slice task_key(const struct task *task, uint8_t key[TASK_KEY]);
 struct operation *task_add_operation(struct croft_sched *sched, struct task *task, const char *name);
 /* Moves it to the state, and writes that down. Announced, or the lease handed to its agent, only after
  * it is on disk. */
 void task_enqueue(struct croft_sched *sched, struct task *task);
 void task_lease(struct croft_sched *sched, struct task *task, struct agent *agent);
-void task_run(struct croft_sched *sched, struct task *task);
+void task_run(struct task *task);
 /* Takes the response's bytes (malloc'ed). */
 void task_complete(struct croft_sched *sched, struct task *task, struct croft_slice response,
 	bool failed);
@@ -203,10 +231,6 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 /* An Operation as it is announced now; lives in the arena. */
 Longrunning__Operation *operation_message(const struct operation *operation,
 	struct croft_arena *arena);
-void operation_tell(struct operation *operation);
-/* What became of one operation of a task that others go on with; its waiters are told when it is on
- * disk. */
-void operation_write_down(struct croft_sched *sched, struct operation *operation);
 void waiter_add(struct waiter *waiter, struct operation *operation);
 void waiter_closed(void *user);
 struct croft_slice error_response(enum croft_code code, const char *message);
@@ -249,12 +273,24 @@ void placed_end(struct croft_sched *sched, struct task *task);
 
 /* dispatch.c --------------------------------------------------------------------------------- */
 void dispatch(struct croft_sched *sched);
-/* On the journal's thread, after a lease is on disk: sends the job. The lock is not held. */
-void send_job(struct croft_sched *sched, const char *lease);
+/* What is needed of a leased task to make its Job message without holding the lock; in the arena. */
+struct job_source;
+struct job_source *job_source(struct task *task, struct croft_arena *arena);
+const char *job_source_lease(const struct job_source *source);
+Farm__Job *job_make(struct croft_sched *sched, const struct job_source *source,
+	struct croft_arena *arena, struct croft_error *err);
+/* Agents whose caches have much of what it reads. The lock is held. */
+void job_add_peers(struct croft_sched *sched, Farm__Job *job, const struct task *task,
+	struct croft_arena *arena);
 
 /* agents.c --------------------------------------------------------------------------------- */
 void agents_tick(struct croft_sched *sched);
-void agent_ack(struct croft_sched *sched, const char *agent_id, const char *lease);
+struct agent *find_agent(struct croft_sched *sched, const char *id);
+/* What follows stands in the arena and goes out with agents_send, under the same hold of the lock. */
+void agent_ack(struct croft_sched *sched, const char *agent_id, const char *lease,
+	struct croft_arena *arena);
+void agent_give(struct task *task, Farm__Job *job, struct croft_arena *arena);
+void agents_send(struct croft_sched *sched);
 void agent_cancel(struct task *task, const char *reason);
 void agent_free(struct agent *agent);
 /* Placement gives it jobs from now on, or no more. */

@@ -34,10 +34,10 @@ void dispatch(struct croft_sched *sched)
 		assign(sched, &decision);
 }
 
-/* Sending --------------------------------------------------------------------------------------- */
+/* Jobs ------------------------------------------------------------------------------------------ */
 
-/* What is needed of a task to make its Job message without holding the lock. */
 struct job_source {
+	char lease[NAME_TEXT];
 	struct croft_digest action, command, input_root;
 	char *instance_name, *operation;
 	uint64_t timeout_ms;
@@ -47,14 +47,15 @@ struct job_source {
 	const char *const *kinds;
 };
 
-static bool copy_source(struct croft_sched *sched, const char *lease, struct croft_arena *arena,
-	struct job_source *source)
+const char *job_source_lease(const struct job_source *source)
 {
-	CROFT_LOCKED(&sched->lock);
-	struct task *task = find_lease(sched, lease);
-	if (!task || task->state != TASK_LEASED)
-		return false;
+	return source->lease;
+}
+
+struct job_source *job_source(struct task *task, struct croft_arena *arena)
+{
 	struct operation *operation = LIST_FIRST(&task->operations);
+	struct job_source *source = croft_arena_alloc(arena, sizeof(*source));
 	*source = (struct job_source){
 		.action = task->action,
 		.command = task->command,
@@ -69,7 +70,8 @@ static bool copy_source(struct croft_sched *sched, const char *lease, struct cro
 		.attempts = task->attempts,
 		.kinds = placed_kinds(task, arena),
 	};
-	return true;
+	memcpy(source->lease, task->lease, NAME_TEXT);
+	return source;
 }
 
 static void *read_stored(struct croft_sched *sched, const struct croft_digest *digest,
@@ -100,12 +102,12 @@ static void add_roots(struct croft_sched *sched, Farm__Job *job,
 	}
 }
 
-static Farm__Job *make_job(struct croft_sched *sched, const char *lease,
-	const struct job_source *source, struct croft_arena *arena, struct croft_error *err)
+Farm__Job *job_make(struct croft_sched *sched, const struct job_source *source,
+	struct croft_arena *arena, struct croft_error *err)
 {
 	Farm__Job *job = croft_arena_alloc(arena, sizeof(*job));
 	farm__job__init(job);
-	job->lease = (char *)lease;
+	job->lease = (char *)source->lease;
 	job->operation = source->operation;
 	job->action_digest = croft_digest_to_message(&source->action, arena);
 	job->action = read_stored(sched, &source->action, &reapi__action__descriptor, arena, err);
@@ -127,8 +129,7 @@ static Farm__Job *make_job(struct croft_sched *sched, const char *lease,
 	return job;
 }
 
-/* Agents whose caches have much of what it reads. The lock is held. */
-static void add_peers(struct croft_sched *sched, Farm__Job *job, const struct task *task,
+void job_add_peers(struct croft_sched *sched, Farm__Job *job, const struct task *task,
 	struct croft_arena *arena)
 {
 	uint32_t found[JOB_PEERS];
@@ -142,30 +143,4 @@ static void add_peers(struct croft_sched *sched, Farm__Job *job, const struct ta
 		if (peer->session && *peer->blob_url)
 			job->peers[job->n_peers++] = croft_arena_strdup(arena, peer->blob_url);
 	}
-}
-
-void send_job(struct croft_sched *sched, const char *lease)
-{
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct job_source source;
-	struct croft_error err = CROFT_ERROR_INIT;
-	if (!copy_source(sched, lease, arena, &source))
-		return;
-	Farm__Job *job = make_job(sched, lease, &source, arena, &err);
-	CROFT_LOCKED(&sched->lock);
-	struct task *task = find_lease(sched, lease);
-	if (!task || task->state != TASK_LEASED)
-		return;
-	if (!job) {
-		croft_error_wrap(&err, "reading the action again");
-		task_complete_error(sched, task, err.code, err.message);
-		return;
-	}
-	add_peers(sched, job, task, arena);
-	Farm__ServerMessage message = FARM__SERVER_MESSAGE__INIT;
-	message.kind_case = FARM__SERVER_MESSAGE__KIND_JOB;
-	message.job = job;
-	/* Without a session the agent's reconnect, or its loss, decides what becomes of the lease. */
-	if (task->agent && task->agent->session)
-		croft_call_post(task->agent->session->call, &message.base);
 }

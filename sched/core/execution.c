@@ -199,9 +199,9 @@ static int answer_from_cache(struct execution *execution, struct croft_error *er
 	response.cached_result = true;
 	task.response = croft_message_encode(&response.base, arena);
 	Longrunning__Operation *message = operation_message(&operation, arena);
-	pthread_mutex_lock(&execution->sched->lock);
+	sched_lock(execution->sched);
 	execution->sched->hit_count++;
-	pthread_mutex_unlock(&execution->sched->lock);
+	sched_unlock(execution->sched);
 	return croft_call_write(execution->call, &message->base, err) ? 1 : -1;
 }
 
@@ -287,7 +287,7 @@ static struct waiter *park(struct croft_sched *sched, struct croft_call *call)
 
 static bool queue_is_full(struct croft_sched *sched)
 {
-	CROFT_LOCKED(&sched->lock);
+	SCHED_LOCKED(sched);
 	return sched->queued >= sched->config.queue_limit;
 }
 
@@ -318,7 +318,7 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 	execution->inputs = placed_inputs(sched, &execution->input_root, &execution->input_count);
 	/* A worker's thread may see the stream close before the operation has its waiter: the lock orders
 	 * the two, since waiter_closed takes it. */
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	struct task *task = NULL;
 	if (!execution->action->do_not_cache && !execution->request->skip_cache_lookup)
 		task = find_mergeable(
@@ -328,7 +328,7 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 		task = new_task(execution, hold, timeout_ms);
 	if (!merged && placed_of_tenant(sched, task) >= sched->config.tenant_limit) {
 		task_free(sched, task);
-		pthread_mutex_unlock(&sched->lock);
+		sched_unlock(sched);
 		free(execution->inputs);
 		return fail_full(
 			execution->call, "the queue of this build", sched->config.tenant_limit, err);
@@ -342,7 +342,7 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 		task_enqueue(sched, task);
 		dispatch(sched);
 	}
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	if (merged)
 		croft_store_release(hold);
 	free(execution->inputs);
@@ -367,7 +367,7 @@ static bool wait_execution(struct croft_call *call, void *user, struct croft_err
 {
 	struct croft_sched *sched = user;
 	const Reapi__WaitExecutionRequest *request = croft_call_request(call);
-	CROFT_LOCKED(&sched->lock);
+	SCHED_LOCKED(sched);
 	struct operation *operation = find_operation(sched, request->name);
 	if (!operation)
 		return croft_error_set(err, CROFT_NOT_FOUND,

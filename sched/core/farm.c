@@ -119,14 +119,14 @@ static bool get_status(struct croft_call *call, void *user, struct croft_error *
 	status.version = (char *)CROFT_VERSION;
 	status.blob_url = (char *)sched->config.blob_url;
 	status.uptime_ms = (croft_now_ns() - sched->started_ns) / 1000000;
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	status.queued = sched->queued;
 	status.running = sched->running;
 	status.completed = sched->done_count;
 	status.failed = sched->failed_count;
 	status.cache_hits = sched->hit_count;
 	fill_status(sched, &status, croft_call_arena(call));
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	return croft_call_write(call, &status.base, err);
 }
 
@@ -135,7 +135,7 @@ static bool drain_agent(struct croft_call *call, void *user, struct croft_error 
 	struct croft_sched *sched = user;
 	const Farm__DrainAgentRequest *request = croft_call_request(call);
 	bool found = false;
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	struct agent *agent;
 	LIST_FOREACH (agent, &sched->agents, link) {
 		if (strcmp(agent->id, request->agent_id) != 0)
@@ -145,7 +145,7 @@ static bool drain_agent(struct croft_call *call, void *user, struct croft_error 
 		agent_open(sched, agent);
 	}
 	dispatch(sched);
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	if (!found)
 		return croft_error_set(err, CROFT_NOT_FOUND,
 			"there is no agent '%s': croft status lists them", request->agent_id);
@@ -207,7 +207,7 @@ static bool explain(struct croft_call *call, void *user, struct croft_error *err
 	const Farm__ExplainRequest *request = croft_call_request(call);
 	struct croft_arena *arena = croft_call_arena(call);
 	Farm__Explanation explanation = FARM__EXPLANATION__INIT;
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	struct operation *operation = find_operation(sched, request->operation);
 	if (operation) {
 		const struct task *task = operation->task;
@@ -222,7 +222,7 @@ static bool explain(struct croft_call *call, void *user, struct croft_error *err
 				: croft_arena_strdup(arena, task->reason ? task->reason : ""));
 		add_candidates(sched, &explanation, candidates, count, arena);
 	}
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	if (!operation)
 		return croft_error_set(
 			err, CROFT_NOT_FOUND, "there is no operation '%s'", request->operation);

@@ -7,25 +7,152 @@
  */
 #include "sched/core/finish.h"
 
+#include "google/rpc/status.pb-c.h"
+#include "proto/base/log.h"
+#include "sched/core/results.h"
+
 #include <stdlib.h>
+
+/* A message with ends of jobs. */
+struct heard {
+	struct heard *next;
+	struct croft_arena *arena;
+	const Farm__AgentMessage *message;
+	char *agent_id; /* in the arena */
+};
+
+/* One of them. */
+struct finished {
+	struct finished *next;
+	const Farm__JobDone *done;
+	char lease[NAME_TEXT];
+	struct croft_digest input_root;
+	const char *const *kinds;
+	struct result_source source;
+	struct result result;
+	struct croft_placement_touch *touched; /* owned */
+	size_t touched_count;
+};
 
 struct finisher {
 	pthread_t thread;
 	pthread_mutex_t lock; /* guards: everything below */
 	pthread_cond_t wanted;
-	struct finished *first, **last;
+	struct heard *first, **last;
 	bool stopping;
 };
 
-static void finished_free(struct finished *finished)
+/* What agents said of runs ------------------------------------------------------------------------ */
+
+/* The job could not be run for reasons that are not its own: another try may work. */
+static bool may_retry(const Farm__JobDone *done)
 {
-	croft_arena_destroy(finished->result.arena);
-	free((void *)finished->result.response.data);
-	free((void *)finished->source.instance_name);
-	free((void *)finished->source.reason);
-	free(finished->touched);
-	free(finished);
+	if (!done->status)
+		return false;
+	return done->status->code == CROFT_UNAVAILABLE || done->status->code == CROFT_INTERNAL ||
+		done->status->code == CROFT_UNKNOWN;
 }
+
+static double timestamp_seconds(const Google__Protobuf__Timestamp *time)
+{
+	return time ? (double)time->seconds + time->nanos / 1e9 : 0;
+}
+
+/* What the command took, without waiting for fetches; 0: not known. */
+static double run_seconds_of(const Farm__JobDone *done)
+{
+	const Reapi__ExecutedActionMetadata *metadata =
+		done->result ? done->result->execution_metadata : NULL;
+	if (!metadata)
+		return 0;
+	double seconds = timestamp_seconds(metadata->execution_completed_timestamp) -
+		timestamp_seconds(metadata->execution_start_timestamp);
+	double stalled = done->inputs ? (double)done->inputs->stall_ms / 1000 : 0;
+	return seconds > stalled ? seconds - stalled : 0;
+}
+
+static void note_inputs(struct croft_sched *sched, struct agent *agent, const Farm__JobDone *done)
+{
+	if (done->inputs)
+		agent->fetched_bytes += done->inputs->fetched_bytes;
+	for (size_t i = 0; i < done->n_roots; i++)
+		placed_presence(sched, agent, done->roots[i]);
+	agent->jobs_done++;
+}
+
+static struct finished *begin_end(struct croft_sched *sched, const struct task *task,
+	const Farm__JobDone *done, struct croft_arena *arena)
+{
+	struct finished *finished = croft_arena_zalloc(arena, sizeof(*finished));
+	finished->done = done;
+	finished->input_root = task->input_root;
+	finished->kinds = placed_kinds(task, arena);
+	memcpy(finished->lease, task->lease, NAME_TEXT);
+	finished->source = (struct result_source){
+		.action = task->action,
+		.instance_name = croft_arena_strdup(arena, task->instance_name),
+		.reason = task->reason ? croft_arena_strdup(arena, task->reason) : NULL,
+		.do_not_cache = task->do_not_cache,
+		.cancelled = task->cancelling,
+		.upstream = sched->upstream,
+	};
+	return finished;
+}
+
+/* NULL: there is nothing left to do. */
+static struct finished *hear_end(struct croft_sched *sched, const struct heard *heard,
+	const Farm__JobDone *done)
+{
+	struct task *task = find_lease(sched, done->lease);
+	if (!task || !task->agent || strcmp(task->agent->id, heard->agent_id) != 0) {
+		/* Reported a second time, or given up meanwhile. */
+		agent_ack(sched, heard->agent_id, done->lease, heard->arena);
+		return NULL;
+	}
+	note_inputs(sched, task->agent, done);
+	if (!may_retry(done) || task->cancelling || task->attempts >= sched->config.max_attempts)
+		return begin_end(sched, task, done, heard->arena);
+	croft_log(CROFT_LOG_WARNING, "%s could not run %s, it is queued again: %s", heard->agent_id,
+		task->id, done->status->message);
+	agent_ack(sched, heard->agent_id, done->lease, heard->arena);
+	task_lost(sched, task, done->status->message);
+	return NULL;
+}
+
+static struct finished **hear_message(struct croft_sched *sched, const struct heard *heard,
+	const Farm__AgentMessage *message, struct finished **last)
+{
+	if (message->kind_case == FARM__AGENT_MESSAGE__KIND_BATCH)
+		for (size_t i = 0; i < message->batch->n_messages; i++)
+			last = hear_message(sched, heard, message->batch->messages[i], last);
+	else if (message->kind_case == FARM__AGENT_MESSAGE__KIND_JOB_DONE &&
+		(*last = hear_end(sched, heard, message->job_done)))
+		last = &(*last)->next;
+	return last;
+}
+
+static struct finished *hear_all(struct croft_sched *sched, const struct heard *heard)
+{
+	struct finished *batch = NULL, **last = &batch;
+	SCHED_LOCKED(sched);
+	for (; heard; heard = heard->next)
+		last = hear_message(sched, heard, heard->message, last);
+	agents_send(sched);
+	return batch;
+}
+
+/* Without the lock: this reads the store. */
+static void make_results(struct croft_sched *sched, struct finished *batch)
+{
+	for (struct finished *at = batch; at; at = at->next) {
+		if (!at->done->status)
+			profiles_learn(sched->profiles, at->kinds, JOB_KINDS, at->done);
+		result_make(&at->result, &at->source, at->done);
+		at->touched = placed_touched(sched, &at->input_root, at->done, &at->touched_count);
+	}
+}
+
+/* Their ends ------------------------------------------------------------------------------------- */
 
 static void put_records(struct croft_sched *sched, struct finished *batch)
 {
@@ -52,8 +179,8 @@ static void end_task(struct croft_sched *sched, struct finished *finished)
 	struct task *task = find_lease(sched, finished->lease);
 	if (!task)
 		return; /* reported a second time, or given up meanwhile */
-	task->run_seconds = finished->run_seconds;
-	task->peak_memory_bytes = finished->peak_memory_bytes;
+	task->run_seconds = run_seconds_of(finished->done);
+	task->peak_memory_bytes = finished->done->peak_memory_bytes;
 	free(task->touched);
 	task->touched = finished->touched;
 	task->touched_count = finished->touched_count;
@@ -62,17 +189,24 @@ static void end_task(struct croft_sched *sched, struct finished *finished)
 	finished->result.response = CROFT_SLICE(NULL, 0);
 }
 
-static void finish_all(struct croft_sched *sched, struct finished *batch)
+static void finish_all(struct croft_sched *sched, struct heard *heard)
 {
+	struct finished *batch = hear_all(sched, heard);
+	make_results(sched, batch);
 	put_records(sched, batch);
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	for (struct finished *at = batch; at; at = at->next)
 		end_task(sched, at);
 	dispatch(sched);
-	pthread_mutex_unlock(&sched->lock);
-	for (struct finished *next; batch; batch = next) {
-		next = batch->next;
-		finished_free(batch);
+	sched_unlock(sched);
+	for (struct finished *at = batch; at; at = at->next) {
+		croft_arena_destroy(at->result.arena);
+		free((void *)at->result.response.data);
+		free(at->touched);
+	}
+	for (struct heard *next; heard; heard = next) {
+		next = heard->next;
+		croft_arena_destroy(heard->arena); /* and it, and what it said */
 	}
 }
 
@@ -84,7 +218,7 @@ static void *finisher_thread(void *user)
 	for (;;) {
 		while (!finisher->first && !finisher->stopping)
 			pthread_cond_wait(&finisher->wanted, &finisher->lock);
-		struct finished *batch = finisher->first;
+		struct heard *batch = finisher->first;
 		if (!batch)
 			break;
 		finisher->first = NULL;
@@ -97,13 +231,17 @@ static void *finisher_thread(void *user)
 	return NULL;
 }
 
-void finish(struct croft_sched *sched, struct finished *finished)
+void finish(struct croft_sched *sched, const char *agent_id, const Farm__AgentMessage *message,
+	struct croft_arena *arena)
 {
 	struct finisher *finisher = sched->finisher;
+	struct heard *heard = croft_arena_zalloc(arena, sizeof(*heard));
+	heard->arena = arena;
+	heard->message = message;
+	heard->agent_id = croft_arena_strdup(arena, agent_id);
 	CROFT_LOCKED(&finisher->lock);
-	finished->next = NULL;
-	*finisher->last = finished;
-	finisher->last = &finished->next;
+	*finisher->last = heard;
+	finisher->last = &heard->next;
 	pthread_cond_signal(&finisher->wanted);
 }
 

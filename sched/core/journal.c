@@ -33,6 +33,8 @@ struct croft_journal {
 	pthread_t thread;
 	void *map; /* where LMDB mapped its file; NULL: not found */
 	size_t written; /* since pages were let go of; the thread's own */
+	void (*begin)(void *user), (*end)(void *user); /* around announcements; or NULL */
+	void *around_user;
 	pthread_mutex_t lock; /* guards: everything below */
 	pthread_cond_t wanted;
 	struct put *first, **last;
@@ -71,8 +73,13 @@ static int commit(struct croft_journal *journal, const struct put *batch)
 	return code;
 }
 
-static void announce_all(struct put *batch, const struct croft_error *failed)
+static void announce_all(struct croft_journal *journal, struct put *batch,
+	const struct croft_error *failed)
 {
+	if (!batch)
+		return;
+	if (journal->begin)
+		journal->begin(journal->around_user);
 	while (batch) {
 		struct put *next = batch->next;
 		if (batch->announce)
@@ -80,6 +87,8 @@ static void announce_all(struct put *batch, const struct croft_error *failed)
 		free(batch);
 		batch = next;
 	}
+	if (journal->end)
+		journal->end(journal->around_user);
 }
 
 /* Takes those that may fail out of the batch. */
@@ -119,13 +128,13 @@ static void commit_and_announce(struct croft_journal *journal, struct put *batch
 		struct croft_error err = CROFT_ERROR_INIT;
 		lmdb_error(&err, code, "writing the journal");
 		croft_log(CROFT_LOG_ERROR, "%s; trying again", err.message);
-		announce_all(split_failed(&batch), &err);
+		announce_all(journal, split_failed(&batch), &err);
 		struct timespec pause = {0, RETRY_MS * 1000000L};
 		if (batch)
 			nanosleep(&pause, NULL); /* nothing tells when a disk has room again */
 	}
 	let_go(journal, batch);
-	announce_all(batch, NULL);
+	announce_all(journal, batch, NULL);
 }
 
 static void *journal_thread(void *user)
@@ -146,6 +155,15 @@ static void *journal_thread(void *user)
 	}
 	pthread_mutex_unlock(&journal->lock);
 	return NULL;
+}
+
+void croft_journal_around(struct croft_journal *journal, void (*begin)(void *user),
+	void (*end)(void *user), void *user)
+{
+	CROFT_LOCKED(&journal->lock);
+	journal->begin = begin;
+	journal->end = end;
+	journal->around_user = user;
 }
 
 void croft_journal_put(struct croft_journal *journal, struct croft_slice key,

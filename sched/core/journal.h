@@ -17,6 +17,10 @@ struct croft_journal *croft_journal_open(const char *path, struct croft_error *e
 /* Commits what waits, calls its announcements, ends the thread. */
 void croft_journal_close(struct croft_journal *journal);
 
+/* Called on the journal's thread around the announcements of each commit; to be set before the first put. */
+void croft_journal_around(struct croft_journal *journal, void (*begin)(void *user),
+	void (*end)(void *user), void *user);
+
 /* Replaces the record (value.data NULL: deletes it). `announce` may be NULL; it runs on the journal's
  * thread with no lock held: `failed` is NULL, or why the record could not be written (a full disk) when
  * `may_fail` was set. Without may_fail it is tried again until it works. Copies key and value. */

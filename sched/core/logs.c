@@ -135,17 +135,17 @@ bool croft_sched_read_log(struct croft_sched *sched, const char *resource_name, 
 		until.tv_nsec -= 1000000000;
 		until.tv_sec++;
 	}
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	for (bool late = false;;) {
 		struct operation *operation = find_operation(sched, name);
 		if (!operation) {
-			pthread_mutex_unlock(&sched->lock);
+			sched_unlock(sched);
 			return croft_error_set(err, CROFT_NOT_FOUND, "there is no operation %s", name);
 		}
 		if (operation->task->state == TASK_COMPLETED || operation->cancelled) {
 			struct croft_digest digest;
 			bool has = result_log(operation->task, stream, &digest);
-			pthread_mutex_unlock(&sched->lock);
+			sched_unlock(sched);
 			*data = CROFT_SLICE(NULL, 0);
 			*finished = true;
 			return !has || read_result_log(sched, &digest, offset, arena, data, finished, err);
@@ -153,7 +153,7 @@ bool croft_sched_read_log(struct croft_sched *sched, const char *resource_name, 
 		bool ok = read_live_log(&operation->task->logs[stream], offset, arena, data, err);
 		*finished = false;
 		if (!ok || data->size > 0 || late || sched->stopping) {
-			pthread_mutex_unlock(&sched->lock);
+			sched_unlock(sched);
 			return ok;
 		}
 		late = pthread_cond_timedwait(&sched->log_changed, &sched->lock, &until) == ETIMEDOUT;

@@ -24,11 +24,11 @@ static bool get_operation(struct croft_call *call, void *user, struct croft_erro
 	struct croft_sched *sched = user;
 	const Longrunning__GetOperationRequest *request = croft_call_request(call);
 	Longrunning__Operation *message = NULL;
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	struct operation *operation = find(sched, request->name, err);
 	if (operation)
 		message = operation_message(operation, croft_call_arena(call));
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	return message && croft_call_write(call, &message->base, err);
 }
 
@@ -39,7 +39,7 @@ static bool passes(const struct task *task, const char *filter)
 		return true;
 	const char *stage = filter + 6;
 	return strcmp(stage, state_name(task->state)) == 0 ||
-		(task->state == TASK_LEASED && strcmp(stage, "queued") == 0);
+		(task->state == TASK_LEASED && strcmp(stage, "running") == 0);
 }
 
 static bool list_operations(struct croft_call *call, void *user, struct croft_error *err)
@@ -64,7 +64,7 @@ static bool list_operations(struct croft_call *call, void *user, struct croft_er
 	Longrunning__ListOperationsResponse response = LONGRUNNING__LIST_OPERATIONS_RESPONSE__INIT;
 	Longrunning__Operation **list = NULL;
 	size_t room = 0;
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	for (; bucket < BUCKETS && response.n_operations < most; bucket++) {
 		struct operation *operation;
 		LIST_FOREACH (operation, &sched->names[bucket], name_link) {
@@ -75,7 +75,7 @@ static bool list_operations(struct croft_call *call, void *user, struct croft_er
 			list[response.n_operations++] = operation_message(operation, arena);
 		}
 	}
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	response.operations = list;
 	if (bucket < BUCKETS)
 		response.next_page_token = croft_arena_printf(arena, "%lu", bucket);
@@ -88,11 +88,11 @@ static bool cancel_operation(struct croft_call *call, void *user, struct croft_e
 {
 	struct croft_sched *sched = user;
 	const Longrunning__CancelOperationRequest *request = croft_call_request(call);
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	struct operation *operation = find(sched, request->name, err);
 	if (operation)
 		operation_cancel(sched, operation);
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	Google__Protobuf__Empty empty = GOOGLE__PROTOBUF__EMPTY__INIT;
 	return operation && croft_call_write(call, &empty.base, err);
 }
@@ -102,7 +102,7 @@ static bool delete_operation(struct croft_call *call, void *user, struct croft_e
 {
 	struct croft_sched *sched = user;
 	const Longrunning__DeleteOperationRequest *request = croft_call_request(call);
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	struct operation *operation = find(sched, request->name, err);
 	bool done = operation && operation->task->announced == TASK_COMPLETED;
 	if (done) {
@@ -110,7 +110,7 @@ static bool delete_operation(struct croft_call *call, void *user, struct croft_e
 		LIST_REMOVE(operation, name_link);
 		free(operation); /* completed: it has no waiters */
 	}
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	if (!operation)
 		return false;
 	if (!done)

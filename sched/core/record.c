@@ -72,7 +72,7 @@ static void resume(struct croft_sched *sched, struct task *task, const Journal__
 		{CROFT_REF_DIRECTORY, task->input_root}};
 	/* Without the hold the agent says what is missing, if it is. */
 	task->hold = croft_store_hold(sched->store, refs, 3, NULL);
-	task->announced = task->state == TASK_LEASED ? TASK_QUEUED : task->state;
+	task->announced = task->state;
 	if (task->may_merge) {
 		size_t bucket = XXH3_64bits(task->action.hash, CROFT_HASH_SIZE) % BUCKETS;
 		LIST_INSERT_HEAD(&sched->actions[bucket], task, action_link);

@@ -20,12 +20,12 @@ static void keep_learned(struct croft_sched *sched)
 {
 	struct learned *learned = learned_of(sched->placement);
 	sched->learned_ns = croft_now_ns();
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	struct croft_error err = CROFT_ERROR_INIT;
 	if (!learned_write(learned, sched->journal_path, &err))
 		croft_log(CROFT_LOG_WARNING, "keeping what was learned of jobs: %s", err.message);
 	learned_free(learned);
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 }
 
 static void restore_learned(struct croft_sched *sched)
@@ -39,8 +39,9 @@ static void restore_learned(struct croft_sched *sched)
 static void *ticker_thread(void *user)
 {
 	struct croft_sched *sched = user;
-	CROFT_LOCKED(&sched->lock);
+	SCHED_LOCKED(sched);
 	while (!sched->stopping) {
+		sched_write_down(sched);
 		struct timespec until;
 		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_nsec += TICK_MS * 1000000L;
@@ -113,6 +114,7 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	pthread_cond_init(&sched->tick, &attributes);
 	pthread_condattr_destroy(&attributes);
 	TAILQ_INIT(&sched->queue);
+	STAILQ_INIT(&sched->changed);
 	TAILQ_INIT(&sched->completed);
 	struct croft_placement_config placement = {.seed = sched->started_ns};
 	if (!croft_policy_parse(config->policy, &placement.policy, err)) {
@@ -125,6 +127,8 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	sched->journal_path = croft_strdup(config->path);
 	restore_learned(sched);
 	sched->journal = croft_journal_open(config->path, err);
+	if (sched->journal)
+		croft_journal_around(sched->journal, announcements_begin, announcements_end, sched);
 	if (!sched->journal || !croft_journal_each(sched->journal, restore, sched, err)) {
 		sched->stopping = true;
 		croft_sched_close(sched);
@@ -176,12 +180,12 @@ void croft_sched_close(struct croft_sched *sched)
 {
 	if (!sched)
 		return;
-	pthread_mutex_lock(&sched->lock);
+	sched_lock(sched);
 	bool has_ticker = !sched->stopping;
 	sched->stopping = true;
 	pthread_cond_broadcast(&sched->tick);
 	pthread_cond_broadcast(&sched->log_changed);
-	pthread_mutex_unlock(&sched->lock);
+	sched_unlock(sched);
 	if (has_ticker)
 		pthread_join(sched->ticker, NULL);
 	finisher_close(sched);

@@ -82,98 +82,6 @@ struct operation *task_add_operation(struct croft_sched *sched, struct task *tas
 
 /* Transitions --------------------------------------------------------------------------------- */
 
-struct announcement {
-	struct croft_sched *sched;
-	struct task *task;
-	enum task_state state;
-	char lease[NAME_TEXT]; /* to hand out (leased), or to acknowledge (completed) */
-	char *agent_id;
-};
-
-static void tell_operations(struct task *task)
-{
-	struct operation *operation;
-	LIST_FOREACH (operation, &task->operations, link)
-		operation_tell(operation);
-}
-
-/* On the journal's thread: the transition is on disk. */
-static void announce(void *user, const struct croft_error *failed)
-{
-	struct announcement *announcement = user;
-	struct croft_sched *sched = announcement->sched;
-	struct task *task = announcement->task;
-	pthread_mutex_lock(&sched->lock);
-	task->announcing--;
-	if (failed && task->state == TASK_QUEUED) {
-		task->told = true;
-		task_complete(sched, task, error_response(failed->code, failed->message), true);
-	} else if (!failed) {
-		task->told = true;
-		task->announced = announcement->state;
-		if (announcement->state != TASK_LEASED)
-			tell_operations(task);
-		if (announcement->state == TASK_COMPLETED && announcement->agent_id)
-			agent_ack(sched, announcement->agent_id, announcement->lease);
-	}
-	pthread_mutex_unlock(&sched->lock);
-	if (!failed && announcement->state == TASK_LEASED)
-		send_job(sched, announcement->lease);
-	free(announcement->agent_id);
-	free(announcement);
-}
-
-struct croft_slice task_key(const struct task *task, uint8_t key[TASK_KEY])
-{
-	for (int i = 0; i < TASK_KEY; i++)
-		key[i] = (uint8_t)(task->sequence >> (8 * (TASK_KEY - 1 - i)));
-	return CROFT_SLICE(key, TASK_KEY);
-}
-
-static void write_down(struct croft_sched *sched, struct task *task)
-{
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct announcement *announcement = croft_zalloc(sizeof(*announcement));
-	announcement->sched = sched;
-	announcement->task = task;
-	announcement->state = task->state;
-	memcpy(announcement->lease, task->lease, NAME_TEXT);
-	announcement->agent_id = task->agent_id ? croft_strdup(task->agent_id) : NULL;
-	task->announcing++;
-	uint8_t key[TASK_KEY];
-	croft_journal_put(sched->journal, task_key(task, key), task_record(task, arena),
-		task->state == TASK_QUEUED && !task->told, announce, announcement);
-}
-
-struct word {
-	struct croft_sched *sched;
-	struct operation *operation;
-};
-
-/* On the journal's thread; the operation outlives this, as its task is being announced. */
-static void announce_operation(void *user, const struct croft_error *failed)
-{
-	(void)failed; /* tried until it works */
-	struct word *word = user;
-	pthread_mutex_lock(&word->sched->lock);
-	word->operation->task->announcing--;
-	word->operation->joining = false;
-	operation_tell(word->operation);
-	pthread_mutex_unlock(&word->sched->lock);
-	free(word);
-}
-
-void operation_write_down(struct croft_sched *sched, struct operation *operation)
-{
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct word *word = croft_zalloc(sizeof(*word));
-	*word = (struct word){sched, operation};
-	operation->task->announcing++;
-	uint8_t key[TASK_KEY];
-	croft_journal_put(sched->journal, task_key(operation->task, key),
-		task_record(operation->task, arena), false, announce_operation, word);
-}
-
 /* Takes the task from its agent. */
 static void leave_agent(struct croft_sched *sched, struct task *task)
 {
@@ -203,7 +111,7 @@ void task_enqueue(struct croft_sched *sched, struct task *task)
 		LIST_INSERT_HEAD(&sched->actions[bucket], task, action_link);
 		task->action_listed = true;
 	}
-	write_down(sched, task);
+	task_changed(sched, task);
 }
 
 void task_lease(struct croft_sched *sched, struct task *task, struct agent *agent)
@@ -218,15 +126,13 @@ void task_lease(struct croft_sched *sched, struct task *task, struct agent *agen
 	sched->running++;
 	LIST_INSERT_HEAD(&agent->tasks, task, agent_link);
 	LIST_INSERT_HEAD(&sched->leases[bucket_of(task->lease)], task, lease_link);
-	write_down(sched, task);
+	task_changed(sched, task);
 }
 
-void task_run(struct croft_sched *sched, struct task *task)
+void task_run(struct task *task)
 {
-	if (task->state != TASK_LEASED)
-		return;
-	task->state = TASK_RUNNING;
-	write_down(sched, task);
+	if (task->state == TASK_LEASED)
+		task->state = TASK_RUNNING; /* no need to write that down: its lease is */
 }
 
 void task_complete(struct croft_sched *sched, struct task *task, struct croft_slice response,
@@ -248,7 +154,7 @@ void task_complete(struct croft_sched *sched, struct task *task, struct croft_sl
 	croft_store_release(task->hold);
 	task->hold = NULL;
 	pthread_cond_broadcast(&sched->log_changed);
-	write_down(sched, task);
+	task_changed(sched, task);
 }
 
 void task_complete_error(struct croft_sched *sched, struct task *task, enum croft_code code,
@@ -299,7 +205,7 @@ void tasks_expire(struct croft_sched *sched)
 {
 	int64_t oldest = croft_unix_ns() - KEEP_NS;
 	struct task *task;
-	while ((task = TAILQ_FIRST(&sched->completed)) && task->announcing == 0 &&
+	while ((task = TAILQ_FIRST(&sched->completed)) && task->announcing == 0 && !task->changed &&
 		(sched->completed_count > KEEP_COMPLETED || task->completed_unix_ns < oldest)) {
 		TAILQ_REMOVE(&sched->completed, task, queue_link);
 		sched->completed_count--;

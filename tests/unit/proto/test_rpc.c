@@ -101,7 +101,7 @@ struct echo {
 	struct croft_call *call;
 };
 
-static void echo_message(void *user, void *message)
+static void echo_message(void *user, void *message, struct croft_arena **arena)
 {
 	struct echo *echo = user;
 	Bytestream__WriteResponse response = BYTESTREAM__WRITE_RESPONSE__INIT;
@@ -121,7 +121,8 @@ static bool echo_sizes(struct croft_call *call, void *user, struct croft_error *
 {
 	struct echo *echo = calloc(1, sizeof(*echo));
 	echo->call = croft_call_ref(call);
-	croft_call_park(call, &(struct croft_parked){echo_message, echo_closed, echo, 0});
+	croft_call_park(call, &(struct croft_parked){
+		.on_message = echo_message, .on_closed = echo_closed, .user = echo});
 	return true;
 }
 

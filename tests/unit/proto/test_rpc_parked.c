@@ -52,7 +52,7 @@ static void on_closed(void *user)
 	atomic_fetch_add(&closed, 1);
 }
 
-static void on_message(void *user, void *message)
+static void on_message(void *user, void *message, struct croft_arena **arena)
 {
 	struct session *session = user;
 	const Bytestream__WriteRequest *request = message;
@@ -60,6 +60,16 @@ static void on_message(void *user, void *message)
 	Bytestream__WriteResponse response = BYTESTREAM__WRITE_RESPONSE__INIT;
 	response.committed_size = (int64_t)session->bytes;
 	croft_call_post(session->call, &response.base);
+}
+
+static struct croft_arena *kept;
+
+static void keep_message(void *user, void *message, struct croft_arena **arena)
+{
+	on_message(user, message, arena);
+	croft_arena_destroy(kept);
+	kept = *arena;
+	*arena = NULL;
 }
 
 /* The test holds the reference, until release(). */
@@ -85,7 +95,16 @@ static bool watch(struct croft_call *call, void *user, struct croft_error *err)
 static bool converse(struct croft_call *call, void *user, struct croft_error *err)
 {
 	struct session *session = new_session(call);
-	croft_call_park(call, &(struct croft_parked){on_message, on_closed, session, 0});
+	croft_call_park(call, &(struct croft_parked){.on_message = on_message, .on_closed = on_closed, .user = session});
+	atomic_fetch_add(&opened, 1);
+	return true;
+}
+
+/* On the queue's own thread; it keeps the messages. */
+static bool converse_at_once(struct croft_call *call, void *user, struct croft_error *err)
+{
+	croft_call_park(call, &(struct croft_parked){.on_message = keep_message, .on_closed = on_closed,
+		.user = new_session(call), .immediate = true});
 	atomic_fetch_add(&opened, 1);
 	return true;
 }
@@ -102,6 +121,8 @@ static const struct croft_rpc_method methods[] = {
 		&health__health_check_response__descriptor, watch, false},
 	{"/test/Converse", CROFT_RPC_BIDI_STREAM, &bytestream__write_request__descriptor,
 		&bytestream__write_response__descriptor, converse, false},
+	{"/test/ConverseAtOnce", CROFT_RPC_BIDI_STREAM, &bytestream__write_request__descriptor,
+		&bytestream__write_response__descriptor, converse_at_once, false},
 	{"/test/ParkAndFail", CROFT_RPC_SERVER_STREAM, &health__health_check_request__descriptor,
 		&health__health_check_response__descriptor, park_and_fail, false},
 };
@@ -154,13 +175,18 @@ static struct croft_stream *open_watch(void)
 	return stream;
 }
 
-static struct croft_stream *open_conversation(void)
+static struct croft_stream *open_method(const char *path)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_stream *stream = croft_stream_open(
-		channel, NULL, "/test/Converse", &bytestream__write_response__descriptor, &err);
+		channel, NULL, path, &bytestream__write_response__descriptor, &err);
 	assert_ok(stream != NULL, err);
 	return stream;
+}
+
+static struct croft_stream *open_conversation(void)
+{
+	return open_method("/test/Converse");
 }
 
 static int number_of_threads(void)
@@ -231,6 +257,26 @@ static void ten_thousand_sessions_talk(void **state)
 	for (int i = 0; i < MANY; i++)
 		croft_stream_destroy(streams[i]);
 	wait_for(&closed, MANY);
+}
+
+static void messages_may_be_kept(void **state)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_stream *stream = open_method("/test/ConverseAtOnce");
+	Bytestream__WriteRequest request = BYTESTREAM__WRITE_REQUEST__INIT;
+	uint8_t data[100] = {0};
+	void *message;
+	request.data = (ProtobufCBinaryData){sizeof(data), data};
+	for (int round = 1; round <= 100; round++) {
+		assert_ok(croft_stream_write(stream, &request.base, &err), err);
+		assert_ok(croft_stream_read(stream, *state, &message, &err) == 1, err);
+		assert_int_equal(((Bytestream__WriteResponse *)message)->committed_size, 100 * round);
+	}
+	croft_stream_destroy(stream);
+	wait_for(&closed, 1);
+	assert_non_null(kept);
+	croft_arena_destroy(kept);
+	kept = NULL;
 }
 
 struct racer {
@@ -383,6 +429,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		WITH_SERVER(ten_thousand_calls_wait_without_threads),
 		WITH_SERVER(ten_thousand_sessions_talk),
+		WITH_SERVER(messages_may_be_kept),
 		WITH_SERVER(ends_from_all_sides_are_told_once),
 		WITH_SERVER(a_client_that_does_not_read_is_dropped),
 		WITH_SERVER(what_is_queued_is_sent_before_the_end),
