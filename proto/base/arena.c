@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "proto/base/arena.h"
 
+#include <pthread.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +22,51 @@ struct croft_arena {
 	size_t used;
 };
 
+/* First blocks that this thread has no use for at the moment: most arenas live for one call, and larger
+ * pieces than malloc keeps per thread cost it much. */
+enum { SPARE_BLOCKS = 8 };
+struct spare {
+	struct block *blocks;
+	unsigned count;
+};
+static __thread struct spare spare;
+static pthread_key_t spare_key;
+
+static void free_spare(void *user)
+{
+	struct spare *mine = user;
+	while (mine->blocks) {
+		struct block *next = mine->blocks->next;
+		free(mine->blocks);
+		mine->blocks = next;
+	}
+	mine->count = SPARE_BLOCKS; /* the thread ends: nothing is kept any more */
+}
+
+static void make_key(void)
+{
+	if (pthread_key_create(&spare_key, free_spare) != 0)
+		abort();
+}
+
+/* False: it is to be freed. Sanitizers see every arena as a piece of its own. */
+static bool keep_spare(struct block *block)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return false;
+#else
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	if (block->size != FIRST_BLOCK || spare.count >= SPARE_BLOCKS)
+		return false;
+	pthread_once(&once, make_key);
+	pthread_setspecific(spare_key, &spare);
+	block->next = spare.blocks;
+	spare.blocks = block;
+	spare.count++;
+	return true;
+#endif
+}
+
 static struct block *block_create(size_t size)
 {
 	struct block *block = croft_alloc(sizeof(*block) + size);
@@ -29,10 +76,22 @@ static struct block *block_create(size_t size)
 	return block;
 }
 
+static struct block *first_block(void)
+{
+	struct block *block = spare.blocks;
+	if (!block)
+		return block_create(FIRST_BLOCK);
+	spare.blocks = block->next;
+	spare.count--;
+	block->next = NULL;
+	block->used = 0;
+	return block;
+}
+
 struct croft_arena *croft_arena_create(void)
 {
 	struct croft_arena *arena = croft_alloc(sizeof(*arena));
-	arena->blocks = block_create(FIRST_BLOCK);
+	arena->blocks = first_block();
 	arena->used = 0;
 	return arena;
 }
@@ -43,7 +102,8 @@ void croft_arena_destroy(struct croft_arena *arena)
 		return;
 	for (struct block *block = arena->blocks, *next; block; block = next) {
 		next = block->next;
-		free(block);
+		if (!keep_spare(block))
+			free(block);
 	}
 	free(arena);
 }

@@ -19,14 +19,26 @@ struct croft_slice error_response(enum croft_code code, const char *message)
 	return CROFT_SLICE(bytes, size);
 }
 
+#define TYPE "type.googleapis.com/"
+
 static Google__Protobuf__Any *any_of(const char *type, struct croft_slice bytes,
 	struct croft_arena *arena)
 {
 	Google__Protobuf__Any *any = croft_arena_alloc(arena, sizeof(*any));
 	google__protobuf__any__init(any);
-	any->type_url = croft_arena_printf(arena, "type.googleapis.com/%s", type);
+	any->type_url = (char *)type;
 	any->value = (ProtobufCBinaryData){bytes.size, (uint8_t *)bytes.data};
 	return any;
+}
+
+static char *stream_name(const struct operation *operation, const char *stream,
+	struct croft_arena *arena)
+{
+	char *name = croft_arena_alloc(arena, 11 + NAME_TEXT + strlen(stream));
+	memcpy(name, "operations/", 11);
+	memcpy(name + 11, operation->name, NAME_TEXT - 1);
+	strcpy(name + 11 + NAME_TEXT - 1, stream);
+	return name;
 }
 
 static Reapi__ExecutionStage__Value stage_of(const struct operation *operation)
@@ -45,16 +57,14 @@ Longrunning__Operation *operation_message(const struct operation *operation,
 	Reapi__ExecuteOperationMetadata metadata = REAPI__EXECUTE_OPERATION_METADATA__INIT;
 	metadata.stage = stage_of(operation);
 	metadata.action_digest = croft_digest_to_message(&task->action, arena);
-	metadata.stdout_stream_name =
-		croft_arena_printf(arena, "operations/%s/stdout", operation->name);
-	metadata.stderr_stream_name =
-		croft_arena_printf(arena, "operations/%s/stderr", operation->name);
+	metadata.stdout_stream_name = stream_name(operation, "/stdout", arena);
+	metadata.stderr_stream_name = stream_name(operation, "/stderr", arena);
 	metadata.digest_function = REAPI__DIGEST_FUNCTION__VALUE__SHA256;
 
 	Longrunning__Operation *message = croft_arena_alloc(arena, sizeof(*message));
 	longrunning__operation__init(message);
 	message->name = croft_arena_strdup(arena, operation->name);
-	message->metadata = any_of("build.bazel.remote.execution.v2.ExecuteOperationMetadata",
+	message->metadata = any_of(TYPE "build.bazel.remote.execution.v2.ExecuteOperationMetadata",
 		croft_message_encode(&metadata.base, arena), arena);
 	if (metadata.stage != REAPI__EXECUTION_STAGE__VALUE__COMPLETED)
 		return message;
@@ -68,7 +78,7 @@ Longrunning__Operation *operation_message(const struct operation *operation,
 		free((void *)cancelled.data);
 	}
 	message->response =
-		any_of("build.bazel.remote.execution.v2.ExecuteResponse", response, arena);
+		any_of(TYPE "build.bazel.remote.execution.v2.ExecuteResponse", response, arena);
 	return message;
 }
 

@@ -79,6 +79,10 @@ struct task {
 	uint64_t agent_lost_ns; /* when its agent went away; 0: it is there */
 	struct croft_hold *hold;
 	struct croft_slice request_metadata, response; /* owned */
+	/* Its Action and Command as they were read, when it was leased as soon as it came; else NULL. */
+	struct croft_arena *read;
+	const Reapi__Action *read_action;
+	const Reapi__Command *read_command;
 	char *description; /* for people: first argument and outputs */
 	struct croft_placement_job *placed; /* what placement knows it as; NULL: not yet, or no more */
 	struct croft_placement_input *inputs; /* for placement, until it knows it; owned */
@@ -276,6 +280,8 @@ void dispatch(struct croft_sched *sched);
 /* What is needed of a leased task to make its Job message without holding the lock; in the arena. */
 struct job_source;
 struct job_source *job_source(struct task *task, struct croft_arena *arena);
+/* When the message is sent. */
+void job_source_finish(struct job_source *source);
 const char *job_source_lease(const struct job_source *source);
 Farm__Job *job_make(struct croft_sched *sched, const struct job_source *source,
 	struct croft_arena *arena, struct croft_error *err);

@@ -39,6 +39,9 @@ void dispatch(struct croft_sched *sched)
 struct job_source {
 	char lease[NAME_TEXT];
 	struct croft_digest action, command, input_root;
+	struct croft_arena *read; /* the next two, or NULL: they are to be read */
+	const Reapi__Action *read_action;
+	const Reapi__Command *read_command;
 	char *instance_name, *operation;
 	uint64_t timeout_ms;
 	int64_t queued_unix_ns;
@@ -71,7 +74,16 @@ struct job_source *job_source(struct task *task, struct croft_arena *arena)
 		.kinds = placed_kinds(task, arena),
 	};
 	memcpy(source->lease, task->lease, NAME_TEXT);
+	source->read = task->read;
+	source->read_action = task->read_action;
+	source->read_command = task->read_command;
+	task->read = NULL;
 	return source;
+}
+
+void job_source_finish(struct job_source *source)
+{
+	croft_arena_destroy(source->read);
 }
 
 static void *read_stored(struct croft_sched *sched, const struct croft_digest *digest,
@@ -110,10 +122,14 @@ Farm__Job *job_make(struct croft_sched *sched, const struct job_source *source,
 	job->lease = (char *)source->lease;
 	job->operation = source->operation;
 	job->action_digest = croft_digest_to_message(&source->action, arena);
-	job->action = read_stored(sched, &source->action, &reapi__action__descriptor, arena, err);
+	job->action = source->read
+		? (Reapi__Action *)source->read_action
+		: read_stored(sched, &source->action, &reapi__action__descriptor, arena, err);
 	if (!job->action)
 		return NULL;
-	job->command = read_stored(sched, &source->command, &reapi__command__descriptor, arena, err);
+	job->command = source->read
+		? (Reapi__Command *)source->read_command
+		: read_stored(sched, &source->command, &reapi__command__descriptor, arena, err);
 	if (!job->command)
 		return NULL;
 	job->timeout_ms = source->timeout_ms;

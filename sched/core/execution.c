@@ -20,6 +20,7 @@ struct execution {
 	struct croft_call *call;
 	const Reapi__ExecuteRequest *request;
 	struct croft_digest action_digest, command_digest, input_root;
+	struct croft_arena *read; /* what follows */
 	const Reapi__Action *action;
 	const Reapi__Command *command;
 	struct croft_placement_input *inputs; /* owned */
@@ -54,11 +55,10 @@ static bool fail_missing(struct croft_call *call, const struct croft_digest *mis
 static void *read_message(struct execution *execution, const struct croft_digest *digest,
 	const ProtobufCMessageDescriptor *type, const char *what, struct croft_error *err)
 {
-	struct croft_arena *arena = croft_call_arena(execution->call);
 	struct croft_slice bytes = CROFT_SLICE("", 0);
 	struct croft_error failed = CROFT_ERROR_INIT;
-	if (!croft_digest_is_empty(digest) &&
-		!croft_store_get(execution->sched->store, digest, arena, &bytes, &failed)) {
+	if (!croft_digest_is_empty(digest) && !croft_store_get(execution->sched->store, digest,
+			croft_call_arena(execution->call), &bytes, &failed)) {
 		if (failed.code == CROFT_NOT_FOUND || failed.code == CROFT_DATA_LOSS)
 			fail_missing(execution->call, digest, 1, err);
 		else
@@ -66,7 +66,7 @@ static void *read_message(struct execution *execution, const struct croft_digest
 		croft_error_wrap(err, "reading the %s", what);
 		return NULL;
 	}
-	void *message = croft_message_decode(type, bytes, arena, NULL, err);
+	void *message = croft_message_decode(type, bytes, execution->read, NULL, err);
 	if (!message)
 		croft_error_wrap(err, "the %s", what);
 	return message;
@@ -303,6 +303,17 @@ static bool fail_full(struct croft_call *call, const char *what, size_t limit,
 		"%s is full (%zu operations): try again later", what, limit);
 }
 
+/* So that nothing is read twice for a job that goes to its agent at once; others may wait for long. */
+static void give_read(struct execution *execution, struct task *task)
+{
+	if (task->state != TASK_LEASED)
+		return;
+	task->read = execution->read;
+	task->read_action = execution->action;
+	task->read_command = execution->command;
+	execution->read = NULL;
+}
+
 /* Joins the same action in flight, or becomes a task. */
 static bool enqueue(struct execution *execution, struct croft_error *err)
 {
@@ -341,6 +352,7 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 	} else {
 		task_enqueue(sched, task);
 		dispatch(sched);
+		give_read(execution, task);
 	}
 	sched_unlock(sched);
 	if (merged)
@@ -349,18 +361,25 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 	return true;
 }
 
-static bool execute(struct croft_call *call, void *user, struct croft_error *err)
+static bool execute_read(struct execution *execution, struct croft_error *err)
 {
-	struct execution execution = {
-		.sched = user, .call = call, .request = croft_call_request(call)};
-	if (!read_action(&execution, err))
+	if (!read_action(execution, err))
 		return false;
-	if (!execution.request->skip_cache_lookup && !execution.action->do_not_cache) {
-		int answered = answer_from_cache(&execution, err);
+	if (!execution->request->skip_cache_lookup && !execution->action->do_not_cache) {
+		int answered = answer_from_cache(execution, err);
 		if (answered != 0)
 			return answered > 0;
 	}
-	return enqueue(&execution, err);
+	return enqueue(execution, err);
+}
+
+static bool execute(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct execution execution = {.sched = user, .call = call, .request = croft_call_request(call),
+		.read = croft_arena_create()};
+	bool ok = execute_read(&execution, err);
+	croft_arena_destroy(execution.read);
+	return ok;
 }
 
 static bool wait_execution(struct croft_call *call, void *user, struct croft_error *err)

@@ -27,7 +27,7 @@ struct finished {
 	const Farm__JobDone *done;
 	char lease[NAME_TEXT];
 	struct croft_digest input_root;
-	const char *const *kinds;
+	const char *const *kinds; /* of its profile, if it has one */
 	struct result_source source;
 	struct result result;
 	struct croft_placement_touch *touched; /* owned */
@@ -86,7 +86,8 @@ static struct finished *begin_end(struct croft_sched *sched, const struct task *
 	struct finished *finished = croft_arena_zalloc(arena, sizeof(*finished));
 	finished->done = done;
 	finished->input_root = task->input_root;
-	finished->kinds = placed_kinds(task, arena);
+	if (done->profile)
+		finished->kinds = placed_kinds(task, arena);
 	memcpy(finished->lease, task->lease, NAME_TEXT);
 	finished->source = (struct result_source){
 		.action = task->action,
@@ -145,7 +146,7 @@ static struct finished *hear_all(struct croft_sched *sched, const struct heard *
 static void make_results(struct croft_sched *sched, struct finished *batch)
 {
 	for (struct finished *at = batch; at; at = at->next) {
-		if (!at->done->status)
+		if (!at->done->status && at->kinds)
 			profiles_learn(sched->profiles, at->kinds, JOB_KINDS, at->done);
 		result_make(&at->result, &at->source, at->done);
 		at->touched = placed_touched(sched, &at->input_root, at->done, &at->touched_count);

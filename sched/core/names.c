@@ -5,13 +5,27 @@
 #include <sys/random.h>
 #include <xxhash.h>
 
+enum { NAME_BYTES = 16 };
+
+/* From the kernel, many names' worth at a time. */
+static const uint8_t *random_bytes(void)
+{
+	static __thread uint8_t bytes[NAME_BYTES * 16]; /* getrandom gives up to 256 whole */
+	static __thread size_t used = sizeof(bytes);
+	if (used == sizeof(bytes)) {
+		if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
+			abort();
+		used = 0;
+	}
+	used += NAME_BYTES;
+	return bytes + used - NAME_BYTES;
+}
+
 void make_name(char name[NAME_TEXT])
 {
 	static const char digits[] = "0123456789abcdef";
-	uint8_t random[16];
-	if (getrandom(random, sizeof(random), 0) != sizeof(random))
-		abort();
-	for (size_t i = 0; i < sizeof(random); i++) {
+	const uint8_t *random = random_bytes();
+	for (size_t i = 0; i < NAME_BYTES; i++) {
 		name[2 * i] = digits[random[i] >> 4];
 		name[2 * i + 1] = digits[random[i] & 15];
 	}

@@ -58,6 +58,7 @@ void task_free(struct croft_sched *sched, struct task *task)
 	free(task->instance_name);
 	free(task->agent_id);
 	free(task->description);
+	croft_arena_destroy(task->read);
 	free(task->reason);
 	free(task->inputs);
 	free(task->touched);
@@ -101,6 +102,8 @@ void task_enqueue(struct croft_sched *sched, struct task *task)
 	leave_agent(sched, task);
 	free(task->agent_id);
 	task->agent_id = NULL;
+	croft_arena_destroy(task->read);
+	task->read = NULL;
 	task->lease[0] = '\0';
 	task->agent_lost_ns = 0;
 	task->state = TASK_QUEUED;
@@ -153,6 +156,8 @@ void task_complete(struct croft_sched *sched, struct task *task, struct croft_sl
 	sched->completed_count++;
 	croft_store_release(task->hold);
 	task->hold = NULL;
+	croft_arena_destroy(task->read);
+	task->read = NULL;
 	pthread_cond_broadcast(&sched->log_changed);
 	task_changed(sched, task);
 }

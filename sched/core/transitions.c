@@ -259,6 +259,8 @@ void announcements_end(void *user)
 		agents_send(sched);
 		sched_unlock(sched);
 	}
+	for (size_t i = 0; i < all->handing_count; i++)
+		job_source_finish(all->handings[i].source);
 	tell_clients(all);
 	croft_arena_destroy(all->arena);
 	free(all);
