@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The cold path: one compilation on an agent with an empty cache, over a link with a round trip of
-1 ms and 1 Gbit/s, against fetching the whole root first and against what it reads. Medians of
-rounds; each has a new agent."""
+1 ms and 1 Gbit/s, against fetching the whole root first and against what it reads; then the same on a
+further agent, with the profile that the first one's jobs left. Medians of rounds; each has new agents, and
+a platform property of its own, so that it learns nothing from the rounds before."""
 import argparse
 import json
 import os
@@ -50,9 +51,9 @@ class Bench:
         self.roots = [word for name in packages for word in ("-d", f"pkg-{name}")]
         self.roots += ["-i", f"{self.folder}/source:source"]
 
-    def agent(self, name):
+    def agent(self, name, turn):
         self.farm.enter[name] = self.link.enter(1)
-        self.farm.agent(name)
+        self.farm.agent(name, "-p", f"round={turn}", "--no-peers")
         self.farm.wait_agents(1)
 
     def drop(self, name):
@@ -102,16 +103,29 @@ class Bench:
     def bar(self, name, value, goal, good):
         print(f"BAR cold-{name} {value:.3f} {goal} {'ok' if good else 'short'}", flush=True)
 
+    def show(self, what, seconds, result):
+        inputs = result["inputs"]
+        print(f"  {what}: {seconds:.2f} s; {inputs['prefetched_bytes'] / 1e6:.1f} MB in {inputs['prefetched_files']} "
+              f"files came ahead, {inputs['wasted_bytes'] / 1e6:.2f} MB of it for nothing; {inputs['fetched_bytes'] / 1e6:.1f} "
+              f"MB when asked for, {inputs['stall_ms']} ms waited; in ms: {result['milliseconds']}", flush=True)
+
     def run(self):
         self.prepare()
-        cold, warm, fetched, result = [], [], [], None
+        cold, warm, profiled, fetched, result = [], [], [], [], None
         for i in range(self.rounds):
-            self.agent(f"cold{i}")
-            seconds, result = self.job()
+            kind = ["-p", f"round={i}"]
+            self.agent(f"cold{i}", i)
+            seconds, result = self.job(*kind)
             cold.append(seconds)
+            self.show("without", seconds, result)
             fetched.append((result["inputs"]["fetched_bytes"], result["inputs"]["fetched_files"]))
-            warm.append(min(self.job()[0] for _ in range(3)))
+            warm.append(min(self.job(*kind)[0] for _ in range(3)))
             self.drop(f"cold{i}")
+            self.agent(f"profiled{i}", i)
+            seconds, told = self.job(*kind)
+            profiled.append(seconds)
+            self.show("with its profile", seconds, told)
+            self.drop(f"profiled{i}")
         whole, tree = self.fetch_everything(result["input_root"])
         opened, count = self.opened_bytes(tree)
         first, usual = statistics.median(cold), statistics.median(warm)
@@ -124,6 +138,8 @@ class Bench:
         self.bar("fetch-first-by-lazy", (whole + usual) / first, ">=10", whole + usual >= 10 * first)
         ideal = usual + moved * 8 / (MBIT * 1e6)
         print(f"  without a profile: {first / ideal:.2f} of warm time and transfer")
+        ahead = statistics.median(profiled)
+        self.bar("profiled-by-ideal", ahead / ideal, "<=1.5", ahead <= 1.5 * ideal)
 
     def stop(self):
         self.farm.stop()
