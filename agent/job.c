@@ -10,6 +10,7 @@
 #include "agent/paths.h"
 #include "agent/peers.h"
 #include "agent/presence.h"
+#include "agent/touched.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -17,9 +18,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-
-/* Of one job, in its report. */
-enum { PROFILE_TOUCHES = 16384 };
 
 struct croft_job {
 	struct croft_session *session;
@@ -38,6 +36,7 @@ struct croft_job {
 	const char *root_image; /* path of its tree; NULL: the input root is "/" */
 	struct croft_job_logs *logs;
 	struct croft_opens *opens; /* NULL: the kernel does not tell */
+	struct croft_touched touched;
 	uint64_t output_connection[2]; /* by which stdout and stderr went to the server last */
 	bool line_open; /* stderr does not end with a whole line */
 	bool prefetched;
@@ -354,50 +353,16 @@ static bool judge(struct croft_job *job, const struct croft_sandbox_result *ende
 	}
 }
 
-/* What it opened, in that order, and what of this was fetched ahead. */
 static void fill_touched(struct croft_job *job, Farm__InputAccount *inputs)
 {
-	size_t count = 0;
-	struct croft_prefetch_account account = {0};
 	struct croft_error err = CROFT_ERROR_INIT;
-	struct croft_slice paths = CROFT_SLICE("", 0);
-	if (job->opens)
-		paths = croft_opens_finish(
-			job->opens, job->root_image ? job->layout.input_target : "", &count);
-	CROFT_CLEANUP_FREE struct croft_digest *digests = croft_array(count, sizeof(*digests));
-	if (croft_digest_is_empty(&job->input_root) || !job->pid_namespace)
-		return;
-	if (!croft_daemon_touched(job->machine->daemon, job->pid_namespace, &job->input_root, paths,
-		    digests, count, &account, &err)) {
+	if (croft_touched_find(job->machine->daemon, job->opens,
+			job->root_image ? job->layout.input_target : "", &job->input_root, job->pid_namespace,
+			job->arena, inputs, &job->touched, &err))
+		job->done.profile = job->touched.profile;
+	else
 		croft_log(CROFT_LOG_WARNING, "what job %s read is not known: %s", job->message->operation,
 			err.message);
-		return;
-	}
-	inputs->prefetched_files = account.files;
-	inputs->prefetched_bytes = account.bytes;
-	inputs->wasted_bytes = account.wasted_bytes;
-	Farm__AccessProfile *profile = croft_arena_alloc(job->arena, sizeof(*profile));
-	farm__access_profile__init(profile);
-	profile->runs = 1;
-	profile->touches = croft_arena_array(job->arena, count, sizeof(void *));
-	const char *path = paths.data;
-	for (size_t i = 0; i < count; i++, path += strlen(path) + 1) {
-		if (digests[i].size_bytes == UINT64_MAX)
-			continue;
-		inputs->touched_files++;
-		inputs->touched_bytes += digests[i].size_bytes;
-		if (profile->n_touches == PROFILE_TOUCHES)
-			continue;
-		Farm__AccessProfile__Touch *touch = croft_arena_alloc(job->arena, sizeof(*touch));
-		farm__access_profile__touch__init(touch);
-		touch->digest = croft_digest_to_message(&digests[i], job->arena);
-		touch->path.len = strlen(path);
-		touch->path.data = croft_arena_copy(job->arena, path, touch->path.len);
-		touch->seen_runs = 1;
-		profile->touches[profile->n_touches++] = touch;
-	}
-	if (job->opens)
-		job->done.profile = profile;
 }
 
 static void fill_account(struct croft_job *job, const struct croft_mount_account *account)
@@ -473,6 +438,8 @@ static bool collect(struct croft_job *job, struct croft_sandbox *sandbox, bool w
 	};
 	job->metadata.output_upload_start_timestamp = now(job);
 	bool ok = croft_job_logs_finish(job->logs, upload, &job->result, job->arena, err) &&
+		(!job->touched.has_list || croft_upload_bytes(upload, &job->touched.list_digest,
+			job->touched.list, err)) &&
 		(!with_outputs || croft_outputs_collect(&outputs, upload, &job->result, err)) &&
 		croft_upload_flush(upload, NULL, err);
 	job->metadata.output_upload_completed_timestamp = now(job);

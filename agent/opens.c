@@ -22,6 +22,7 @@ struct croft_opens {
 	int fanotify, stop;
 	pthread_t thread;
 	bool running;
+	bool incomplete; /* something was opened that is not noted; of the thread as well */
 	/* Of the thread, until it has ended: */
 	char *text;
 	size_t size, room, count;
@@ -56,8 +57,12 @@ static void grow(struct croft_opens *opens)
 static void note(struct croft_opens *opens, const char *path)
 {
 	size_t *place = place_of(opens, path), size = strlen(path) + 1;
-	if (*place || opens->count == PATHS_AT_MOST)
+	if (*place)
 		return;
+	if (opens->count == PATHS_AT_MOST) {
+		opens->incomplete = true;
+		return;
+	}
 	if (opens->size + size > opens->room) {
 		opens->room = (opens->size + size) * 2;
 		opens->text = croft_realloc(opens->text, opens->room, 1);
@@ -73,8 +78,10 @@ static void note(struct croft_opens *opens, const char *path)
 static void on_event(struct croft_opens *opens, const struct fanotify_event_metadata *event)
 {
 	char link[64], path[PATH_MAX];
-	if (event->fd < 0)
-		return; /* the queue ran over, which an unlimited one does not */
+	if (event->fd < 0) {
+		opens->incomplete = true; /* no descriptor was to be had, or the queue ran over */
+		return;
+	}
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", event->fd);
 	ssize_t size = readlink(link, path, sizeof(path) - 1);
 	close(event->fd);
@@ -165,6 +172,11 @@ struct croft_slice croft_opens_finish(struct croft_opens *opens, const char *pre
 	}
 	opens->size = kept;
 	return CROFT_SLICE(opens->text, kept);
+}
+
+bool croft_opens_complete(const struct croft_opens *opens)
+{
+	return !opens->incomplete;
 }
 
 void croft_opens_destroy(struct croft_opens *opens)

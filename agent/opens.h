@@ -10,6 +10,7 @@
 #include "proto/base/error.h"
 #include "proto/base/slice.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct croft_opens;
@@ -21,6 +22,8 @@ int croft_opens_fd(const struct croft_opens *opens);
 /* After the job's end: the paths that stand below `prefix` ("" for all), relative to it, each with a
  * NUL behind it. They live as long as `opens`. */
 struct croft_slice croft_opens_finish(struct croft_opens *opens, const char *prefix, size_t *count);
+/* Then: nothing was lost, for want of descriptors or since it was too much. */
+bool croft_opens_complete(const struct croft_opens *opens);
 void croft_opens_destroy(struct croft_opens *opens);
 
 #endif

@@ -17,6 +17,7 @@ extern const struct command command_diff;
 extern const struct command command_mount;
 extern const struct command command_status, command_top;                       /* status.c */
 extern const struct command command_cancel, command_why, command_agents;       /* operations.c */
+extern const struct command command_inputs;
 extern const struct command command_blob;
 extern const struct command command_gc;
 extern const struct command command_fsck, command_store;                       /* store.c */

@@ -30,6 +30,7 @@ const struct command *const commands[] = {
 	&command_top,
 	&command_cancel,
 	&command_why,
+	&command_inputs,
 	&command_agents,
 	&command_blob,
 	&command_gc,

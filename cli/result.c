@@ -23,6 +23,12 @@ static const void *find_account(const Reapi__ExecutedActionMetadata *metadata,
 	return NULL;
 }
 
+const void *result_account(const Reapi__ActionResult *result, const ProtobufCMessageDescriptor *kind,
+	struct croft_arena *arena)
+{
+	return find_account(result->execution_metadata, kind, arena);
+}
+
 static void add_output(struct result *result, const char *path, struct croft_tree_entry entry)
 {
 	result->outputs[result->output_count++] = (struct result_output){path, entry};

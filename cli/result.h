@@ -30,6 +30,10 @@ struct result {
 	uint64_t wall_ms, upload_ms; /* here: from Execute to done, and before it */
 };
 
+/* What the agent attached of this kind, in the arena; NULL: nothing. */
+const void *result_account(const Reapi__ActionResult *result, const ProtobufCMessageDescriptor *kind,
+	struct croft_arena *arena);
+
 void result_read(struct result *result, const struct follow_result *followed, const struct job *job,
 	struct croft_arena *arena);
 void result_print(const struct result *result, FILE *out);
