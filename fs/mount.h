@@ -14,14 +14,24 @@
 
 struct croft_mount;
 
+/* A mount on its way from one process to another. */
+struct croft_mount_saved {
+	int device; /* of FUSE: the mount lives for as long as somebody has it open */
+	int state;  /* memory file: what the kernel was told, and what it waits for */
+};
+
 struct croft_mount_config {
 	const char *mountpoint;       /* must exist */
+	/* Goes on with this mount, which is at the mountpoint; the descriptors stay the caller's. `root` and
+	 * `allow_other` are as they were. */
+	const struct croft_mount_saved *saved;
 	struct croft_store *store;    /* borrowed */
 	struct croft_fetcher *fetcher; /* borrowed; NULL: only what is in the store */
 	const struct croft_digest *root; /* mount this tree itself instead of by-digest/; or NULL */
 	bool allow_other;             /* root only: other users may look */
 	uint32_t uid, gid;            /* who owns every entry */
 	unsigned threads;             /* 0: one per CPU, at most 4 */
+	bool classic;                 /* by /dev/fuse only, even where io_uring is offered */
 };
 
 struct croft_mount *croft_mount_create(const struct croft_mount_config *config,
@@ -29,8 +39,23 @@ struct croft_mount *croft_mount_create(const struct croft_mount_config *config,
 /* Serves until unmounted or croft_mount_stop; false when it could not go on. */
 bool croft_mount_run(struct croft_mount *mount, struct croft_error *err);
 void croft_mount_stop(struct croft_mount *mount); /* from any thread or a signal handler */
-/* Unmounts, lazily if it is busy. */
+/* Unmounts, lazily if it is busy, unless it was saved. */
 void croft_mount_destroy(struct croft_mount *mount);
+
+/* Handing over, without a request or an open file being lost. Like croft_mount_stop, but whoever asked for
+ * something that is not there yet is not answered: */
+void croft_mount_suspend(struct croft_mount *mount);
+/* After croft_mount_run has ended, and the fetcher (whose unfinished fetches begin anew in the other process). From
+ * then on the kernel waits for whoever has the device, and croft_mount_destroy leaves the mount alone. The
+ * descriptors are the caller's. */
+bool croft_mount_save(struct croft_mount *mount, struct croft_mount_saved *saved,
+	struct croft_error *err);
+/* Why it cannot be handed over; NULL: it can. The kernel has no way to take FUSE over io_uring from one process
+ * to another without losing requests. */
+const char *croft_mount_bound(const struct croft_mount *mount);
+/* Unmounts if nothing has a file or directory open there; it then ends by itself once no copy of it is mounted
+ * elsewhere. False: it is in use. */
+bool croft_mount_unmount_idle(struct croft_mount *mount);
 
 /* Accounts: who caused which fetch. A group is one pid namespace (a job's), named by the inode number
  * of /proc/PID/ns/pid; fetches are charged to the group of the process whose read caused them. */

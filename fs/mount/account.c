@@ -94,6 +94,28 @@ bool accounts_end(struct accounts *accounts, uint64_t group, struct croft_mount_
 	return true;
 }
 
+bool accounts_at(struct accounts *accounts, size_t position, uint64_t *group,
+	struct croft_mount_account *account)
+{
+	CROFT_LOCKED(&accounts->lock);
+	struct entry *entry = accounts->entries;
+	while (entry && position-- > 0)
+		entry = entry->next;
+	if (!entry)
+		return false;
+	*group = entry->group;
+	copy_out(entry, account);
+	return true;
+}
+
+void accounts_restore(struct accounts *accounts, uint64_t group,
+	const struct croft_mount_account *account)
+{
+	accounts_begin(accounts, group);
+	CROFT_LOCKED(&accounts->lock);
+	find(accounts, group)->account = *account;
+}
+
 static bool nobody(struct accounts *accounts)
 {
 	CROFT_LOCKED(&accounts->lock);

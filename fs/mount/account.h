@@ -16,6 +16,12 @@ void accounts_begin(struct accounts *accounts, uint64_t group);
 bool accounts_read(struct accounts *accounts, uint64_t group, struct croft_mount_account *account);
 bool accounts_end(struct accounts *accounts, uint64_t group, struct croft_mount_account *account);
 
+/* For a successor (saved.c): the account at that position, of all that there are; what was saved begins anew. */
+bool accounts_at(struct accounts *accounts, size_t position, uint64_t *group,
+	struct croft_mount_account *account);
+void accounts_restore(struct accounts *accounts, uint64_t group,
+	const struct croft_mount_account *account);
+
 /* The pid namespace of a thread as this process sees it; 0: there is none (any more), or nobody
  * keeps accounts. */
 uint64_t accounts_group_of(struct accounts *accounts, pid_t pid);

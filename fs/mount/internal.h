@@ -5,6 +5,7 @@
  *	session.c    the FUSE device: mounting, INIT, threads, the end
  *	operations.c what each request does
  *	partial.c    reading large files by chunks
+ *	saved.c      what passes to the process that goes on with a mount
  *	wait.c       requests that wait for a fetch
  */
 #ifndef CROFT_FS_MOUNT_INTERNAL_H
@@ -17,6 +18,7 @@
 #include "fs/mount/node.h"
 #include "fs/mount/partial.h"
 #include "fs/mount/ring.h"
+#include "fs/mount/saved.h"
 
 #include <stdatomic.h>
 
@@ -42,9 +44,22 @@ struct croft_mount {
 	int wake_fd;            /* wakes croft_mount_run: something changed */
 	atomic_bool stopped;    /* croft_mount_stop was called */
 	uint64_t offered_flags; /* by the kernel's INIT */
+	bool classic;           /* as its maker wants */
 	bool ringed;            /* INIT asked for FUSE over io_uring */
 	struct rings *rings;    /* or NULL */
 	bool answering_init;
+	struct saved_init init;
+	bool resumed;                              /* it was mounted by another process */
+	struct resumed_request *resumed_requests;  /* that waited there */
+	atomic_bool suspended;                     /* croft_mount_suspend was called */
+	bool left;                                 /* croft_mount_save: somebody else goes on */
+};
+
+/* As the kernel sent it. */
+struct resumed_request {
+	struct resumed_request *next;
+	size_t size;
+	char message[];
 };
 
 /* One request of the kernel. It starts on the stack of the thread that read it. If it must wait for
@@ -52,6 +67,7 @@ struct croft_mount {
 struct request {
 	struct croft_mount *mount;
 	fuse_req_t fuse; /* NULL when it was answered while it waited */
+	struct fuse_in_header header;
 	/* True: answered; false: it waits, and is out of the caller's hands. */
 	bool (*run)(struct request *request);
 	uint64_t node;
@@ -88,6 +104,11 @@ void *waiting_serve(void *waiting);
 int waiting_look(struct waiting *waiting);
 /* Answers all with ENOTCONN and runs none any more. Fetches that are under way end into nothing. */
 void waiting_close(struct waiting *waiting);
+/* Answers none and runs none any more: those that have what they waited for, or will hear that they do not get
+ * it, are kept. */
+void waiting_keep(struct waiting *waiting);
+/* All of them, once nothing is under way; borrowed. */
+struct request *waiting_kept(struct waiting *waiting);
 void waiting_release(struct waiting *waiting);
 
 /* For run to return with: fetches the blobs, which are not in the store, and then runs the request
@@ -108,6 +129,11 @@ uint64_t request_group(const struct request *request);
 /* EIO, said in the log and in the account. Returns true. */
 bool request_fail(struct request *request, const struct croft_digest *digest,
 	const struct croft_error *err);
+
+/* unmount.c --------------------------------------------------------------------------------- */
+
+/* 0 or an errno. */
+int mount_detach(const char *path, bool lazily);
 
 /* operations.c ------------------------------------------------------------------------------ */
 

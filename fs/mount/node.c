@@ -107,21 +107,29 @@ static uint32_t take_id(struct nodes *nodes)
 	return id;
 }
 
+/* `lock` held. */
+static void link_node(struct nodes *nodes, uint32_t id)
+{
+	if (nodes->count >= nodes->bucket_count)
+		grow_buckets(nodes);
+	struct node *node = at(nodes, id);
+	uint32_t *bucket = &nodes->buckets[node->ino & (nodes->bucket_count - 1)];
+	node->next = *bucket;
+	*bucket = id;
+	nodes->count++;
+}
+
 uint64_t nodes_intern(struct nodes *nodes, const struct node *wanted)
 {
 	CROFT_LOCKED(&nodes->lock);
-	uint32_t *bucket = &nodes->buckets[wanted->ino & (nodes->bucket_count - 1)];
-	for (uint32_t id = *bucket; id; id = at(nodes, id)->next) {
+	uint32_t first = nodes->buckets[wanted->ino & (nodes->bucket_count - 1)];
+	for (uint32_t id = first; id; id = at(nodes, id)->next) {
 		struct node *node = at(nodes, id);
 		if (!same(node, wanted))
 			continue;
 		if (node->lookups != UINT32_MAX)
 			node->lookups++;
 		return id;
-	}
-	if (nodes->count >= nodes->bucket_count) {
-		grow_buckets(nodes);
-		bucket = &nodes->buckets[wanted->ino & (nodes->bucket_count - 1)];
 	}
 	uint32_t id = take_id(nodes);
 	struct node *node = at(nodes, id);
@@ -132,9 +140,7 @@ uint64_t nodes_intern(struct nodes *nodes, const struct node *wanted)
 		node->target[wanted->size] = '\0';
 	}
 	node->lookups = 1;
-	node->next = *bucket;
-	*bucket = id;
-	nodes->count++;
+	link_node(nodes, id);
 	return id;
 }
 
@@ -174,6 +180,61 @@ size_t nodes_count(struct nodes *nodes)
 {
 	CROFT_LOCKED(&nodes->lock);
 	return nodes->count;
+}
+
+bool nodes_next(struct nodes *nodes, uint64_t *id, struct node *copy)
+{
+	CROFT_LOCKED(&nodes->lock);
+	while (++*id < nodes->unused)
+		if (at(nodes, *id)->kind != NODE_FREE) {
+			*copy = *at(nodes, *id);
+			return true;
+		}
+	return false;
+}
+
+static bool is_fixed(uint64_t id)
+{
+	return id == NODE_ID_ROOT || id == NODE_ID_BY_DIGEST;
+}
+
+bool nodes_restore(struct nodes *nodes, uint64_t id, const struct node *node)
+{
+	CROFT_LOCKED(&nodes->lock);
+	if (id == 0 || id >= UINT32_MAX || node->kind == NODE_FREE || node->kind > NODE_SYMLINK)
+		return false;
+	while (id / BLOCK_NODES >= nodes->block_count) {
+		nodes->blocks = croft_realloc(nodes->blocks, nodes->block_count + 1,
+			sizeof(*nodes->blocks));
+		nodes->blocks[nodes->block_count++] =
+			croft_array(BLOCK_NODES, sizeof(struct node));
+	}
+	struct node *to = at(nodes, id);
+	if (to->kind != NODE_FREE && !is_fixed(id))
+		return false;
+	*to = *node;
+	to->next = 0;
+	if (node->kind == NODE_SYMLINK) {
+		to->target = croft_alloc(node->size + 1);
+		memcpy(to->target, node->target, node->size);
+		to->target[node->size] = '\0';
+	}
+	if (id >= nodes->unused)
+		nodes->unused = (uint32_t)id + 1;
+	if (!is_fixed(id))
+		link_node(nodes, (uint32_t)id);
+	return true;
+}
+
+void nodes_restored(struct nodes *nodes)
+{
+	CROFT_LOCKED(&nodes->lock);
+	nodes->free = 0;
+	for (uint32_t id = nodes->unused - 1; id > NODE_ID_BY_DIGEST; id--)
+		if (at(nodes, id)->kind == NODE_FREE) {
+			at(nodes, id)->next = nodes->free;
+			nodes->free = id;
+		}
 }
 
 /* 0 means "no such entry" in FUSE, 1 is the root's. */

@@ -66,6 +66,14 @@ bool nodes_get(struct nodes *nodes, uint64_t id, struct node *copy);
 void nodes_forget(struct nodes *nodes, uint64_t id, uint64_t lookups);
 size_t nodes_count(struct nodes *nodes);
 
+/* For a successor (saved.c). The next node from *id on (0 at first), which is then past it; the copy's target is
+ * the table's. */
+bool nodes_next(struct nodes *nodes, uint64_t *id, struct node *copy);
+/* Puts a node back under its id, with its lookups; a target is copied. False: no such table ever had it. */
+bool nodes_restore(struct nodes *nodes, uint64_t id, const struct node *node);
+/* After the last of them. */
+void nodes_restored(struct nodes *nodes);
+
 uint64_t node_file_ino(const struct node *node);
 uint64_t node_symlink_ino(const struct node *node);
 uint64_t node_directory_ino(uint64_t parent_ino, struct croft_slice name,

@@ -463,6 +463,7 @@ static void start(fuse_req_t fuse, bool (*run)(struct request *), fuse_ino_t nod
 	struct request request = {
 		.mount = fuse_req_userdata(fuse),
 		.fuse = fuse,
+		.header = taken_header,
 		.run = run,
 		.node = node,
 		.size = size < READ_LIMIT ? size : READ_LIMIT,
@@ -535,6 +536,11 @@ static void on_statfs(fuse_req_t fuse, fuse_ino_t node)
 
 static void on_init(void *user, struct fuse_conn_info *connection)
 {
+	struct croft_mount *mount = user;
+	if (mount->resumed) { /* it was agreed on by another process */
+		connection->want = mount->init.want & connection->capable;
+		return;
+	}
 	connection->want |= connection->capable &
 		(FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
 			FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_NO_OPEN_SUPPORT |
@@ -546,6 +552,7 @@ static void on_init(void *user, struct fuse_conn_info *connection)
 	/* Read-ahead that waits for a fetch must not hold up what is here. */
 	connection->max_background = 1024;
 	connection->congestion_threshold = 1024;
+	mount->init.want = connection->want;
 }
 
 const struct fuse_lowlevel_ops mount_operations = {

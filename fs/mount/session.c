@@ -10,7 +10,9 @@
 #include <linux/fuse.h>
 #include <poll.h>
 #include <stdio.h>
+#include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
 
@@ -22,6 +24,10 @@
 enum {
 	DIRECTORY_CACHE_BYTES = 32 << 20,
 	THREADS_AT_MOST = 4,
+	REQUEST_PAGES = 257, /* as libfuse has it: what the kernel was told may come at once */
+	/* Wakes threads that wait for a request; ignored where it has no handler. */
+	WAKE_SIGNAL = SIGURG,
+	WAKE_INTERVAL_NS = 1000000,
 	/* What a file's sequential reader has ahead of it; the kernel's own 128 KiB are made for disks. */
 	READ_AHEAD_KB = 1024,
 };
@@ -32,12 +38,11 @@ enum {
 static ssize_t read_device(int fd, void *buffer, size_t size, void *user)
 {
 	struct croft_mount *mount = user;
-	int before;
-	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &before);
 	ssize_t got = read(fd, buffer, size);
-	pthread_setcancelstate(before, NULL);
 	if (!mount->answering_init || got < 0)
 		return got;
+	mount->init.size = got < SAVED_INIT_BYTES ? (uint32_t)got : SAVED_INIT_BYTES;
+	memcpy(mount->init.request, buffer, mount->init.size);
 	const struct fuse_in_header *header = buffer;
 	struct fuse_init_in init = {0};
 	size_t body = (size_t)got - sizeof(*header);
@@ -52,11 +57,14 @@ static ssize_t read_device(int fd, void *buffer, size_t size, void *user)
 
 static void extend_init(struct croft_mount *mount, struct fuse_init_out *init)
 {
+	/* libfuse 3.14 is asked for it and forgets to say so: without it a look-up that waits for a fetch holds up
+	 * every other in its directory. */
+	init->flags |= (uint32_t)mount->offered_flags & FUSE_PARALLEL_DIROPS;
 	/* So that a sandbox can show a tree's files as its own user's by an idmapped mount. */
 	uint64_t flags = mount->offered_flags & FUSE_ALLOW_IDMAP;
 	if (mount->uid != 0) /* another owner than root is meant as it stands */
 		flags = 0;
-	if (mount->offered_flags & RINGS_INIT_FLAG && rings_possible()) {
+	if (mount->offered_flags & RINGS_INIT_FLAG && !mount->classic && rings_possible()) {
 		flags |= RINGS_INIT_FLAG;
 		mount->ringed = true;
 		/* They size the buffers of each entry; nothing is ever written. */
@@ -77,6 +85,8 @@ static ssize_t write_device(int fd, struct iovec *parts, int count, void *user)
 	const struct fuse_out_header *header = parts[0].iov_base;
 	if (mount->rings && rings_answer(mount->rings, parts, count))
 		return (ssize_t)header->len;
+	if (mount->answering_init && mount->resumed)
+		return (ssize_t)header->len; /* the kernel did not ask */
 	if (!mount->answering_init || header->error || count != 2 ||
 		parts[1].iov_len != sizeof(struct fuse_init_out))
 		return writev(fd, parts, count);
@@ -87,13 +97,35 @@ static ssize_t write_device(int fd, struct iovec *parts, int count, void *user)
 	return writev(fd, extended, 2);
 }
 
+static bool use_device(struct croft_mount *mount, int fd, struct croft_error *err)
+{
+	static const struct fuse_custom_io device = {.read = read_device, .writev = write_device};
+	int result = fuse_session_custom_io(mount->session, &device, fd);
+	return result == 0 || croft_error_errno(err, -result, "taking over /dev/fuse");
+}
+
+/* libfuse hears what the kernel said to the process before. */
+static bool repeat_init(struct croft_mount *mount, int device, struct croft_error *err)
+{
+	int fd = fcntl(device, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return croft_error_errno(err, errno, "taking over /dev/fuse");
+	if (!use_device(mount, fd, err))
+		return false;
+	struct fuse_buf buffer = {.mem = mount->init.request, .size = mount->init.size};
+	mount->answering_init = true;
+	fuse_session_process_buf(mount->session, &buffer);
+	mount->answering_init = false;
+	return !fuse_session_exited(mount->session) ||
+		croft_error_set(err, CROFT_FAILED_PRECONDITION, "the mount was agreed on otherwise");
+}
+
 /* Reads and answers the one request that comes before all others. */
 static bool exchange_init(struct croft_mount *mount, struct croft_error *err)
 {
-	static const struct fuse_custom_io device = {.read = read_device, .writev = write_device};
-	int result = fuse_session_custom_io(mount->session, &device, fuse_session_fd(mount->session));
-	if (result != 0)
-		return croft_error_errno(err, -result, "taking over /dev/fuse");
+	if (!use_device(mount, fuse_session_fd(mount->session), err))
+		return false;
+	int result;
 	struct fuse_buf buffer = {0};
 	mount->answering_init = true;
 	do
@@ -125,17 +157,23 @@ static void set_read_ahead(const struct croft_mount *mount)
 		croft_log(CROFT_LOG_DEBUG, "%s: %s; reading ahead less", path, strerror(errno));
 }
 
-static bool open_session(struct croft_mount *mount, bool allow_other, struct croft_error *err)
+static bool open_session(struct croft_mount *mount, const struct croft_mount_config *config,
+	struct croft_error *err)
 {
 	char options[160];
 	snprintf(options, sizeof(options), "default_permissions,ro,nosuid,nodev,fsname=croft,subtype=croft%s",
-		allow_other ? ",allow_other" : "");
+		config->allow_other ? ",allow_other" : "");
 	char *arguments[] = {"croft", "-o", options, NULL};
 	struct fuse_args args = FUSE_ARGS_INIT(3, arguments);
 	mount->session = fuse_session_new(&args, &mount_operations, sizeof(mount_operations), mount);
 	fuse_opt_free_args(&args);
 	if (!mount->session)
 		return croft_error_set(err, CROFT_INTERNAL, "libfuse made no session");
+	if (config->saved) {
+		mount->resumed = true;
+		return saved_read(mount, config->saved->state, err) &&
+			repeat_init(mount, config->saved->device, err);
+	}
 	errno = 0;
 	if (fuse_session_mount(mount->session, mount->mountpoint) == 0)
 		return exchange_init(mount, err);
@@ -182,6 +220,7 @@ struct croft_mount *croft_mount_create(const struct croft_mount_config *config,
 	mount->fetcher = config->fetcher;
 	mount->uid = config->uid;
 	mount->gid = config->gid;
+	mount->classic = config->classic;
 	mount->threads = thread_count(config->threads);
 	mount->mountpoint = croft_strdup(config->mountpoint);
 	mount->nodes = nodes_create();
@@ -194,10 +233,11 @@ struct croft_mount *croft_mount_create(const struct croft_mount_config *config,
 	mount->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (mount->wake_fd < 0) {
 		croft_error_errno(err, errno, "eventfd");
-	} else if (open_session(mount, config->allow_other, err)) {
+	} else if (open_session(mount, config, err)) {
 		set_read_ahead(mount);
 		return mount;
 	}
+	mount->left = config->saved != NULL; /* it is still the other process's */
 	croft_mount_destroy(mount);
 	return NULL;
 }
@@ -209,32 +249,51 @@ struct worker {
 	int result; /* -errno that ended it */
 };
 
-static void free_buffer(void *buffer)
-{
-	free(((struct fuse_buf *)buffer)->mem);
-}
-
 static void *work(void *user)
 {
 	struct worker *worker = user;
 	struct croft_mount *mount = worker->mount;
 	struct fuse_buf buffer = {0};
-	/* It can be cancelled in nothing but the read of the device. */
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-	pthread_cleanup_push(free_buffer, &buffer);
+	sigset_t wake;
+	sigemptyset(&wake);
+	sigaddset(&wake, WAKE_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &wake, NULL);
+	/* libfuse's own function throws away a request that it reads while the session is told to exit. */
+	size_t room = REQUEST_PAGES * (size_t)getpagesize();
+	buffer.mem = croft_alloc(room);
 	while (!fuse_session_exited(mount->session)) {
-		int size = fuse_session_receive_buf(mount->session, &buffer);
-		if (size == -EINTR || size == -EAGAIN)
+		ssize_t size = read_device(fuse_session_fd(mount->session), buffer.mem, room, mount);
+		if (size < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT))
 			continue;
-		if (size <= 0) {
-			worker->result = size;
+		if (size < (ssize_t)sizeof(taken_header)) {
+			worker->result = size < 0 && errno != ENODEV ? -errno : 0; /* ENODEV: unmounted */
 			break;
 		}
+		buffer.size = (size_t)size;
+		memcpy(&taken_header, buffer.mem, sizeof(taken_header));
 		fuse_session_process_buf(mount->session, &buffer);
 	}
-	pthread_cleanup_pop(1);
+	free(buffer.mem);
 	croft_mount_stop(mount);
 	return NULL;
+}
+
+static void woken(int number)
+{
+}
+
+/* A read that waits for a request is interrupted by a signal; one that is about to has not seen it. Cancelling the
+ * thread would be simpler, but might come upon a request that was read and is not yet known to have been. */
+static void end_worker(struct worker *worker)
+{
+	struct timespec until;
+	do {
+		pthread_kill(worker->thread, WAKE_SIGNAL);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += WAKE_INTERVAL_NS;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+	} while (pthread_timedjoin_np(worker->thread, NULL, &until) == ETIMEDOUT);
 }
 
 static bool start_thread(pthread_t *thread, void *(*run)(void *), void *user, const char *name,
@@ -273,6 +332,8 @@ bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
 {
 	/* Those that answer what had to wait; as many as read, so that neither starves the other. */
 	unsigned count = mount->threads, readers = 0, answerers = 0;
+	struct sigaction action = {.sa_handler = woken};
+	sigaction(WAKE_SIGNAL, &action, NULL);
 	struct worker *workers = croft_array(count, sizeof(*workers));
 	pthread_t *answering = croft_array(count, sizeof(*answering));
 	if (mount->ringed)
@@ -282,6 +343,8 @@ bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
 		ok = start_thread(&answering[answerers], waiting_serve, mount->waiting, "fs-answer", err);
 		answerers += ok;
 	}
+	if (ok)
+		saved_run_requests(mount);
 	while (ok && readers < count) {
 		workers[readers].mount = mount;
 		ok = start_thread(&workers[readers].thread, work, &workers[readers], "fs-fuse", err);
@@ -293,14 +356,15 @@ bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
 		sleep_until_stopped(mount);
 
 	fuse_session_exit(mount->session);
-	for (unsigned i = 0; i < readers; i++)
-		pthread_cancel(workers[i].thread);
 	for (unsigned i = 0; i < readers; i++) {
-		pthread_join(workers[i].thread, NULL);
+		end_worker(&workers[i]);
 		if (ok && workers[i].result < 0)
 			ok = croft_error_errno(err, -workers[i].result, "reading from /dev/fuse");
 	}
-	waiting_close(mount->waiting);
+	if (ok && atomic_load(&mount->suspended))
+		waiting_keep(mount->waiting);
+	else
+		waiting_close(mount->waiting);
 	for (unsigned i = 0; i < answerers; i++)
 		pthread_join(answering[i], NULL);
 	/* Only now: what was answered last went by them. */
@@ -319,17 +383,70 @@ void croft_mount_stop(struct croft_mount *mount)
 	errno = saved;
 }
 
+const char *croft_mount_bound(const struct croft_mount *mount)
+{
+	return mount->ringed ? "FUSE over io_uring is bound to its process" : NULL;
+}
+
+void croft_mount_suspend(struct croft_mount *mount)
+{
+	atomic_store(&mount->suspended, true);
+	croft_mount_stop(mount);
+}
+
+/* Whoever unmounted it has ended it; what is mounted there now is somebody else's. */
+static bool is_mounted(const struct croft_mount *mount)
+{
+	struct pollfd device = {.fd = fuse_session_fd(mount->session)};
+	return device.fd >= 0 && poll(&device, 1, 0) >= 0 && !(device.revents & POLLERR);
+}
+
+bool croft_mount_save(struct croft_mount *mount, struct croft_mount_saved *saved,
+	struct croft_error *err)
+{
+	if (!is_mounted(mount))
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION, "%s was unmounted",
+			mount->mountpoint);
+	saved->state = memfd_create("croft-mount", MFD_CLOEXEC);
+	saved->device = fcntl(fuse_session_fd(mount->session), F_DUPFD_CLOEXEC, 3);
+	if (saved->state < 0 || saved->device < 0)
+		croft_error_errno(err, errno, "saving the mount %s", mount->mountpoint);
+	else if (saved_write(mount, saved->state, err))
+		return mount->left = true;
+	if (saved->state >= 0)
+		close(saved->state);
+	if (saved->device >= 0)
+		close(saved->device);
+	return false;
+}
+
+bool croft_mount_unmount_idle(struct croft_mount *mount)
+{
+	return !is_mounted(mount) || mount_detach(mount->mountpoint, false) == 0;
+}
+
+static void end_session(struct croft_mount *mount)
+{
+	/* Detaches the mount even where it is busy; closing the device ends every request that
+	 * is still under way. */
+	if (mount->resumed && !mount->left && is_mounted(mount))
+		mount_detach(mount->mountpoint, true);
+	else if (!mount->resumed && !mount->left)
+		fuse_session_unmount(mount->session);
+	fuse_session_destroy(mount->session);
+	for (struct resumed_request *request; (request = mount->resumed_requests);) {
+		mount->resumed_requests = request->next;
+		free(request);
+	}
+}
+
 void croft_mount_destroy(struct croft_mount *mount)
 {
 	if (!mount)
 		return;
 	waiting_close(mount->waiting);
-	if (mount->session) {
-		/* Detaches the mount even where it is busy; closing the device ends every request that
-		 * is still under way. */
-		fuse_session_unmount(mount->session);
-		fuse_session_destroy(mount->session);
-	}
+	if (mount->session)
+		end_session(mount);
 	waiting_release(mount->waiting);
 	accounts_destroy(mount->accounts);
 	partials_destroy(mount->partials);

@@ -24,6 +24,7 @@ struct waiting {
 	pthread_cond_t changed;
 	unsigned users; /* the mount, and each request that waits */
 	bool closed;
+	bool keeping; /* what is ready stays so, for another process */
 	struct croft_mount *mount;     /* valid until closed */
 	struct request *first;         /* those that wait */
 	struct request *ready, **ready_end;
@@ -62,6 +63,15 @@ void waiting_release(struct waiting *waiting)
 	pthread_mutex_unlock(&waiting->lock);
 	if (last)
 		free_waiting(waiting);
+}
+
+/* `lock` held. */
+static void make_ready(struct waiting *waiting, struct request *request)
+{
+	request->next = NULL;
+	*waiting->ready_end = request;
+	waiting->ready_end = &request->next;
+	pthread_cond_signal(&waiting->changed);
 }
 
 static void link_request(struct waiting *waiting, struct request *request)
@@ -110,10 +120,7 @@ static void fetched(void *user, const struct croft_digest *digest, uint64_t move
 		if (!waiting->closed && request->kind != FETCH_AHEAD)
 			accounts_resume(waiting->mount->accounts, request->group);
 		if (request->fuse) {
-			request->next = NULL;
-			*waiting->ready_end = request;
-			waiting->ready_end = &request->next;
-			pthread_cond_signal(&waiting->changed);
+			make_ready(waiting, request);
 		} else {
 			finished = request;
 		}
@@ -220,11 +227,16 @@ static bool wait_for(struct request *request, const struct croft_digest *digests
 
 	pthread_mutex_lock(&mount->waiting->lock);
 	bool closed = mount->waiting->closed, first = mount->waiting->first == NULL;
-	if (!closed) {
+	bool keeping = mount->waiting->keeping;
+	if (keeping) {
+		make_ready(mount->waiting, waiting);
+	} else if (!closed) {
 		link_request(mount->waiting, waiting);
 		accounts_wait(mount->accounts, waiting->group);
 	}
 	pthread_mutex_unlock(&mount->waiting->lock);
+	if (keeping)
+		return false;
 	if (closed) {
 		answer(waiting, ENOTCONN);
 		if (waiting != request)
@@ -270,7 +282,7 @@ void request_fetch_ahead(struct croft_mount *mount, const struct croft_digest *d
 	request->pending = (unsigned)count;
 	request->group = group;
 	pthread_mutex_lock(&mount->waiting->lock);
-	bool closed = mount->waiting->closed;
+	bool closed = mount->waiting->closed || mount->waiting->keeping;
 	if (!closed)
 		link_request(mount->waiting, request);
 	pthread_mutex_unlock(&mount->waiting->lock);
@@ -304,7 +316,7 @@ void *waiting_serve(void *user)
 {
 	struct waiting *waiting = user;
 	pthread_mutex_lock(&waiting->lock);
-	while (!waiting->closed) {
+	while (!waiting->closed && !waiting->keeping) {
 		struct request *request = waiting->ready;
 		if (!request) {
 			pthread_cond_wait(&waiting->changed, &waiting->lock);
@@ -364,6 +376,19 @@ int waiting_look(struct waiting *waiting)
 	return count ? LOOK_INTERVAL_MS : -1;
 }
 
+void waiting_keep(struct waiting *waiting)
+{
+	CROFT_LOCKED(&waiting->lock);
+	waiting->keeping = true;
+	pthread_cond_broadcast(&waiting->changed);
+}
+
+struct request *waiting_kept(struct waiting *waiting)
+{
+	CROFT_LOCKED(&waiting->lock);
+	return waiting->ready;
+}
+
 void waiting_close(struct waiting *waiting)
 {
 	pthread_mutex_lock(&waiting->lock);
@@ -377,7 +402,12 @@ void waiting_close(struct waiting *waiting)
 	pthread_mutex_unlock(&waiting->lock);
 	for (struct request *next; ready; ready = next) {
 		next = ready->next;
-		answer(ready, ENOTCONN);
+		if (waiting->mount->left) { /* another process answers it */
+			fuse_req_interrupt_func(ready->fuse, NULL, NULL);
+			fuse_reply_none(ready->fuse);
+		} else {
+			answer(ready, ENOTCONN);
+		}
 		free_request(ready);
 	}
 }

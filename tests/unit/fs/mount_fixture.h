@@ -123,6 +123,21 @@ static inline void farm_hold(struct croft_fetcher *farm, bool held)
 	pthread_cond_broadcast(&farm->changed);
 }
 
+/* As a fetcher that is stopped does; what is asked for later is held again. */
+static inline void farm_cancel(struct croft_fetcher *farm)
+{
+	struct croft_error err = {CROFT_CANCELLED, 0, "the fetcher is at its end"};
+	pthread_mutex_lock(&farm->lock);
+	assert_true(farm->held);
+	while (farm->pending_count > 0) {
+		struct croft_fetch_request request = farm->pending[--farm->pending_count];
+		pthread_mutex_unlock(&farm->lock);
+		request.done(request.user, &request.digest, 0, &err);
+		pthread_mutex_lock(&farm->lock);
+	}
+	pthread_mutex_unlock(&farm->lock);
+}
+
 static inline unsigned farm_asked(struct croft_fetcher *farm)
 {
 	CROFT_LOCKED(&farm->lock);
@@ -252,11 +267,16 @@ static inline const char *place(struct fixture *fixture, const struct croft_dige
 
 static uint32_t owner = 1234; /* of what the next mount shows */
 
+static bool classic; /* the next mount uses no io_uring */
+static const struct croft_mount_saved *saved; /* with which the next mount goes on */
+
 static inline void mount_it(struct fixture *fixture, bool with_farm, const struct croft_digest *root)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_mount_config config = {
 		.mountpoint = fixture->mountpoint,
+		.saved = saved,
+		.classic = classic,
 		.store = fixture->store,
 		.fetcher = with_farm ? fixture->farm : NULL,
 		.root = root,
@@ -308,6 +328,7 @@ static int tear_down(void **state)
 	struct fixture *fixture = *state;
 	struct croft_fetcher *farm = fixture->farm;
 	unmount_it(fixture);
+	classic = false;
 	pthread_mutex_lock(&farm->lock);
 	farm->stop = true;
 	pthread_cond_broadcast(&farm->changed);

@@ -549,6 +549,162 @@ static void serves_to_the_end_when_it_is_unmounted_from_outside(void **state)
 	fixture->mounted = false;
 }
 
+/* The mount of the fixture goes on as another object, as it would in another process. */
+static void hand_over(struct fixture *fixture)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_mount_saved kept = {-1, -1};
+	croft_mount_suspend(fixture->mount);
+	pthread_join(fixture->thread, NULL);
+	if (fixture->farm->held)
+		farm_cancel(fixture->farm);
+	assert_ok(croft_mount_save(fixture->mount, &kept, &err), err);
+	croft_mount_destroy(fixture->mount);
+	saved = &kept;
+	mount_it(fixture, true, NULL);
+	saved = NULL;
+	close(kept.device);
+	close(kept.state);
+}
+
+static void what_is_open_goes_on_after_a_hand_over(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_tree_builder *builder = new_tree();
+	char name[64];
+	for (int i = 0; i < 5000; i++) {
+		snprintf(name, sizeof(name), "many/%d", i);
+		add_file(builder, name, put(fixture, true, name), i % 2);
+	}
+	add_file(builder, "d/file", put(fixture, false, "of the farm"), false);
+	add_file(builder, "d/other", put(fixture, false, "of the farm as well"), false);
+	add_link(builder, "d/link", "file");
+	struct croft_digest root = finish_tree(fixture, true, builder);
+	classic = true;
+	mount_it(fixture, true, NULL);
+	CROFT_CLEANUP_FD int directory = open(place(fixture, &root, "d"), O_RDONLY | O_DIRECTORY);
+	CROFT_CLEANUP_FD int file = openat(directory, "file", O_RDONLY);
+	assert_true(directory >= 0 && file >= 0);
+	struct stat before, after;
+	assert_int_equal(fstat(file, &before), 0);
+	assert_int_equal(count_entries(place(fixture, &root, "many")), 5002);
+	for (int i = 0; i < 3; i++)
+		hand_over(fixture);
+	/* Nothing of it is in the page cache. */
+	char text[32];
+	assert_int_equal(read(file, text, sizeof(text)), 11);
+	assert_memory_equal(text, "of the farm", 11);
+	assert_int_equal(fstat(file, &after), 0);
+	assert_int_equal(before.st_ino, after.st_ino);
+	assert_int_equal(readlinkat(directory, "link", text, sizeof(text)), 4);
+	CROFT_CLEANUP_FD int other = openat(directory, "other", O_RDONLY);
+	assert_int_equal(read(other, text, sizeof(text)), 19);
+	assert_content(place(fixture, &root, "many/17"), "many/17");
+	assert_int_equal(count_entries(place(fixture, &root, "many")), 5002);
+	/* What the kernel forgets now it learned from the first. */
+	CROFT_CLEANUP_FD int drop = open("/proc/sys/vm/drop_caches", O_WRONLY);
+	assert_true(drop < 0 || write(drop, "2", 1) == 1);
+	assert_content(place(fixture, &root, "many/18"), "many/18");
+}
+
+static void *list_thread(void *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+	intptr_t count = 0;
+	for (errno = 0; directory && readdir(directory);)
+		count++;
+	count = errno ? -errno : count;
+	if (directory)
+		closedir(directory);
+	return (void *)count;
+}
+
+static void who_waits_for_a_fetch_gets_it_after_a_hand_over(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_tree_builder *here = new_tree(), *there = new_tree();
+	add_file(here, "d/file", put(fixture, ON_FARM, "slow"), false);
+	add_file(there, "e/file", put(fixture, ON_FARM, "slower"), false);
+	struct croft_digest local = finish_tree(fixture, LOCAL, here);
+	struct croft_digest remote = finish_tree(fixture, ON_FARM, there);
+	classic = true;
+	mount_it(fixture, true, NULL);
+	farm_hold(fixture->farm, true);
+	pthread_t threads[3];
+	void *results[3];
+	char paths[2][PATH_MAX];
+	snprintf(paths[0], PATH_MAX, "%s", place(fixture, &local, "d/file"));
+	snprintf(paths[1], PATH_MAX, "%s", place(fixture, &remote, ""));
+	/* One in READ, two in LOOKUP. */
+	assert_int_equal(pthread_create(&threads[0], NULL, read_thread, paths[0]), 0);
+	assert_int_equal(pthread_create(&threads[1], NULL, list_thread, paths[1]), 0);
+	assert_int_equal(pthread_create(&threads[2], NULL, list_thread, paths[1]), 0);
+	unsigned asked = 0, each = 2; /* the two share the kernel's look-up */
+	for (int i = 0; i < 3; i++) {
+		farm_await(fixture->farm, asked + each);
+		asked = farm_asked(fixture->farm);
+		hand_over(fixture);
+	}
+	farm_hold(fixture->farm, false);
+	for (int i = 0; i < 3; i++)
+		pthread_join(threads[i], &results[i]);
+	assert_null(results[0]);
+	assert_int_equal((intptr_t)results[1], 3);
+	assert_int_equal((intptr_t)results[2], 3);
+}
+
+static void a_look_up_that_waits_holds_up_no_other_in_its_directory(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_tree_builder *here = new_tree(), *there = new_tree();
+	add_file(here, "file", put(fixture, LOCAL, "here"), false);
+	add_file(there, "file", put(fixture, LOCAL, "there"), false);
+	struct croft_digest local = finish_tree(fixture, LOCAL, here);
+	struct croft_digest remote = finish_tree(fixture, ON_FARM, there);
+	mount_it(fixture, true, NULL);
+	farm_hold(fixture->farm, true);
+	pthread_t thread;
+	void *count;
+	char path[PATH_MAX];
+	snprintf(path, sizeof(path), "%s", place(fixture, &remote, ""));
+	assert_int_equal(pthread_create(&thread, NULL, list_thread, path), 0);
+	farm_await(fixture->farm, 1);
+	assert_content(place(fixture, &local, "file"), "here");
+	farm_hold(fixture->farm, false);
+	pthread_join(thread, &count);
+	assert_int_equal((intptr_t)count, 3);
+}
+
+static void one_that_was_unmounted_cannot_be_handed_over(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_mount_saved kept;
+	classic = true;
+	mount_it(fixture, true, NULL);
+	assert_int_equal(umount2(fixture->mountpoint, 0), 0);
+	croft_mount_suspend(fixture->mount);
+	pthread_join(fixture->thread, NULL);
+	assert_false(croft_mount_save(fixture->mount, &kept, &err));
+	assert_non_null(strstr(err.message, "was unmounted"));
+	croft_mount_destroy(fixture->mount);
+	fixture->mounted = false;
+}
+
+static void is_unmounted_when_nothing_is_open(void **state)
+{
+	struct fixture *fixture = *state;
+	mount_it(fixture, true, NULL);
+	int held = open(fixture->mountpoint, O_RDONLY | O_DIRECTORY);
+	assert_false(croft_mount_unmount_idle(fixture->mount));
+	close(held);
+	assert_true(croft_mount_unmount_idle(fixture->mount));
+	pthread_join(fixture->thread, NULL); /* it ends by itself */
+	croft_mount_destroy(fixture->mount);
+	fixture->mounted = false;
+}
+
 static void can_be_mounted_again_and_again(void **state)
 {
 	struct fixture *fixture = *state;
@@ -785,6 +941,11 @@ int main(int argc, char **argv)
 		mount_test(a_signal_that_does_not_kill_does_not_disturb_a_read),
 		mount_test(unmounting_ends_what_waits_and_what_is_open),
 		mount_test(serves_to_the_end_when_it_is_unmounted_from_outside),
+		mount_test(what_is_open_goes_on_after_a_hand_over),
+		mount_test(who_waits_for_a_fetch_gets_it_after_a_hand_over),
+		mount_test(a_look_up_that_waits_holds_up_no_other_in_its_directory),
+		mount_test(one_that_was_unmounted_cannot_be_handed_over),
+		mount_test(is_unmounted_when_nothing_is_open),
 		mount_test(can_be_mounted_again_and_again),
 		mount_test(one_content_is_one_inode_and_each_place_of_a_directory_its_own),
 		mount_test(a_tree_can_be_mounted_with_mapped_ids_and_lie_under_an_overlay),
