@@ -31,8 +31,13 @@ static void *signal_thread(void *user)
 	sigaddset(&wanted, SIGTERM);
 	sigaddset(&wanted, SIGINT);
 	sigaddset(&wanted, SIGUSR1); /* from croft_agent_run: the session ended by itself */
+	sigaddset(&wanted, SIGUSR2); /* from people: the program was replaced */
 	int signal_number;
-	sigwait(&wanted, &signal_number);
+	do {
+		sigwait(&wanted, &signal_number);
+		if (signal_number == SIGUSR2)
+			croft_session_renew_daemon(user);
+	} while (signal_number == SIGUSR2);
 	if (signal_number != SIGUSR1)
 		croft_session_stop(user);
 	return NULL;
@@ -180,6 +185,7 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 	sigaddset(&blocked, SIGTERM);
 	sigaddset(&blocked, SIGINT);
 	sigaddset(&blocked, SIGUSR1);
+	sigaddset(&blocked, SIGUSR2);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (ok) {
 		machine.presence = croft_presence_create();

@@ -24,12 +24,13 @@ struct croft_agent_config {
 	const char *plane_address; /* where to serve the cache to other agents; NULL: where they find us */
 	bool no_peers;             /* neither serve them nor ask them */
 	uint64_t cache_bytes;
+	bool classic_fuse; /* /dev/fuse even where io_uring is offered (fs/daemon.h) */
 	bool allow_network; /* jobs that ask for network=on get this machine's network */
 	const struct croft_tls *tls; /* or NULL */
 };
 
-/* Runs until SIGTERM or SIGINT: then takes no more jobs, ends the running ones and leaves. Reconnects
- * by itself for as long as it lives. Must be called before the process has threads. */
+/* Runs until SIGTERM or SIGINT: then takes no more jobs, ends the running ones and leaves. At SIGUSR2 the filesystem
+ * daemon is replaced by the program that now stands where this one was started from. Reconnects by itself for as long as it lives. Must be called before the process has threads. */
 bool croft_agent_run(const struct croft_agent_config *config, struct croft_error *err);
 
 #endif

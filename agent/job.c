@@ -40,6 +40,7 @@ struct croft_job {
 	uint64_t output_connection[2]; /* by which stdout and stderr went to the server last */
 	bool line_open; /* stderr does not end with a whole line */
 	bool prefetched;
+	bool accounted;            /* the filesystem daemon counts what it fetches */
 	uint64_t pid_namespace;    /* 0 until the sandbox started */
 	uint64_t granted_stall_ns; /* by which the wall clock was put off so far */
 
@@ -137,7 +138,8 @@ static void on_started(void *user, uint64_t pid_namespace)
 	struct croft_job *job = user;
 	job->pid_namespace = pid_namespace;
 	struct croft_error err = CROFT_ERROR_INIT;
-	if (!croft_daemon_account_begin(job->machine->daemon, pid_namespace, &err))
+	job->accounted = croft_daemon_account_begin(job->machine->daemon, pid_namespace, &err);
+	if (!job->accounted)
 		croft_log(CROFT_LOG_WARNING, "job %s will have no account of its inputs: %s",
 			job->message->operation, err.message);
 	prefetch(job);
@@ -407,11 +409,16 @@ static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct
 		fill_sandbox_account(job, &ended);
 	}
 	struct croft_mount_account account = {0};
-	if (job->pid_namespace)
-		croft_daemon_account_end(job->machine->daemon, job->pid_namespace, &account, NULL);
+	/* An account ends with the daemon that kept it, and so does the mount that the job read from. */
+	struct croft_error lost = CROFT_ERROR_INIT;
+	if (job->accounted)
+		croft_daemon_account_end(job->machine->daemon, job->pid_namespace, &account, &lost);
 	fill_account(job, &account);
 	croft_presence_of_job(job->machine->presence, job->machine->daemon, job->message,
 		account.fetched_bytes > 0, &job->done, job->arena);
+	if (lost.code != CROFT_OK)
+		return croft_error_set(err, CROFT_UNAVAILABLE,
+			"the filesystem daemon ended while the job ran: what it read may be less than there is");
 	if (!ok || !judge(job, &ended, err))
 		return false;
 	/* A job that could not read an input may still have exited with 0: its result means nothing. */

@@ -328,6 +328,7 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 		.origin = origin_of(welcome->blob_url, config->server, arena),
 		.plane_address = session->plane_address,
 		.budget_bytes = config->cache_bytes,
+		.classic = config->classic_fuse,
 		.uid = session->machine->owner,
 		.gid = session->machine->owner,
 	};
@@ -335,6 +336,17 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 		return false;
 	session->machine->daemon = croft_daemon_attach(&daemon, err);
 	return session->machine->daemon != NULL || croft_error_wrap(err, "starting the filesystem");
+}
+
+void croft_session_renew_daemon(struct croft_session *session)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!session->machine->daemon)
+		croft_log(CROFT_LOG_WARNING, "there is no filesystem daemon to replace yet");
+	else if (croft_daemon_renew(session->machine->daemon, &err))
+		croft_log(CROFT_LOG_INFO, "the filesystem daemon was replaced, its mount goes on");
+	else
+		croft_log(CROFT_LOG_WARNING, "the filesystem daemon was not replaced: %s", err.message);
 }
 
 static void send_presence(struct croft_session *session, Farm__PresenceDelta *delta)

@@ -37,6 +37,9 @@ struct croft_session *croft_session_create(const struct croft_agent_config *conf
 bool croft_session_run(struct croft_session *session, struct croft_error *err);
 /* From any thread: gives running jobs back to the queue and ends the run. */
 void croft_session_stop(struct croft_session *session);
+/* The filesystem daemon goes on as the program that now stands where this one was started from; jobs notice
+ * nothing. Any thread. */
+void croft_session_renew_daemon(struct croft_session *session);
 void croft_session_destroy(struct croft_session *session);
 
 /* How many connections there were up to now; 0: none yet. */

@@ -50,6 +50,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.plane_address = options_value(options, "plane"),
 		.no_peers = options_given(options, "no-peers"),
 		.cache_bytes = cache,
+		.classic_fuse = options_given(options, "classic-fuse"),
 		.allow_network = options_given(options, "allow-network"),
 		.tls = wants_tls ? &tls : NULL,
 	};
@@ -66,6 +67,7 @@ static const struct option_spec agent_options[] = {
 	{"no-peers", 0, NULL, "neither serve the cache to other agents nor ask them for blobs"},
 	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
+	{"classic-fuse", 0, NULL, "use /dev/fuse even where FUSE over io_uring is switched on"},
 	{"verbose", 'v', NULL, "log more"},
 	{"parent", 0, "PID", NULL},
 	{0},
@@ -77,7 +79,9 @@ const struct command command_agent = {
 	.summary = "Run jobs of a farm on this machine",
 	.details = "Connects to --server, and again whenever the connection is lost. OSFamily and ISA are\n"
 		   "among the properties by themselves. SIGTERM or SIGINT: takes no more jobs, ends the\n"
-		   "running ones and leaves.\n"
+		   "running ones and leaves. SIGUSR2: the process that serves the inputs is replaced by the\n"
+		   "program that now stands where this one was started from; jobs go on over that (not where\n"
+		   "FUSE over io_uring is switched on, unless with --classic-fuse).\n"
 		   "\n"
 		   "Agents give one another what their caches hold, to spare the server: each serves whole,\n"
 		   "verified blobs, by their hash, to whoever can connect, as the server's blob plane does. By\n"

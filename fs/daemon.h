@@ -14,6 +14,9 @@ struct croft_daemon_config {
 	const char *plane_address; /* serve the cache to peers here; NULL: do not */
 	uint64_t budget_bytes;   /* of the cache; 0: as the store's default */
 	uint32_t uid, gid;       /* who owns what the mount shows */
+	bool classic;            /* FUSE by /dev/fuse even where io_uring is offered: only so it can be handed over */
+	/* Without an agent for so long, and with nothing open in its mount, it ends by itself; 0: 10 minutes. */
+	uint32_t orphan_ms;
 };
 
 /* The daemon's main function: returns when told to stop (SIGTERM) or on a fatal error. */
@@ -23,12 +26,17 @@ bool croft_daemon_main(const struct croft_daemon_config *config, struct croft_er
 int croft_daemon_command(int argc, char **argv);
 
 /* The agent's side. Starts the daemon (by executing /proc/self/exe with the hidden "fs-daemon"
- * command) unless one already answers on the state directory's socket. */
+ * command) unless one already answers on the state directory's socket. One of another program or configuration is
+ * replaced without those who use its mount noticing, where that can be. */
 struct croft_daemon;
 struct croft_daemon *croft_daemon_attach(const struct croft_daemon_config *config,
 	struct croft_error *err);
 /* Leaves the daemon running when `keep`. */
 void croft_daemon_detach(struct croft_daemon *daemon, bool keep);
+
+/* Another daemon, of the program that now stands where this one was started from, takes over from the one that runs.
+ * Whoever uses the mount sees no more than a pause; if it cannot, the one that runs goes on. */
+bool croft_daemon_renew(struct croft_daemon *daemon, struct croft_error *err);
 
 const char *croft_daemon_mountpoint(const struct croft_daemon *daemon);
 int croft_daemon_plane_port(const struct croft_daemon *daemon);

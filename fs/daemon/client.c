@@ -27,13 +27,15 @@ struct croft_daemon {
 	struct croft_arena *arena; /* of the config's strings */
 	struct croft_daemon_config config;
 	char mountpoint[PATH_MAX];
+	char program[PATH_MAX]; /* where this one was when it attached */
 	int plane_port;
 
 	pthread_mutex_t lock; /* guards: idle */
 	int idle[IDLE_AT_MOST];
 	unsigned idle_count;
 
-	pthread_mutex_t starting; /* guards: child, pid; held while a daemon is started */
+	pthread_mutex_t starting; /* guards: child, pid, attached; held while a daemon is started */
+	bool attached;            /* once */
 	pid_t child;              /* that this process started and has not reaped; 0 */
 	pid_t pid;                /* of the daemon */
 };
@@ -96,14 +98,16 @@ static void reap(struct croft_daemon *daemon, bool wait)
 		daemon->child = 0;
 }
 
-/* Executes this program as the daemon; what it says when it is ready, or why not, comes by a pipe. */
-static bool spawn(struct croft_daemon *daemon, struct croft_error *err)
+/* Executes the program as the daemon; what it says when it is ready, or why not, comes by a pipe. */
+static bool spawn(struct croft_daemon *daemon, const char *program, bool take_over,
+	struct croft_error *err)
 {
 	int ready[2];
 	if (pipe2(ready, O_CLOEXEC) != 0)
 		return croft_error_errno(err, errno, "making a pipe");
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	char **arguments = daemon_arguments(&daemon->config, READY_FD, arena);
+	const struct daemon_start start = {READY_FD, take_over, DAEMON_VERSION};
+	char **arguments = daemon_arguments(&daemon->config, &start, arena);
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
 	sigset_t none, defaults;
@@ -121,15 +125,14 @@ static bool spawn(struct croft_daemon *daemon, struct croft_error *err)
 		POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 	posix_spawnattr_setsigmask(&attributes, &none);
 	posix_spawnattr_setsigdefault(&attributes, &defaults);
-	int result = posix_spawn(&daemon->child, "/proc/self/exe", &actions, &attributes, arguments,
-		environ);
+	int result = posix_spawn(&daemon->child, program, &actions, &attributes, arguments, environ);
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attributes);
 	close(ready[1]);
 	CROFT_CLEANUP_FD int said_fd = ready[0];
 	if (result != 0) {
 		daemon->child = 0;
-		return croft_error_errno(err, result, "executing /proc/self/exe");
+		return croft_error_errno(err, result, "executing %s", program);
 	}
 	char said[512];
 	size_t size = 0;
@@ -197,28 +200,84 @@ static void stop_running(struct croft_daemon *daemon)
 	free(answer);
 }
 
-/* A daemon with this config runs when it returns true. */
+/* False: the one that runs goes on. `starting` held. */
+static bool replace(struct croft_daemon *daemon, const char *program, struct croft_error *err)
+{
+	pid_t before = daemon->child;
+	drop_connections(daemon);
+	if (!spawn(daemon, program, true, err)) {
+		daemon->child = before;
+		return false;
+	}
+	if (before)
+		waitpid(before, NULL, 0); /* it said that it is done */
+	return true;
+}
+
+static void note_program(struct croft_daemon *daemon)
+{
+	ssize_t size = readlink("/proc/self/exe", daemon->program, sizeof(daemon->program) - 1);
+	daemon->program[size < 0 ? 0 : size] = '\0';
+}
+
+/* Whether the daemon that runs is as it should be. Another program is replaced when an agent starts; later its
+ * agent may have replaced it itself. */
+static bool is_as_wanted(struct croft_daemon *daemon, const struct daemon_answer *answer)
+{
+	char config[DAEMON_TEXT], build[DAEMON_BUILD];
+	daemon_config_text(&daemon->config, config);
+	daemon_build_text(build);
+	return strcmp(config, answer->hello.config) == 0 &&
+		(daemon->attached || strcmp(build, answer->hello.build) == 0);
+}
+
+/* A daemon with this config runs when it returns true. `starting` held. */
+static bool make_run(struct croft_daemon *daemon, struct croft_error *err)
+{
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct croft_error other = CROFT_ERROR_INIT;
+	bool runs = hello(daemon, answer, &other);
+	if (runs) {
+		learn(daemon, answer);
+		if (is_as_wanted(daemon, answer))
+			return true;
+	}
+	runs = runs || other.code == CROFT_FAILED_PRECONDITION; /* of another version */
+	if (runs && replace(daemon, "/proc/self/exe", &other)) {
+		croft_log(CROFT_LOG_INFO, "the filesystem daemon was replaced, its mount goes on");
+	} else {
+		if (runs)
+			croft_log(CROFT_LOG_WARNING, "%s; restarting it", other.message);
+		drop_connections(daemon);
+		stop_running(daemon);
+		reap(daemon, false);
+		if (!spawn(daemon, "/proc/self/exe", false, err))
+			return false;
+	}
+	if (!hello(daemon, answer, err))
+		return false;
+	learn(daemon, answer);
+	return true;
+}
+
 static bool ensure_running(struct croft_daemon *daemon, struct croft_error *err)
+{
+	CROFT_LOCKED(&daemon->starting);
+	bool ok = make_run(daemon, err);
+	daemon->attached |= ok;
+	return ok;
+}
+
+bool croft_daemon_renew(struct croft_daemon *daemon, struct croft_error *err)
 {
 	CROFT_LOCKED(&daemon->starting);
 	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
 	CROFT_CLEANUP_FREE void *owned = answer;
-	struct croft_error other = CROFT_ERROR_INIT;
-	if (hello(daemon, answer, &other)) {
-		char wanted[DAEMON_TEXT];
-		daemon_config_text(&daemon->config, wanted);
+	bool ok = replace(daemon, daemon->program, err) && hello(daemon, answer, err);
+	if (ok)
 		learn(daemon, answer);
-		if (strcmp(wanted, answer->hello.config) == 0)
-			return true;
-		croft_log(CROFT_LOG_INFO, "restarting the filesystem daemon with another configuration");
-	}
-	drop_connections(daemon);
-	stop_running(daemon);
-	reap(daemon, false);
-	if (!spawn(daemon, err) || !hello(daemon, answer, err))
-		return false;
-	learn(daemon, answer);
-	return true;
+	return ok;
 }
 
 struct croft_daemon *croft_daemon_attach(const struct croft_daemon_config *config,
@@ -234,6 +293,7 @@ struct croft_daemon *croft_daemon_attach(const struct croft_daemon_config *confi
 		daemon->config.plane_address = croft_arena_strdup(arena, config->plane_address);
 	pthread_mutex_init(&daemon->lock, NULL);
 	pthread_mutex_init(&daemon->starting, NULL);
+	note_program(daemon);
 	if (croft_make_directories(config->state, err) && ensure_running(daemon, err))
 		return daemon;
 	croft_daemon_detach(daemon, true);

@@ -10,10 +10,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-char **daemon_arguments(const struct croft_daemon_config *config, int ready_fd,
+char **daemon_arguments(const struct croft_daemon_config *config, const struct daemon_start *start,
 	struct croft_arena *arena)
 {
-	char **arguments = croft_arena_array(arena, 18, sizeof(char *));
+	char **arguments = croft_arena_array(arena, 24, sizeof(char *));
 	size_t count = 0;
 	arguments[count++] = (char *)"croft";
 	arguments[count++] = (char *)"fs-daemon";
@@ -35,7 +35,15 @@ char **daemon_arguments(const struct croft_daemon_config *config, int ready_fd,
 	arguments[count++] = (char *)"--gid";
 	arguments[count++] = croft_arena_printf(arena, "%u", config->gid);
 	arguments[count++] = (char *)"--ready-fd";
-	arguments[count++] = croft_arena_printf(arena, "%d", ready_fd);
+	arguments[count++] = croft_arena_printf(arena, "%d", start->ready_fd);
+	arguments[count++] = (char *)"--orphan-ms";
+	arguments[count++] = croft_arena_printf(arena, "%u", config->orphan_ms);
+	arguments[count++] = (char *)"--agent-version";
+	arguments[count++] = croft_arena_printf(arena, "%d", DAEMON_VERSION);
+	if (config->classic)
+		arguments[count++] = (char *)"--classic";
+	if (start->take_over)
+		arguments[count++] = (char *)"--take-over";
 	return arguments;
 }
 
@@ -49,7 +57,7 @@ static bool parse_number(const char *text, uint64_t most, uint64_t *number)
 
 int croft_daemon_command(int argc, char **argv)
 {
-	enum { STATE = 1, ORIGIN, PLANE, BUDGET, USER, GROUP, READY };
+	enum { STATE = 1, ORIGIN, PLANE, BUDGET, USER, GROUP, CLASSIC, READY, ORPHAN, AGENT, TAKE };
 	static const struct option options[] = {
 		{"state", required_argument, NULL, STATE},
 		{"origin", required_argument, NULL, ORIGIN},
@@ -57,11 +65,16 @@ int croft_daemon_command(int argc, char **argv)
 		{"budget", required_argument, NULL, BUDGET},
 		{"uid", required_argument, NULL, USER},
 		{"gid", required_argument, NULL, GROUP},
+		{"classic", no_argument, NULL, CLASSIC},
 		{"ready-fd", required_argument, NULL, READY},
+		{"orphan-ms", required_argument, NULL, ORPHAN},
+		{"agent-version", required_argument, NULL, AGENT},
+		{"take-over", no_argument, NULL, TAKE},
 		{NULL, 0, NULL, 0},
 	};
 	struct croft_daemon_config config = {0};
-	uint64_t number = 0, ready_fd = UINT64_MAX;
+	struct daemon_start start = {.ready_fd = -1};
+	uint64_t number = 0;
 	bool ok = true;
 	optind = 0; /* glibc: start anew, the caller may have parsed before */
 	for (int option; ok && (option = getopt_long(argc, argv, "+", options, NULL)) != -1;) {
@@ -87,7 +100,22 @@ int croft_daemon_command(int argc, char **argv)
 			config.gid = (uint32_t)number;
 			break;
 		case READY:
-			ok = parse_number(optarg, INT32_MAX, &ready_fd);
+			ok = parse_number(optarg, INT32_MAX, &number);
+			start.ready_fd = (int)number;
+			break;
+		case CLASSIC:
+			config.classic = true;
+			break;
+		case ORPHAN:
+			ok = parse_number(optarg, UINT32_MAX, &number);
+			config.orphan_ms = (uint32_t)number;
+			break;
+		case AGENT:
+			ok = parse_number(optarg, UINT32_MAX, &number);
+			start.version = (uint32_t)number;
+			break;
+		case TAKE:
+			start.take_over = true;
 			break;
 		default:
 			ok = false;
@@ -96,12 +124,13 @@ int croft_daemon_command(int argc, char **argv)
 	if (!ok || !config.state || optind != argc) {
 		fprintf(stderr,
 			"usage: croft fs-daemon --state DIRECTORY [--origin HOST:PORT] [--plane ADDRESS]\n"
-			"                       [--budget BYTES] [--uid UID] [--gid GID]\n");
+			"                       [--budget BYTES] [--uid UID] [--gid GID] [--orphan-ms MS]\n"
+			"                       [--classic] [--take-over]\n");
 		return 2;
 	}
 	croft_log_setup("fs", CROFT_LOG_INFO);
 	struct croft_error err = CROFT_ERROR_INIT;
-	if (daemon_main(&config, ready_fd == UINT64_MAX ? -1 : (int)ready_fd, &err))
+	if (daemon_main(&config, &start, &err))
 		return 0;
 	croft_log(CROFT_LOG_ERROR, "%s", err.message);
 	return 1;

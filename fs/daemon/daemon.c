@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The daemon's life: takes the state directory, clears what a crashed predecessor left, starts store,
- * plane, fetcher and mount, serves, and ends them in an order in which nobody waits for what is gone.
+ * The daemon's life: takes the state directory, clears what a crashed predecessor left (or takes the mount over from
+ * one that runs), starts store, plane, fetcher and mount, serves, and ends them in an order in which nobody waits
+ * for what is gone.
  */
 #include "fs/daemon/internal.h"
 
@@ -21,12 +22,19 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
-enum { PREDECESSOR_MS = 10000, STALE_MOUNTS = 64 };
+enum {
+	PREDECESSOR_MS = 10000,
+	STALE_MOUNTS = 64,
+	ORPHAN_MS = 600000,      /* without an agent */
+	ORPHAN_LOOK_MS = 10000,  /* between two looks whether its mount is in use */
+};
 
 struct life {
 	const struct croft_daemon_config *config;
 	char mountpoint[PATH_MAX], cache[PATH_MAX];
 	int lock_fd, listen_fd, signal_fd, stop_fd;
+	int predecessor;                /* socket of the daemon that handed over and is to hear that this one serves; -1 */
+	struct croft_mount_saved saved; /* what it handed over, or this one is about to; -1 */
 	struct croft_store *store;
 	struct croft_fetcher *fetcher;
 	struct croft_plane *plane;
@@ -105,21 +113,43 @@ static void *run_mount(void *user)
 	return NULL;
 }
 
-static bool start_mount(struct life *life, struct croft_error *err)
+static void forget_saved(struct life *life)
+{
+	if (life->saved.device >= 0) {
+		close(life->saved.device);
+		close(life->saved.state);
+	}
+	life->saved = (struct croft_mount_saved){-1, -1};
+}
+
+static bool make_mount(struct life *life, struct croft_error *err)
 {
 	const struct croft_daemon_config *config = life->config;
+	bool resumed = life->saved.device >= 0;
 	life->mount = croft_mount_create(
 		&(struct croft_mount_config){
 			.mountpoint = life->mountpoint,
+			.saved = resumed ? &life->saved : NULL,
 			.store = life->store,
 			.fetcher = life->fetcher,
 			.allow_other = geteuid() == 0,
 			.uid = config->uid,
 			.gid = config->gid,
+			.classic = config->classic,
 		},
 		err);
-	if (!life->mount)
+	return life->mount != NULL;
+}
+
+/* The last step: what is read of the kernel from here on is answered here. */
+static bool run(struct life *life, struct croft_error *err)
+{
+	if (life->predecessor >= 0 && !hand_over_confirm(life->predecessor, err))
 		return false;
+	if (life->predecessor >= 0)
+		close(life->predecessor);
+	life->predecessor = -1;
+	forget_saved(life);
 	int result = pthread_create(&life->mount_thread, NULL, run_mount, life);
 	if (result != 0)
 		return croft_error_errno(err, result, "starting a thread");
@@ -128,13 +158,25 @@ static bool start_mount(struct life *life, struct croft_error *err)
 	return true;
 }
 
-static bool start(struct life *life, struct croft_error *err)
+/* What the directory is worked in with: the lock, and the mount if another daemon hands it over. */
+static bool take_state(struct life *life, bool take_over, struct croft_error *err)
+{
+	if (!croft_make_directories(life->config->state, err))
+		return false;
+	if (!take_over)
+		return take_lock(life, err) && clear_mountpoint(life, err);
+	struct handed handed;
+	if (!hand_over_ask(life->config->state, &life->predecessor, &handed, err))
+		return false;
+	life->lock_fd = handed.lock_fd;
+	life->listen_fd = handed.listen_fd;
+	life->saved = handed.mount;
+	return true;
+}
+
+static bool serve(struct life *life, struct croft_error *err)
 {
 	const struct croft_daemon_config *config = life->config;
-	raise_descriptor_limit();
-	if (!croft_make_directories(config->state, err) || !take_signals(life, err) ||
-		!take_lock(life, err) || !clear_mountpoint(life, err))
-		return false;
 	life->store = croft_store_open(
 		&(struct croft_store_config){
 			.path = life->cache, .budget_bytes = config->budget_bytes, .chunked = true},
@@ -158,9 +200,10 @@ static bool start(struct life *life, struct croft_error *err)
 	}
 	life->measurer = measurer_create(life->store, life->fetcher);
 	life->prefetcher = prefetcher_create(life->store, life->fetcher);
-	if (!start_mount(life, err))
+	if (!make_mount(life, err))
 		return false;
-	life->listen_fd = daemon_listen(config->state, err);
+	if (life->listen_fd < 0)
+		life->listen_fd = daemon_listen(config->state, err);
 	if (life->listen_fd < 0)
 		return false;
 	struct server_config server = {
@@ -175,34 +218,105 @@ static bool start(struct life *life, struct croft_error *err)
 		.stop_fd = life->stop_fd,
 	};
 	life->server = server_start(&server, life->listen_fd, err);
-	return life->server != NULL;
+	return life->server != NULL && run(life, err);
 }
 
-static void wait_for_end(struct life *life)
+/* The mount of a daemon whose agent never came back goes when nobody uses it. Returns the milliseconds after which to
+ * look again; -1: not any more. */
+static int look_after_orphan(struct life *life)
 {
-	struct pollfd polled[] = {
-		{.fd = life->signal_fd, .events = POLLIN},
-		{.fd = life->stop_fd, .events = POLLIN},
-	};
-	while (poll(polled, 2, -1) < 0)
-		;
+	uint64_t allowed_ms = life->config->orphan_ms ? life->config->orphan_ms : ORPHAN_MS;
+	uint64_t idle_ms = server_idle_ms(life->server);
+	if (idle_ms < allowed_ms)
+		return (int)(allowed_ms - idle_ms < INT32_MAX ? allowed_ms - idle_ms : INT32_MAX);
+	if (!croft_mount_unmount_idle(life->mount))
+		return ORPHAN_LOOK_MS < allowed_ms ? ORPHAN_LOOK_MS : (int)allowed_ms;
+	croft_log(CROFT_LOG_INFO, "no agent for %llu s, and nothing is open: ending",
+		(unsigned long long)idle_ms / 1000);
+	server_end(life->server);
+	return -1;
 }
 
-static void end(struct life *life)
+/* The socket of the process that wants to take over; -1: it is to end. */
+static int wait_for_end(struct life *life)
+{
+	bool orphan = false;
+	for (;;) {
+		struct pollfd polled[] = {
+			{.fd = life->signal_fd, .events = POLLIN},
+			{.fd = life->stop_fd, .events = POLLIN},
+		};
+		int look_ms = orphan ? -1 : look_after_orphan(life);
+		orphan = look_ms < 0;
+		if (poll(polled, 2, look_ms) <= 0)
+			continue;
+		eventfd_t value;
+		if (polled[1].revents)
+			eventfd_read(life->stop_fd, &value);
+		return polled[0].revents ? -1 : server_successor(life->server);
+	}
+}
+
+static void stop_serving(struct life *life, bool handing_over)
 {
 	/* First what serves programs: their requests end, and the mount is gone for newcomers. */
-	if (life->mount)
+	if (life->mount && handing_over)
+		croft_mount_suspend(life->mount);
+	else if (life->mount)
 		croft_mount_stop(life->mount);
 	if (life->mount_running)
 		pthread_join(life->mount_thread, NULL);
+	life->mount_running = false;
 	/* Ends what agents wait for, too. */
 	croft_fetcher_stop(life->fetcher);
-	server_stop(life->server);
+	server_stop(life->server, !handing_over);
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (handing_over && !croft_mount_save(life->mount, &life->saved, &err))
+		croft_log(CROFT_LOG_WARNING, "not handing over: %s", err.message);
 	croft_mount_destroy(life->mount);
 	measurer_destroy(life->measurer);
 	prefetcher_destroy(life->prefetcher);
 	croft_plane_stop(life->plane);
 	croft_store_close(life->store);
+	life->fetcher = NULL;
+	life->server = NULL;
+	life->mount = NULL;
+	life->measurer = NULL;
+	life->prefetcher = NULL;
+	life->plane = NULL;
+	life->store = NULL;
+}
+
+enum handing { GONE, WENT_ON, FAILED };
+
+/* To the process behind that socket, which it closes. */
+static enum handing hand_over(struct life *life, int successor, struct croft_error *err)
+{
+	stop_serving(life, true);
+	enum handing handing = FAILED;
+	if (life->saved.device < 0) {
+		hand_over_refuse(successor, "its mount has gone");
+		croft_error_set(err, CROFT_FAILED_PRECONDITION, "the mount went while it was handed over");
+	} else if (hand_over_give(successor,
+			   &(struct handed){life->lock_fd, life->listen_fd, life->saved})) {
+		croft_log(CROFT_LOG_INFO, "handed over");
+		handing = GONE;
+	} else {
+		croft_log(CROFT_LOG_WARNING, "who wanted to take over did not come to it: going on");
+		eventfd_t value;
+		eventfd_read(life->stop_fd, &value); /* of the mount's end */
+		handing = serve(life, err) ? WENT_ON : FAILED;
+	}
+	close(successor);
+	if (handing == GONE)
+		forget_saved(life);
+	return handing;
+}
+
+static void end(struct life *life)
+{
+	stop_serving(life, false);
+	forget_saved(life);
 	int *fds[] = {&life->listen_fd, &life->signal_fd, &life->stop_fd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(*fds); i++)
 		if (*fds[i] >= 0)
@@ -233,18 +347,47 @@ static bool absolute_paths(struct life *life, struct croft_error *err)
 	return true;
 }
 
-bool daemon_main(const struct croft_daemon_config *config, int ready_fd, struct croft_error *err)
+/* Serves until it is to end, or another process does it. */
+static bool live(struct life *life, struct croft_error *err)
+{
+	enum handing handing = WENT_ON;
+	while (handing == WENT_ON) {
+		int successor = wait_for_end(life);
+		if (successor < 0)
+			return true;
+		handing = hand_over(life, successor, err);
+	}
+	return handing == GONE;
+}
+
+static bool start(struct life *life, const struct daemon_start *start, struct croft_error *err)
+{
+	if (start->version && start->version != DAEMON_VERSION)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"this program's filesystem daemon is of version %d, its agent's of %u: restart the agent",
+			DAEMON_VERSION, start->version);
+	raise_descriptor_limit();
+	return absolute_paths(life, err) && take_signals(life, err) &&
+		take_state(life, start->take_over, err) && serve(life, err);
+}
+
+bool daemon_main(const struct croft_daemon_config *config, const struct daemon_start *how,
+	struct croft_error *err)
 {
 	struct life *life = croft_zalloc(sizeof(*life));
 	life->config = config;
-	life->lock_fd = life->listen_fd = life->signal_fd = life->stop_fd = -1;
-	bool ok = absolute_paths(life, err) && start(life, err);
+	life->lock_fd = life->listen_fd = life->signal_fd = life->stop_fd = life->predecessor = -1;
+	life->saved = (struct croft_mount_saved){-1, -1};
+	bool ok = start(life, how, err);
 	if (ok) {
 		croft_log(CROFT_LOG_INFO, "serving %s", life->mountpoint);
-		say_ready(ready_fd, "ok");
-		wait_for_end(life);
+		say_ready(how->ready_fd, "ok");
+		ok = live(life, err);
 	} else {
-		say_ready(ready_fd, err->message);
+		say_ready(how->ready_fd, err->message);
+		/* Nothing was answered yet: the other goes on as soon as this process is gone. */
+		if (life->predecessor >= 0)
+			_exit(1);
 	}
 	end(life);
 	if (ok && life->mount_error.code != CROFT_OK) {
@@ -257,5 +400,5 @@ bool daemon_main(const struct croft_daemon_config *config, int ready_fd, struct 
 
 bool croft_daemon_main(const struct croft_daemon_config *config, struct croft_error *err)
 {
-	return daemon_main(config, -1, err);
+	return daemon_main(config, &(struct daemon_start){.ready_fd = -1}, err);
 }

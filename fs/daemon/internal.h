@@ -7,6 +7,7 @@
  *	measure.c  totals below input roots
  *	prefetch.c fetching what a job is expected to read; what it opened
  *	present.c  how much of a tree the cache holds
+ *	handover.c how another process takes the mount over
  *	command.c  the arguments of the hidden command
  *	client.c   the agent's side
  *	protocol.c what goes over the socket
@@ -65,17 +66,47 @@ struct server_config {
 struct server;
 struct server *server_start(const struct server_config *config, int listen_fd,
 	struct croft_error *err);
-/* Ends connections; what they wait for in the fetcher must have been ended. */
-void server_stop(struct server *server);
+/* Ends connections; what they wait for in the fetcher must have been ended. With `keep_open` their sockets stay
+ * open to the end of the process, which agents that stop it wait for. */
+void server_stop(struct server *server, bool keep_open);
+/* Milliseconds for which no agent has been connected. */
+uint64_t server_idle_ms(struct server *server);
+/* The connection of a process that asked to take over, which is then the caller's; -1: none did. */
+int server_successor(struct server *server);
+/* From now on agents are told that this daemon is ending, and nobody can take it over. */
+void server_end(struct server *server);
+
+/* handover.c -------------------------------------------------------------------------------- */
+
+/* For so long the one that goes waits for the one that comes. */
+enum { HAND_OVER_MS = 30000 };
+/* The lock of the state directory, the socket for agents, the mount. */
+struct handed {
+	int lock_fd, listen_fd;
+	struct croft_mount_saved mount;
+};
+/* The one that comes: asks; when it serves, confirms. Ending before that gives all back. */
+bool hand_over_ask(const char *state, int *socket, struct handed *handed, struct croft_error *err);
+bool hand_over_confirm(int socket, struct croft_error *err);
+/* The one that goes. False: the other did not come to it and never will. */
+bool hand_over_give(int socket, const struct handed *handed);
+void hand_over_refuse(int socket, const char *reason);
 
 /* command.c --------------------------------------------------------------------------------- */
 
-/* NULL-terminated, in the arena; `ready_fd` is where the new process says how its start went. */
-char **daemon_arguments(const struct croft_daemon_config *config, int ready_fd,
+/* How a daemon starts. */
+struct daemon_start {
+	int ready_fd;   /* where "ok" or the error's sentence goes, and is closed; -1: nowhere */
+	bool take_over; /* the mount of the daemon that runs there */
+	/* 0, or the DAEMON_VERSION of the agent that starts it: it may be older than the program. */
+	uint32_t version;
+};
+/* NULL-terminated, in the arena. */
+char **daemon_arguments(const struct croft_daemon_config *config, const struct daemon_start *start,
 	struct croft_arena *arena);
 
-/* daemon.c: croft_daemon_main that says "ok" or the error's sentence on ready_fd (-1: nowhere) and
- * closes it. */
-bool daemon_main(const struct croft_daemon_config *config, int ready_fd, struct croft_error *err);
+/* daemon.c */
+bool daemon_main(const struct croft_daemon_config *config, const struct daemon_start *start,
+	struct croft_error *err);
 
 #endif

@@ -12,9 +12,18 @@
 
 void daemon_config_text(const struct croft_daemon_config *config, char text[DAEMON_TEXT])
 {
-	snprintf(text, DAEMON_TEXT, "%s %s %llu %u %u", config->origin ? config->origin : "-",
+	snprintf(text, DAEMON_TEXT, "%s %s %llu %u %u %d", config->origin ? config->origin : "-",
 		config->plane_address ? config->plane_address : "-",
-		(unsigned long long)config->budget_bytes, config->uid, config->gid);
+		(unsigned long long)config->budget_bytes, config->uid, config->gid, config->classic);
+}
+
+void daemon_build_text(char text[DAEMON_BUILD])
+{
+	struct stat file = {0};
+	stat("/proc/self/exe", &file);
+	snprintf(text, DAEMON_BUILD, "%llx %llx %llx.%lx", (unsigned long long)file.st_dev,
+		(unsigned long long)file.st_ino, (unsigned long long)file.st_mtim.tv_sec,
+		file.st_mtim.tv_nsec);
 }
 
 /* By way of the directory's descriptor, so that any path fits. */

@@ -2,7 +2,8 @@
 /*
  * What goes over the daemon's socket: one datagram each way (SOCK_SEQPACKET), structs of the host,
  * since both ends are the same machine and mostly the same program. An agent that is newer than the
- * daemon sees so from `version`, which stays first, and ends it by OP_STOP, which stays 1.
+ * daemon sees so from `version`, which stays first, and has it replaced by OP_HAND_OVER, which stays 2, or ends it by
+ * OP_STOP, which stays 1.
  */
 #ifndef CROFT_FS_DAEMON_PROTOCOL_H
 #define CROFT_FS_DAEMON_PROTOCOL_H
@@ -12,10 +13,11 @@
 
 #include <linux/limits.h>
 
-enum { DAEMON_VERSION = 4, DAEMON_TEXT = 16384 };
+enum { DAEMON_VERSION = 5, DAEMON_TEXT = 16384, DAEMON_BUILD = 64 };
 
 enum daemon_op {
 	OP_STOP = 1,
+	OP_HAND_OVER = 2, /* handover.c; no agent's */
 	OP_HELLO,
 	OP_ACCOUNT_BEGIN,
 	OP_ACCOUNT_READ,
@@ -47,7 +49,8 @@ struct daemon_answer {
 		struct {
 			int32_t pid, plane_port;
 			char mountpoint[PATH_MAX];
-			char config[DAEMON_TEXT]; /* what daemon_config_text makes of it */
+			char config[DAEMON_TEXT]; /* what daemon_config_text makes of it; "": it is ending */
+			char build[DAEMON_BUILD];
 		} hello;
 		struct croft_mount_account account;
 		struct croft_tree_totals totals;
@@ -59,6 +62,9 @@ struct daemon_answer {
 
 /* What has to be the same for an agent to go on with a running daemon. */
 void daemon_config_text(const struct croft_daemon_config *config, char text[DAEMON_TEXT]);
+
+/* Which program runs: its file. */
+void daemon_build_text(char text[DAEMON_BUILD]);
 
 /* The socket in the state directory, whose path may be longer than a socket address can be: -1 on
  * error. */

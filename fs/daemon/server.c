@@ -3,6 +3,7 @@
 #include "fs/daemon/internal.h"
 
 #include "proto/base/cleanup.h"
+#include "proto/base/io.h"
 #include "proto/base/log.h"
 
 #include <errno.h>
@@ -28,6 +29,9 @@ struct server {
 	pthread_mutex_t lock; /* guards: connections and their `ended` */
 	struct connection *connections;
 	unsigned count;
+	int successor;     /* the socket of the process that wants to take over; -1 */
+	uint64_t idle_ns;  /* since when there is no connection */
+	bool ending;       /* server_end was called */
 };
 
 /* Operations ---------------------------------------------------------------------------------- */
@@ -38,7 +42,10 @@ static void say_hello(struct server *server, struct daemon_answer *answer)
 	answer->hello.pid = getpid();
 	answer->hello.plane_port = config->plane ? croft_plane_port(config->plane) : -1;
 	snprintf(answer->hello.mountpoint, sizeof(answer->hello.mountpoint), "%s", config->mountpoint);
-	daemon_config_text(config->config, answer->hello.config);
+	daemon_build_text(answer->hello.build);
+	CROFT_LOCKED(&server->lock);
+	if (!server->ending)
+		daemon_config_text(config->config, answer->hello.config);
 }
 
 static bool adopt(struct server *server, const struct croft_digest *digest, int fd,
@@ -146,6 +153,28 @@ static bool perform(struct server *server, const struct daemon_request *request,
 	}
 }
 
+/* The connection becomes the successor's; no answer is given yet. False when that cannot be: it is refused. */
+static bool take_successor(struct connection *connection)
+{
+	struct server *server = connection->server;
+	const char *reason = croft_mount_bound(server->config.mount);
+	pthread_mutex_lock(&server->lock);
+	if (!reason && server->ending)
+		reason = "it is ending";
+	if (!reason && server->successor >= 0)
+		reason = "it is handing over to another already";
+	if (!reason) {
+		server->successor = connection->socket;
+		connection->socket = -1;
+	}
+	pthread_mutex_unlock(&server->lock);
+	if (reason)
+		hand_over_refuse(connection->socket, reason);
+	else
+		eventfd_write(server->config.stop_fd, 1);
+	return !reason;
+}
+
 /* False: the connection is at its end. */
 static bool serve_one(struct connection *connection, struct daemon_request *request,
 	struct daemon_answer *answer)
@@ -157,6 +186,8 @@ static bool serve_one(struct connection *connection, struct daemon_request *requ
 			croft_log(CROFT_LOG_WARNING, "an agent sent %s", err.message);
 		return false;
 	}
+	if (request->op == OP_HAND_OVER)
+		return !take_successor(connection);
 	memset(answer, 0, sizeof(*answer));
 	answer->version = DAEMON_VERSION;
 	if (request->version != DAEMON_VERSION && request->op != OP_STOP)
@@ -164,6 +195,9 @@ static bool serve_one(struct connection *connection, struct daemon_request *requ
 			"the filesystem daemon is of version %d", DAEMON_VERSION);
 	else if (!perform(connection->server, request, passed_fd, answer, &err))
 		answer->error = err;
+	/* Its fetcher was stopped: another daemon may do it. */
+	if (answer->error.code == CROFT_CANCELLED)
+		answer->error.code = CROFT_UNAVAILABLE;
 	bool ok = daemon_send_answer(connection->socket, answer, NULL);
 	if (request->op == OP_STOP)
 		eventfd_write(connection->server->config.stop_fd, 1);
@@ -190,7 +224,7 @@ static void *serve(void *user)
 /* Connections --------------------------------------------------------------------------------- */
 
 /* Takes those that ended (or all, waiting for their end) out of the list and joins them. */
-static void join_connections(struct server *server, bool all)
+static void join_connections(struct server *server, bool all, bool keep_open)
 {
 	struct connection *ended = NULL;
 	pthread_mutex_lock(&server->lock);
@@ -204,14 +238,16 @@ static void join_connections(struct server *server, bool all)
 		ended = connection;
 		server->count--;
 	}
+	if (ended && !server->connections)
+		server->idle_ns = croft_now_ns();
 	pthread_mutex_unlock(&server->lock);
 	for (struct connection *connection = ended, *next; connection; connection = next) {
 		next = connection->next;
-		shutdown(connection->socket, SHUT_RDWR);
+		/* What is being done is still answered. */
+		if (connection->socket >= 0)
+			shutdown(connection->socket, SHUT_RD);
 		pthread_join(connection->thread, NULL);
-		/* A daemon that was asked to stop keeps this end open to the end of its process: its
-		 * agent waits for that. */
-		if (!all)
+		if (!keep_open && connection->socket >= 0)
 			close(connection->socket);
 		free(connection);
 	}
@@ -268,7 +304,7 @@ static void *accept_all(void *user)
 			eventfd_read(server->wake_fd, &value);
 			if (value >= UINT32_MAX)
 				return NULL;
-			join_connections(server, false);
+			join_connections(server, false, false);
 		}
 		if (polled[0].revents)
 			accept_connection(server);
@@ -281,6 +317,8 @@ struct server *server_start(const struct server_config *config, int listen_fd,
 	struct server *server = croft_zalloc(sizeof(*server));
 	server->config = *config;
 	server->listen_fd = listen_fd;
+	server->successor = -1;
+	server->idle_ns = croft_now_ns();
 	pthread_mutex_init(&server->lock, NULL);
 	server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int result = server->wake_fd < 0
@@ -297,14 +335,34 @@ struct server *server_start(const struct server_config *config, int listen_fd,
 	return NULL;
 }
 
-void server_stop(struct server *server)
+void server_stop(struct server *server, bool keep_open)
 {
 	if (!server)
 		return;
 	eventfd_write(server->wake_fd, UINT32_MAX);
 	pthread_join(server->thread, NULL);
-	join_connections(server, true);
+	join_connections(server, true, keep_open);
 	close(server->wake_fd);
 	pthread_mutex_destroy(&server->lock);
 	free(server);
+}
+
+uint64_t server_idle_ms(struct server *server)
+{
+	CROFT_LOCKED(&server->lock);
+	return server->connections ? 0 : (croft_now_ns() - server->idle_ns) / 1000000;
+}
+
+int server_successor(struct server *server)
+{
+	CROFT_LOCKED(&server->lock);
+	int socket = server->successor;
+	server->successor = -1;
+	return socket;
+}
+
+void server_end(struct server *server)
+{
+	CROFT_LOCKED(&server->lock);
+	server->ending = true;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The filesystem daemon as an agent sees it: this program runs itself as the daemon. */
-#include "fs/daemon.h"
+#include "fs/daemon/internal.h"
 #include "fs/tree.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -36,7 +36,7 @@ static int set_up(void **state)
 	snprintf(fixture->directory, sizeof(fixture->directory), "/tmp/croft-daemon-XXXXXX");
 	assert_non_null(mkdtemp(fixture->directory));
 	fixture->config = (struct croft_daemon_config){.state = fixture->directory,
-		.budget_bytes = 1 << 30, .uid = 12, .gid = 34};
+		.budget_bytes = 1 << 30, .uid = 12, .gid = 34, .classic = true};
 	fixture->daemon = attach(fixture);
 	*state = fixture;
 	return 0;
@@ -190,15 +190,36 @@ static void a_second_agent_finds_the_running_daemon(void **state)
 	assert_tree(fixture, &root);
 }
 
-static void another_configuration_restarts_it_with_its_cache(void **state)
+/* A file of the mount that is open, and of which nothing was read. */
+static int open_unread(struct fixture *fixture, const struct croft_digest *root)
+{
+	char digest[CROFT_DIGEST_TEXT], path[PATH_MAX];
+	croft_digest_format(root, '-', digest);
+	snprintf(path, sizeof(path), "%s/by-digest/%s/d/a",
+		croft_daemon_mountpoint(fixture->daemon), digest);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void assert_hello(int fd)
+{
+	char text[8];
+	assert_int_equal(pread(fd, text, sizeof(text), 0), 5);
+	assert_memory_equal(text, "hello", 5);
+}
+
+static void another_configuration_replaces_it_under_those_who_use_it(void **state)
 {
 	struct fixture *fixture = *state;
 	struct croft_digest root = adopt_tree(fixture);
+	CROFT_CLEANUP_FD int held = open_unread(fixture, &root);
 	croft_daemon_detach(fixture->daemon, true);
 	fixture->config.budget_bytes = 1 << 29;
 	fixture->daemon = attach(fixture);
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_daemon_stat stat;
+	assert_hello(held);
 	assert_ok(croft_daemon_stat(fixture->daemon, &stat, &err), err);
 	assert_int_equal(stat.store.budget_bytes, 1 << 29);
 	assert_tree(fixture, &root);
@@ -249,6 +270,97 @@ static void one_that_crashed_is_replaced_by_the_next_call(void **state)
 	assert_int_not_equal(daemon_pid(), pid);
 }
 
+static void wait_for_exit(pid_t pid)
+{
+	siginfo_t info = {0};
+	assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+	assert_int_equal(info.si_code, CLD_EXITED);
+	assert_int_equal(info.si_status, 0);
+}
+
+/* The kernel remembers what belonged to the first. */
+static void another_owner_restarts_it_with_its_cache(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_digest root = adopt_tree(fixture);
+	struct croft_daemon_stat stat;
+	pid_t pid = daemon_pid();
+	croft_daemon_detach(fixture->daemon, true);
+	fixture->config.uid = 13;
+	fixture->daemon = attach(fixture);
+	wait_for_exit(pid);
+	assert_ok(croft_daemon_stat(fixture->daemon, &stat, &err), err);
+	assert_int_equal(stat.store.blobs, 3);
+	CROFT_CLEANUP_FD int fd = open_unread(fixture, &root);
+	assert_hello(fd);
+	struct stat st;
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_uid, 13);
+}
+
+static void a_newer_one_takes_over_without_anyone_noticing(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_digest root = adopt_tree(fixture);
+	struct croft_mount_account account;
+	CROFT_CLEANUP_FD int held = open_unread(fixture, &root);
+	assert_ok(croft_daemon_account_begin(fixture->daemon, 4711, &err), err);
+	for (int i = 0; i < 3; i++) {
+		pid_t pid = daemon_pid();
+		assert_ok(croft_daemon_renew(fixture->daemon, &err), err);
+		assert_int_not_equal(daemon_pid(), pid);
+		assert_int_equal(waitpid(pid, NULL, WNOHANG), -1); /* it has gone, and was reaped */
+	}
+	assert_hello(held);
+	assert_ok(croft_daemon_account_end(fixture->daemon, 4711, &account, &err), err);
+	assert_tree(fixture, &root);
+	croft_daemon_detach(fixture->daemon, false);
+	assert_false(is_mounted(fixture));
+	fixture->daemon = attach(fixture);
+}
+
+static void one_that_does_not_come_to_take_over_leaves_the_other_going(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_digest root = adopt_tree(fixture);
+	CROFT_CLEANUP_FD int held = open_unread(fixture, &root);
+	pid_t pid = daemon_pid();
+	for (int i = 0; i < 2; i++) {
+		struct handed handed;
+		int socket;
+		assert_ok(hand_over_ask(fixture->directory, &socket, &handed, &err), err);
+		close(handed.lock_fd);
+		close(handed.listen_fd);
+		close(handed.mount.device);
+		close(handed.mount.state);
+		close(socket);
+		assert_tree(fixture, &root);
+	}
+	assert_hello(held);
+	assert_int_equal(daemon_pid(), pid);
+	struct croft_daemon_stat stat;
+	assert_ok(croft_daemon_stat(fixture->daemon, &stat, &err), err);
+	assert_int_equal(stat.store.blobs, 3);
+}
+
+static void one_without_an_agent_ends_when_nothing_is_open(void **state)
+{
+	struct fixture *fixture = *state;
+	croft_daemon_detach(fixture->daemon, false);
+	fixture->config.orphan_ms = 50;
+	fixture->daemon = attach(fixture);
+	int held = open(croft_daemon_mountpoint(fixture->daemon), O_RDONLY | O_CLOEXEC);
+	pid_t pid = daemon_pid();
+	croft_daemon_detach(fixture->daemon, true);
+	fixture->daemon = NULL;
+	close(held);
+	wait_for_exit(pid);
+	assert_false(is_mounted(fixture));
+}
+
 static void ends_cleanly_on_a_signal(void **state)
 {
 	struct fixture *fixture = *state;
@@ -294,7 +406,11 @@ int main(int argc, char **argv)
 		daemon_test(measures_trees),
 		daemon_test(keeps_accounts),
 		daemon_test(a_second_agent_finds_the_running_daemon),
-		daemon_test(another_configuration_restarts_it_with_its_cache),
+		daemon_test(another_configuration_replaces_it_under_those_who_use_it),
+		daemon_test(another_owner_restarts_it_with_its_cache),
+		daemon_test(a_newer_one_takes_over_without_anyone_noticing),
+		daemon_test(one_that_does_not_come_to_take_over_leaves_the_other_going),
+		daemon_test(one_without_an_agent_ends_when_nothing_is_open),
 		daemon_test(unmounts_when_it_is_told_to_end),
 		daemon_test(one_that_crashed_is_replaced_by_the_next_call),
 		daemon_test(ends_cleanly_on_a_signal),
