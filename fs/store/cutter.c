@@ -59,7 +59,7 @@ static bool put_chunks(struct store_cutter *cutter, const struct croft_slice *pi
 	pthread_mutex_unlock(&store->lock);
 	cutter->chunk_count += count;
 	CROFT_CLEANUP_FREE struct croft_error *errors = croft_array(count + 1, sizeof(*errors));
-	if (store_put_verified(store, chunks, pieces, count, errors))
+	if (store_put_later(store, chunks, pieces, count, errors))
 		return true;
 	for (size_t i = 0; i < count; i++)
 		if (errors[i].code)

@@ -249,6 +249,13 @@ void store_segment_unref(struct croft_store *store, struct store_segment *segmen
 /* Out of the list and unlinked; its bytes count until the last reader is gone. `lock` held. */
 void store_segment_remove(struct croft_store *store, struct store_segment *segment);
 
+/* A blob in the open segment of which nobody knows before it is synced; in the pending table it is
+ * STORE_WRITING. */
+struct store_unsynced {
+	uint8_t hash[CROFT_HASH_SIZE];
+	struct store_entry entry;
+};
+
 /* The store ------------------------------------------------------------------------------------- */
 
 struct croft_store {
@@ -275,6 +282,9 @@ struct croft_store {
 		struct store_segment *open; /* the last of segments; NULL before the first record */
 		uint32_t last;              /* the highest segment number ever used */
 		uint32_t zeroed;            /* the open segment is filled with zeros up to here */
+		uint32_t synced;            /* of the open segment: what stands behind it is `unsynced` */
+		struct store_unsynced *unsynced;
+		size_t unsynced_count, unsynced_room;
 		bool renamed[256];          /* directories of large/ that changed: synced before a checkpoint */
 	} log;
 
@@ -403,6 +413,7 @@ struct store_append {
 	struct store_append *next;
 	uint32_t kind; /* STORE_RECORD_… */
 	bool move;     /* a record that is there already, from another segment */
+	bool later;    /* BLOB: need not be on disk yet, and is there for nobody until the next sync */
 	struct croft_digest digest;
 	struct croft_slice payload; /* RECIPE: an array of struct croft_digest */
 	struct store_entry entry; /* used_ms and lease_ms from the caller; the rest is filled in */
@@ -412,8 +423,11 @@ struct store_append {
 	struct store_record record; /* the log's own */
 };
 /* Appends and, in a durable store, syncs; each item says how it fared. Several callers share one
- * sync. False if any failed. */
+ * sync. False if any failed. All items are `later`, or none: such may still be lost by a sync that fails,
+ * so whoever builds on them looks whether they are there once he has synced something behind them. */
 bool store_log_append(struct croft_store *store, struct store_append *items, size_t count);
+/* What is there for nobody yet is there now, or gone when the disk fails. */
+void store_log_sync(struct croft_store *store);
 /* Payload of a STORE_RECORD_LARGE: the temporary file's name, then the checksums. */
 struct store_large_note {
 	uint64_t temporary;
@@ -473,8 +487,9 @@ bool store_record_is(const struct store_segment *segment, const struct croft_dig
 bool store_is_bad(struct croft_store *store, const struct croft_digest *digest,
 	const struct store_entry *entry, const char *why, struct croft_error *err);
 
-/* As croft_store_put_many; the digests were computed from the data just now. */
-bool store_put_verified(struct croft_store *store, const struct croft_digest *digests,
+/* As croft_store_put_many; the digests were computed from the data just now, and the blobs are to be there
+ * `later` (see struct store_append). */
+bool store_put_later(struct croft_store *store, const struct croft_digest *digests,
 	const struct croft_slice *data, size_t count, struct croft_error *errors);
 
 /* Storing by chunks (cutter.c). All that a cutter has stored stays pinned until it is destroyed. */

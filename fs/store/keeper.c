@@ -103,7 +103,7 @@ static void gather(struct croft_store *store, struct checkpoint *work, size_t mo
 	work->position = store->keeper.position;
 	if (store->log.open && !work->partial)
 		work->position =
-			(struct store_position){store->log.open->number, store->log.open->size};
+			(struct store_position){store->log.open->number, store->log.synced};
 }
 
 /* Files that the log named must be where they belong for good before the log is done with them. */

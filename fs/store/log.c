@@ -6,11 +6,17 @@
  *
  * Overwriting zeros that are on disk already syncs ten times as fast as growing a file, since no
  * metadata changes: small batches therefore leave a stretch of zeros behind them.
+ *
+ * The chunks of a large blob need not be on disk before the blob's recipe is. They are written at once and
+ * stay unsynced, unknown to all, until the next sync of whatever comes behind them: a recipe's, anybody
+ * else's, or one's who wants to store the same chunk. They are always the end of the open segment, and the
+ * position up to which the log is in the index stays before them.
  */
 #include "fs/store/internal.h"
 
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
+#include "proto/base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +34,7 @@ enum {
 	IN_PLACE_BYTES = 16 << 10, /* a record's, on average, from which a batch is not copied together */
 	PENDING_LIMIT = 256 << 10,    /* entries; more wait for the keeper */
 	CHECKPOINT_ENTRIES = 16 << 10, /* at which the keeper does not wait for its second to end */
+	UNSYNCED_MOST = 64 << 20,      /* bytes; a sync that somebody waits for has no more to write than that */
 };
 
 struct batch {
@@ -35,6 +42,8 @@ struct batch {
 	size_t count;
 	uint64_t bytes;
 	bool notes;
+	bool sync;        /* not all of it, or somebody waits for what is unsynced */
+	bool sync_failed; /* whatever was unsynced is lost */
 };
 
 void store_large_path(const uint8_t *hash, char path[80])
@@ -60,7 +69,8 @@ static void finish(struct croft_store *store, struct store_append *item, const s
 	item->done = true;
 }
 
-/* Has what somebody does with this blob to be over first? `lock` held. */
+/* Has what somebody does with this blob to be over first? Who finds it WRITING while nobody writes gets on
+ * by a sync. `lock` held. */
 static bool is_blocked(struct croft_store *store, const struct store_append *item,
 	const struct store_pending *pending)
 {
@@ -86,6 +96,7 @@ static void gather(struct croft_store *store, struct batch *batch)
 		const struct store_pending *pending =
 			store_pending_find(&store->pending, item->digest.hash);
 		if (is_blocked(store, item, pending)) {
+			batch->sync |= pending->state == STORE_WRITING;
 			at = &item->next;
 			continue;
 		}
@@ -102,15 +113,83 @@ static void gather(struct croft_store *store, struct batch *batch)
 		batch->items[batch->count++] = item;
 		batch->bytes += bytes;
 		batch->notes |= item->kind == STORE_RECORD_LARGE;
+		batch->sync |= !item->later;
 	}
+	if (store->log.open && store->log.open->size - store->log.synced + batch->bytes > UNSYNCED_MOST)
+		batch->sync = true;
+	batch->sync &= store->config.durable;
 	store->log.tail = &store->log.head;
 	while (*store->log.tail)
 		store->log.tail = &(*store->log.tail)->next;
 }
 
-static bool open_segment(struct croft_store *store, struct croft_error *err)
+/* `lock` held. */
+static void make_present(struct croft_store *store, const uint8_t *hash,
+	const struct store_entry *entry, struct croft_slice sums, bool move)
+{
+	store_pending_set(&store->pending, hash, STORE_PRESENT, entry, sums)->rewrite = move;
+	if (move) {
+		store->generation++;
+		return;
+	}
+	store->totals.blobs++;
+	store->totals.bytes += store_entry_bytes(entry);
+	store->totals.large_files += store_is_file(entry);
+	store->totals.large_disk_bytes += store_is_file(entry) ? store_entry_disk_bytes(entry) : 0;
+}
+
+/* `lock` held. */
+static void publish_unsynced(struct croft_store *store)
+{
+	for (size_t i = 0; i < store->log.unsynced_count; i++)
+		make_present(store, store->log.unsynced[i].hash, &store->log.unsynced[i].entry,
+			CROFT_SLICE(NULL, 0), false);
+	store->log.unsynced_count = 0;
+	if (store->log.open)
+		store->log.synced = store->log.open->size;
+}
+
+/* After a sync that failed nobody knows what of it is on disk, and another one would not tell. `lock` held. */
+static void drop_unsynced(struct croft_store *store)
+{
+	struct store_segment *segment = store->log.open;
+	for (size_t i = 0; i < store->log.unsynced_count; i++)
+		store_pending_remove(&store->pending, store->log.unsynced[i].hash);
+	store->log.unsynced_count = 0;
+	if (!segment || segment->size == store->log.synced)
+		return;
+	store->segment_bytes -= segment->size - store->log.synced;
+	segment->size = store->log.zeroed = store->log.synced;
+	if (ftruncate(segment->fd, segment->size) < 0)
+		croft_log(CROFT_LOG_WARNING, "%s: segment %08x could not be cut", store->path, segment->number);
+}
+
+/* `lock` held. */
+static void remember_unsynced(struct croft_store *store, const struct store_append *item)
+{
+	if (store->log.unsynced_count == store->log.unsynced_room) {
+		store->log.unsynced_room = store->log.unsynced_room ? 2 * store->log.unsynced_room : 256;
+		store->log.unsynced = croft_realloc(
+			store->log.unsynced, store->log.unsynced_room, sizeof(*store->log.unsynced));
+	}
+	struct store_unsynced *unsynced = &store->log.unsynced[store->log.unsynced_count++];
+	memcpy(unsynced->hash, item->digest.hash, CROFT_HASH_SIZE);
+	unsynced->entry = item->entry;
+}
+
+static bool sync_segment(struct croft_store *store, struct batch *batch, struct croft_error *err)
+{
+	if (!store->config.durable || fdatasync(store->log.open->fd) == 0)
+		return true;
+	batch->sync_failed = true;
+	return croft_error_errno(err, errno, "syncing a segment of the store");
+}
+
+static bool open_segment(struct croft_store *store, struct batch *batch, struct croft_error *err)
 {
 	struct store_segment *last = store->log.open;
+	if (last && last->size > store->log.synced && !sync_segment(store, batch, err))
+		return false;
 	if (last && store->log.zeroed > last->size && ftruncate(last->fd, last->size) < 0)
 		return croft_error_errno(err, errno, "%s: cutting a full segment", store->path);
 	uint32_t number = store->log.last + 1;
@@ -126,9 +205,10 @@ static bool open_segment(struct croft_store *store, struct croft_error *err)
 		return false;
 	}
 	pthread_mutex_lock(&store->lock);
+	publish_unsynced(store);
 	store->log.open = store_segment_add(&store->segments, number, fd);
 	store->log.last = number;
-	store->log.zeroed = 0;
+	store->log.zeroed = store->log.synced = 0;
 	pthread_mutex_unlock(&store->lock);
 	return true;
 }
@@ -213,14 +293,16 @@ static bool write_at_end(struct croft_store *store, struct batch *batch, size_t 
 	bool in_place = zeros == 0 && batch->bytes / batch->count >= IN_PLACE_BYTES;
 	fill_records(batch, segment);
 	if (!(in_place ? write_in_place(batch, segment, err) : write_copied(batch, segment, zeros, err)) ||
-		(store->config.durable && fdatasync(segment->fd) < 0 &&
-			!croft_error_errno(err, errno, "syncing a segment of the store"))) {
+		(batch->sync && !sync_segment(store, batch, err))) {
 		/* What did reach the disk would be taken for stored at a replay: harmless, it is whole. */
 		if (ftruncate(segment->fd, segment->size) < 0)
 			return false;
 		store->log.zeroed = segment->size;
 		return false;
 	}
+	/* So that the sync finds less to do; a hint, whose failure shows again then. */
+	if (store->config.durable && !batch->sync)
+		sync_file_range(segment->fd, segment->size, (off_t)batch->bytes, SYNC_FILE_RANGE_WRITE);
 	uint32_t end = segment->size + (uint32_t)(batch->bytes + zeros);
 	if (end > store->log.zeroed)
 		store->log.zeroed = end;
@@ -229,15 +311,18 @@ static bool write_at_end(struct croft_store *store, struct batch *batch, size_t 
 
 static bool write_batch(struct croft_store *store, struct batch *batch, struct croft_error *err)
 {
+	if (batch->count == 0)
+		return sync_segment(store, batch, err);
 	if ((!store->log.open || (store->log.open->size > 0 &&
 								 store->log.open->size + batch->bytes > store->segment_limit)) &&
-		!open_segment(store, err))
+		!open_segment(store, batch, err))
 		return false;
 	/* The temporary files' names must be on disk before the log tells of them. */
 	if (batch->notes && store->config.durable && fsync(store->temporary_fd) < 0)
 		return croft_error_errno(err, errno, "%s: syncing tmp/", store->path);
 	const struct store_segment *segment = store->log.open;
-	bool zeros = store->config.durable && batch->bytes <= ZEROS_BATCH_LIMIT &&
+	bool zeros = batch->sync && batch->bytes <= ZEROS_BATCH_LIMIT &&
+				 segment->size == store->log.synced &&
 				 segment->size + batch->bytes > store->log.zeroed &&
 				 segment->size + batch->bytes + ZEROS <= store->segment_limit &&
 				 store->segment_limit >= 8 * ZEROS;
@@ -258,11 +343,12 @@ static bool place_large(struct croft_store *store, struct store_append *item)
 }
 
 /* `lock` held. */
-static void publish(struct croft_store *store, struct store_append *item)
+static void publish(struct croft_store *store, struct store_append *item, bool later)
 {
 	struct croft_slice sums = {NULL, 0};
 	bool large = item->kind == STORE_RECORD_LARGE, recipe = item->kind == STORE_RECORD_RECIPE;
 	item->entry.size = item->digest.size_bytes;
+	item->entry.segment = large || recipe ? 0 : store->log.open->number;
 	if (recipe) {
 		sums = store_copy(item->payload);
 		item->entry.offset = STORE_RECIPE;
@@ -273,29 +359,52 @@ static void publish(struct croft_store *store, struct store_append *item)
 		item->entry.offset = store->config.durable ? STORE_SYNCED : store->epoch;
 		store->log.renamed[item->digest.hash[0]] = true;
 	}
-	item->entry.segment = large || recipe ? 0 : store->log.open->number;
-	struct store_pending *pending = store_pending_set(
-		&store->pending, item->digest.hash, STORE_PRESENT, &item->entry, sums);
-	pending->rewrite = item->move;
-	if (item->move) {
-		store->generation++;
-		return;
+	if (later)
+		remember_unsynced(store, item);
+	else
+		make_present(store, item->digest.hash, &item->entry, sums, item->move);
+}
+
+/* What was written is there, or waits for the sync that makes it so. `lock` held. */
+static void publish_batch(struct croft_store *store, struct batch *batch)
+{
+	for (size_t i = 0; i < batch->count; i++) {
+		struct store_append *item = batch->items[i];
+		if (item->ok)
+			publish(store, item, !batch->sync && store->config.durable);
+		else
+			store_pending_remove(&store->pending, item->digest.hash);
+		finish(store, item, item->ok ? NULL : &item->err);
 	}
-	store->totals.blobs++;
-	store->totals.bytes += store_entry_bytes(&item->entry);
-	store->totals.large_files += large;
-	store->totals.large_disk_bytes += large ? store_entry_disk_bytes(&item->entry) : 0;
+	store->log.open->size += (uint32_t)batch->bytes;
+	store->segment_bytes += batch->bytes;
+	if (batch->sync || !store->config.durable)
+		publish_unsynced(store);
+}
+
+/* `lock` held. */
+static void drop_batch(struct croft_store *store, struct batch *batch, const struct croft_error *err)
+{
+	for (size_t i = 0; i < batch->count; i++) {
+		store_pending_remove(&store->pending, batch->items[i]->digest.hash);
+		finish(store, batch->items[i], err);
+	}
+	if (batch->sync_failed)
+		drop_unsynced(store);
+	store->keeper.asked++; /* to look at the disk */
+	pthread_cond_signal(&store->keeper.wake);
 }
 
 /* Writes one batch. `lock` held before and after, not meanwhile. */
-static void lead(struct croft_store *store)
+static void lead(struct croft_store *store, bool sync)
 {
 	struct batch *batch = croft_alloc(sizeof(*batch));
 	batch->count = 0;
 	batch->bytes = 0;
-	batch->notes = false;
+	batch->notes = batch->sync_failed = false;
+	batch->sync = sync;
 	gather(store, batch);
-	if (batch->count == 0) {
+	if (batch->count == 0 && !(batch->sync && store->log.unsynced_count > 0)) {
 		free(batch);
 		pthread_cond_broadcast(&store->changed);
 		return;
@@ -311,27 +420,10 @@ static void lead(struct croft_store *store)
 
 	pthread_mutex_lock(&store->lock);
 	bool idle = store->pending.settled == 0;
-	if (ok) {
-		for (size_t i = 0; i < batch->count; i++) {
-			struct store_append *item = batch->items[i];
-			if (item->ok) {
-				publish(store, item);
-				finish(store, item, NULL);
-			} else {
-				store_pending_remove(&store->pending, item->digest.hash);
-				finish(store, item, &item->err);
-			}
-		}
-		store->log.open->size += (uint32_t)batch->bytes;
-		store->segment_bytes += batch->bytes;
-	} else {
-		for (size_t i = 0; i < batch->count; i++) {
-			store_pending_remove(&store->pending, batch->items[i]->digest.hash);
-			finish(store, batch->items[i], &err);
-		}
-		store->keeper.asked++; /* to look at the disk */
-		pthread_cond_signal(&store->keeper.wake);
-	}
+	if (ok)
+		publish_batch(store, batch);
+	else
+		drop_batch(store, batch, &err);
 	store->log.writing = false;
 	if (idle || store->pending.settled >= CHECKPOINT_ENTRIES)
 		pthread_cond_signal(&store->keeper.wake);
@@ -356,7 +448,7 @@ static bool can_lead(struct croft_store *store)
 	for (const struct store_append *item = store->log.head; item; item = item->next) {
 		const struct store_pending *pending =
 			store_pending_find(&store->pending, item->digest.hash);
-		if (!is_blocked(store, item, pending))
+		if (!is_blocked(store, item, pending) || pending->state == STORE_WRITING)
 			return true;
 	}
 	return false;
@@ -376,7 +468,7 @@ bool store_log_append(struct croft_store *store, struct store_append *items, siz
 	}
 	while (!all_done(items, count)) {
 		if (can_lead(store))
-			lead(store);
+			lead(store, false);
 		else
 			pthread_cond_wait(&store->changed, &store->lock);
 	}
@@ -384,4 +476,13 @@ bool store_log_append(struct croft_store *store, struct store_append *items, siz
 	for (size_t i = 0; i < count; i++)
 		ok &= items[i].ok;
 	return ok;
+}
+
+void store_log_sync(struct croft_store *store)
+{
+	CROFT_LOCKED(&store->lock);
+	while (store->log.writing)
+		pthread_cond_wait(&store->changed, &store->lock);
+	if (store->log.unsynced_count > 0)
+		lead(store, true);
 }

@@ -191,6 +191,11 @@ static bool replay_segment(struct croft_store *store, struct store_segment *segm
 	if (size > end && ftruncate(segment->fd, end) < 0)
 		return croft_error_errno(
 			err, errno, "%s: cutting segment %08x", store->path, segment->number);
+	/* After a crash of the process alone, what nobody had synced is there all the same. From now on it is
+	 * told of. */
+	if (store->config.durable && end > from && fdatasync(segment->fd) < 0)
+		return croft_error_errno(
+			err, errno, "%s: syncing segment %08x", store->path, segment->number);
 	segment->size = end;
 	return true;
 }
@@ -243,7 +248,7 @@ bool store_replay(struct croft_store *store, struct store_position position,
 		struct store_segment *last = store->segments.items[store->segments.count - 1];
 		if (last->number == store->log.last && last->number >= position.segment) {
 			store->log.open = last;
-			store->log.zeroed = last->size;
+			store->log.zeroed = store->log.synced = last->size;
 		}
 	}
 	return true;

@@ -448,6 +448,7 @@ static void destroy(struct croft_store *store)
 	store_activity_finish(&store->activity);
 	store_pending_finish(&store->pending);
 	free(store->keeper.unlinked);
+	free(store->log.unsynced);
 	const int fds[] = {store->segments_fd, store->large_fd, store->temporary_fd,
 		store->quarantine_fd, store->root_fd, store->lock_fd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
@@ -480,6 +481,7 @@ void croft_store_close(struct croft_store *store)
 	store_scrub_stop(store);
 	if (store->keeper.running) {
 		store_keeper_stop(store);
+		store_log_sync(store);
 		/* The keeper is gone: this thread is it now. What fails here is done by the next replay. */
 		if (store_save_uses(store, true, NULL) && store_checkpoint(store, NULL))
 			write_end(store);

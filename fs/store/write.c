@@ -211,6 +211,20 @@ void croft_store_writer_abort(struct croft_store_writer *writer)
 		destroy(writer);
 }
 
+/* The recipe was synced, and with it its chunks, unless a sync before failed. */
+static bool are_there(struct croft_store *store, const struct croft_digest *chunks, size_t count,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE bool *found = croft_array(count + 1, sizeof(*found));
+	if (!store_find_many(store, chunks, count, STORE_LOOK, 0, found, err))
+		return false;
+	for (size_t i = 0; i < count; i++)
+		if (!found[i])
+			return croft_error_set(err, CROFT_UNAVAILABLE,
+				"%s: a part of the blob was lost while it was stored: the disk failed", store->path);
+	return true;
+}
+
 static bool publish(struct croft_store_writer *writer, struct croft_error *err)
 {
 	struct croft_store *store = writer->store;
@@ -223,7 +237,8 @@ static bool publish(struct croft_store_writer *writer, struct croft_error *err)
 		const struct croft_digest *chunks;
 		size_t count;
 		return store_cutter_finish(writer->cutter, &chunks, &count, err) &&
-			store_recipe_put(store, &writer->digest, chunks, count, err);
+			store_recipe_put(store, &writer->digest, chunks, count, err) &&
+			are_there(store, chunks, count, err);
 	}
 	if (writer->fd >= 0 && store->config.durable && fdatasync(writer->fd) < 0)
 		return croft_error_errno(err, errno, "%s: syncing a large blob", store->path);
@@ -286,9 +301,9 @@ static int prepare(struct croft_store *store, const struct croft_digest *digest,
 	return !croft_digest_is_empty(digest);
 }
 
-/* verified: the digests were computed from the data just now. */
+/* later: as in struct store_append; and the digests were computed from the data just now. */
 static bool put_many(struct croft_store *store, const struct croft_digest *digests,
-	const struct croft_slice *data, size_t count, bool verified, struct croft_error *errors)
+	const struct croft_slice *data, size_t count, bool later, struct croft_error *errors)
 {
 	CROFT_CLEANUP_FREE struct store_append *items = croft_array(count + 1, sizeof(*items));
 	CROFT_CLEANUP_FREE size_t *origin = croft_array(count + 1, sizeof(*origin));
@@ -297,7 +312,7 @@ static bool put_many(struct croft_store *store, const struct croft_digest *diges
 	for (size_t i = 0; i < count; i++) {
 		errors[i] = CROFT_ERROR_INIT;
 		int todo = store->config.read_only ? (store_refuse_read_only(store, &errors[i]), -1)
-				   : verified               ? 1
+				   : later                  ? 1
 											: prepare(store, &digests[i], data[i], &errors[i]);
 		if (todo > 0) {
 			int there = store_is_there(store, &digests[i], &errors[i]);
@@ -312,6 +327,7 @@ static bool put_many(struct croft_store *store, const struct croft_digest *diges
 				continue;
 			}
 			items[wanted] = (struct store_append){.kind = STORE_RECORD_BLOB,
+				.later = later,
 				.digest = digests[i],
 				.payload = data[i],
 				.entry = {.used_ms = store_now_ms(store), .lease_ms = store_put_lease_ms(store)},
@@ -334,7 +350,7 @@ bool croft_store_put_many(struct croft_store *store, const struct croft_digest *
 	return put_many(store, digests, data, count, false, errors);
 }
 
-bool store_put_verified(struct croft_store *store, const struct croft_digest *digests,
+bool store_put_later(struct croft_store *store, const struct croft_digest *digests,
 	const struct croft_slice *data, size_t count, struct croft_error *errors)
 {
 	return put_many(store, digests, data, count, true, errors);

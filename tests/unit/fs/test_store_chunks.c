@@ -77,6 +77,62 @@ static void any_part_can_be_read(void **state)
 	place_destroy(place);
 }
 
+static struct croft_store_writer *begin(struct place *place, struct croft_slice bytes)
+{
+	struct croft_digest digest = croft_digest_of(bytes.data, bytes.size);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_writer *writer = croft_store_write(place->store, &digest, &err);
+	assert_ok(writer != NULL, err);
+	assert_ok(croft_store_writer_append(writer, bytes.data, bytes.size, &err), err);
+	return writer;
+}
+
+/* What an upload has written so far is not on disk yet: nobody may be told that it is there, nor wait for
+ * its end. */
+static void chunks_of_unfinished_uploads_are_nobody_elses(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_slice bytes = place_bytes(place, 1, BLOB);
+	struct place *other = place_create(durable);
+	struct croft_digest digest = place_put(other, bytes), *chunks;
+	size_t count = recipe_of(other, &digest, &chunks);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_writer *first = begin(place, bytes), *second = begin(place, bytes);
+	assert_true(is_missing(place, &digest));
+	/* Both wrote the same; the first to put a chunk by itself syncs it, whoever wrote it. */
+	size_t start = 0;
+	for (size_t i = 0; i < count; start += chunks[i++].size_bytes) {
+		place_put(place, CROFT_SLICE((const char *)bytes.data + start, chunks[i].size_bytes));
+		assert_false(is_missing(place, &chunks[i]));
+	}
+	croft_store_writer_abort(first);
+	assert_true(is_missing(place, &digest));
+	assert_ok(croft_store_writer_commit(second, &err), err);
+	assert_true(place_has(place, &digest));
+	assert_int_equal(place_stat(place).bytes, BLOB);
+	place_reopen(place);
+	assert_true(place_has(place, &digest));
+	place_destroy(place);
+	place_destroy(other);
+}
+
+static void an_upload_given_up_leaves_a_store_that_opens(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_digest before = place_put_seed(place, 2, 5000);
+	croft_store_writer_abort(begin(place, place_bytes(place, 1, BLOB)));
+	place_reopen(place);
+	struct croft_digest behind = place_put_seed(place, 3, 5000);
+	struct croft_digest digest = place_put_seed(place, 1, BLOB);
+	place_reopen(place);
+	assert_true(place_has(place, &before) && place_has(place, &behind) && place_has(place, &digest));
+	struct croft_fsck_report report;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_fsck(place->store, false, NULL, NULL, &report, &err), err);
+	assert_int_equal(report.bad_blobs + report.orphans, 0);
+	place_destroy(place);
+}
+
 static void two_versions_share_their_chunks(void **state)
 {
 	struct place *place = place_create(durable);
@@ -246,6 +302,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_large_blob_is_got_as_it_was_put),
 		cmocka_unit_test(any_part_can_be_read),
+		cmocka_unit_test(chunks_of_unfinished_uploads_are_nobody_elses),
+		cmocka_unit_test(an_upload_given_up_leaves_a_store_that_opens),
 		cmocka_unit_test(two_versions_share_their_chunks),
 		cmocka_unit_test(a_recipe_puts_a_blob_together_elsewhere),
 		cmocka_unit_test(a_recipe_for_something_else_is_refused),
