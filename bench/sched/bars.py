@@ -31,12 +31,21 @@ class Bench:
         subprocess.run(["taskset", "-apc", cores, str(self.farm.server.pid)], check=True,
                        stdout=subprocess.DEVNULL)
 
+    def processor_seconds(self):
+        with open(f"/proc/{self.farm.server.pid}/stat") as stat:
+            words = stat.read().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
     def load(self, *options, cores=None):
+        before = self.processor_seconds()
         command = ["taskset", "-c", cores] if cores else []
         done = subprocess.run([*command, self.load_program, self.farm.address, *options],
                               stdout=subprocess.PIPE, text=True, check=True)
-        print(f"  load {' '.join(options)}: {done.stdout.strip()}", flush=True)
-        return json.loads(done.stdout)
+        run = json.loads(done.stdout)
+        spent = (self.processor_seconds() - before) / run["operations"]
+        print(f"  load {' '.join(options)}: {done.stdout.strip()}, {spent * 1e6:.0f} us of the server's "
+              "processor time each", flush=True)
+        return run
 
     def memory_megabytes(self):
         with open(f"/proc/{self.farm.server.pid}/status") as status:
@@ -53,8 +62,8 @@ class Bench:
                     for clients in ("64", "256", "512")), key=lambda run: run["per_second"])
         bar("sched-operations-per-second", f"{best['per_second']:.0f}", ">=15000",
             best["per_second"] >= 15000)
-        half = self.load("--operations", "5000", "--rate", str(int(best["per_second"] / 2)),
-                         cores=others)
+        half = self.load("--operations", "5000", "--clients", "512", "--rate",
+                         str(int(best["per_second"] / 2)), cores=others)
         bar("sched-p99-ms-at-half-load", f"{half['p99_ms']:.1f}", "<5", half["p99_ms"] < 5)
         self.pin(f"0-{os.cpu_count() - 1}")
 

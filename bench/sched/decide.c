@@ -9,11 +9,11 @@
  * some kinds read.
  */
 #include "proto/base/arena.h"
-#include "proto/base/io.h"
 #include "sched/placement.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -80,6 +80,14 @@ static struct croft_placement_job *add(struct croft_placement *placement, unsign
 		now);
 }
 
+/* This thread's own time: what a core is asked for, whatever else runs on the machine. */
+static uint64_t core_ns(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
 static int by_value(const void *a, const void *b)
 {
 	float one = *(const float *)a, other = *(const float *)b;
@@ -115,22 +123,22 @@ int main(int argc, char **argv)
 	uint64_t decide_ns = 0, begun_ns = 0;
 	for (unsigned i = 0; i < running + DECISIONS; i++) {
 		if (i == running)
-			begun_ns = croft_now_ns();
+			begun_ns = core_ns();
 		if (jobs[at])
 			croft_placement_job_end(placement, jobs[at], NULL, i);
 		jobs[at] = add(placement, below(KINDS), i);
 		struct croft_decision decision;
-		uint64_t from_ns = croft_now_ns();
+		uint64_t from_ns = core_ns();
 		if (!croft_placement_next(placement, i, &decision, NULL))
 			abort(); /* there are free slots */
-		uint64_t took_ns = croft_now_ns() - from_ns;
+		uint64_t took_ns = core_ns() - from_ns;
 		if (i >= running) {
 			took_us[i - running] = (float)took_ns / 1000;
 			decide_ns += took_ns;
 		}
 		at = (at + 1) % running;
 	}
-	say(placement, took_us, (double)decide_ns / 1e9, (double)(croft_now_ns() - begun_ns) / 1e9);
+	say(placement, took_us, (double)decide_ns / 1e9, (double)(core_ns() - begun_ns) / 1e9);
 	fflush(stdout);
 	_exit(0); /* taking a full map apart takes as long as filling it */
 }

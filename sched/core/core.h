@@ -69,9 +69,11 @@ struct task {
 	int32_t priority;
 	bool do_not_cache, may_merge, action_listed;
 	bool cancelling;
+	bool ending; /* its agent said that it is done: the finisher has it */
 	uint64_t timeout_ms;
 	int64_t queued_unix_ns, completed_unix_ns;
 	uint64_t sequence;
+	uint64_t hint; /* tasks of one hint like to run on one agent; 0: those of one input root */
 	unsigned attempts;
 	char lease[NAME_TEXT];
 	char *agent_id; /* of the lease */

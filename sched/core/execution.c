@@ -11,8 +11,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <xxhash.h>
 
 #define REQUEST_METADATA "build.bazel.remote.execution.v2.requestmetadata-bin"
+/* BuildGrid's: a message whose only meaning here is that equal ones belong together. */
+#define LOCALITY_HINT "build.buildgrid.schedulingmetadata-bin"
 
 /* An Execute call on its way to a task. Everything in the call's arena. */
 struct execution {
@@ -273,6 +276,9 @@ static struct task *new_task(struct execution *execution, struct croft_hold *hol
 	if (metadata.size)
 		memcpy(copy, metadata.data, metadata.size);
 	task->request_metadata = CROFT_SLICE(copy, metadata.size);
+	struct croft_slice hint = croft_call_header(execution->call, LOCALITY_HINT);
+	if (hint.size)
+		task->hint = XXH3_64bits(hint.data, hint.size) | 1;
 	return task;
 }
 

@@ -80,10 +80,11 @@ static void note_inputs(struct croft_sched *sched, struct agent *agent, const Fa
 	agent->jobs_done++;
 }
 
-static struct finished *begin_end(struct croft_sched *sched, const struct task *task,
+static struct finished *begin_end(struct croft_sched *sched, struct task *task,
 	const Farm__JobDone *done, struct croft_arena *arena)
 {
 	struct finished *finished = croft_arena_zalloc(arena, sizeof(*finished));
+	task->ending = true;
 	finished->done = done;
 	finished->input_root = task->input_root;
 	if (done->profile)
@@ -110,6 +111,8 @@ static struct finished *hear_end(struct croft_sched *sched, const struct heard *
 		agent_ack(sched, heard->agent_id, done->lease, heard->arena);
 		return NULL;
 	}
+	if (task->ending)
+		return NULL; /* said twice: the first will be acknowledged */
 	note_inputs(sched, task->agent, done);
 	if (!may_retry(done) || task->cancelling || task->attempts >= sched->config.max_attempts)
 		return begin_end(sched, task, done, heard->arena);

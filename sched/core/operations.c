@@ -32,14 +32,73 @@ static bool get_operation(struct croft_call *call, void *user, struct croft_erro
 	return message && croft_call_write(call, &message->base, err);
 }
 
-/* filter: empty, or "stage=queued|running|completed". */
-static bool passes(const struct task *task, const char *filter)
+/* filter: conditions NAME=VALUE with " AND " between them; none: all. */
+struct filter {
+	const char *stage, *agent, *instance, *build, *target, *action; /* NULL: any */
+};
+
+static bool parse_condition(char *condition, struct filter *filter)
 {
-	if (!*filter)
-		return true;
-	const char *stage = filter + 6;
+	const struct {
+		const char *name;
+		const char **value;
+	} known[] = {{"stage", &filter->stage}, {"agent", &filter->agent},
+		{"instance", &filter->instance}, {"build", &filter->build}, {"target", &filter->target},
+		{"action", &filter->action}};
+	char *equals = strchr(condition, '=');
+	if (!equals)
+		return false;
+	*equals = '\0';
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (strcmp(known[i].name, condition) == 0) {
+			*known[i].value = equals + 1;
+			return true;
+		}
+	return false;
+}
+
+static bool parse_filter(const char *text, struct filter *filter, struct croft_arena *arena,
+	struct croft_error *err)
+{
+	*filter = (struct filter){0};
+	char *rest = *text ? croft_arena_strdup(arena, text) : NULL;
+	while (rest) {
+		char *condition = rest, *end = strstr(rest, " AND ");
+		rest = end ? end + 5 : NULL;
+		if (end)
+			*end = '\0';
+		if (!parse_condition(condition, filter))
+			return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+				"filter '%s': conditions are stage=queued|running|completed, agent=, instance=, build= "
+				"(invocation id), target= and action= (hash), with ' AND ' between them", text);
+	}
+	return true;
+}
+
+static bool has_stage(const struct task *task, const char *stage)
+{
 	return strcmp(stage, state_name(task->state)) == 0 ||
 		(task->state == TASK_LEASED && strcmp(stage, "running") == 0);
+}
+
+static bool is_requested_by(const struct task *task, const struct filter *filter,
+	struct croft_arena *arena)
+{
+	const Reapi__RequestMetadata *metadata = croft_message_decode(
+		&reapi__request_metadata__descriptor, task->request_metadata, arena, NULL, NULL);
+	return metadata && (!filter->build || strcmp(metadata->tool_invocation_id, filter->build) == 0) &&
+		(!filter->target || strcmp(metadata->target_id, filter->target) == 0);
+}
+
+static bool passes(const struct task *task, const struct filter *filter, struct croft_arena *arena)
+{
+	char action[CROFT_HASH_TEXT];
+	croft_hash_format(task->action.hash, action);
+	return (!filter->stage || has_stage(task, filter->stage)) &&
+		(!filter->agent || (task->agent_id && strcmp(task->agent_id, filter->agent) == 0)) &&
+		(!filter->instance || strcmp(task->instance_name, filter->instance) == 0) &&
+		(!filter->action || strcmp(action, filter->action) == 0) &&
+		((!filter->build && !filter->target) || is_requested_by(task, filter, arena));
 }
 
 static bool list_operations(struct croft_call *call, void *user, struct croft_error *err)
@@ -47,10 +106,9 @@ static bool list_operations(struct croft_call *call, void *user, struct croft_er
 	struct croft_sched *sched = user;
 	const Longrunning__ListOperationsRequest *request = croft_call_request(call);
 	struct croft_arena *arena = croft_call_arena(call);
-	if (*request->filter && strncmp(request->filter, "stage=", 6) != 0)
-		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
-			"filter '%s': only stage=queued, stage=running and stage=completed are known",
-			request->filter);
+	struct filter filter;
+	if (!parse_filter(request->filter, &filter, arena, err))
+		return false;
 	char *end;
 	errno = 0;
 	/* A page goes on behind a bucket of names, so that it stays right while operations come and go. */
@@ -68,7 +126,7 @@ static bool list_operations(struct croft_call *call, void *user, struct croft_er
 	for (; bucket < BUCKETS && response.n_operations < most; bucket++) {
 		struct operation *operation;
 		LIST_FOREACH (operation, &sched->names[bucket], name_link) {
-			if (!passes(operation->task, request->filter))
+			if (!passes(operation->task, &filter, arena))
 				continue;
 			if (response.n_operations == room)
 				list = croft_realloc(list, room = room * 2 + 16, sizeof(*list));

@@ -94,7 +94,9 @@ static void introduce(struct croft_sched *sched, struct task *task)
 		.input_count = task->input_count,
 		.user = task,
 	};
-	memcpy(&info.hint, task->input_root.hash, sizeof(info.hint));
+	info.hint = task->hint;
+	if (!info.hint)
+		memcpy(&info.hint, task->input_root.hash, sizeof(info.hint));
 	describe(task, &info, arena);
 	task->placed = croft_placement_job_add(sched->placement, &info, placed_now());
 	free(task->inputs);

@@ -41,6 +41,7 @@ struct croft_slice task_record(const struct task *task, struct croft_arena *aren
 		(ProtobufCBinaryData){task->response.size, (uint8_t *)task->response.data};
 	record.description = task->description ? task->description : (char *)"";
 	record.sequence = task->sequence;
+	record.hint = task->hint;
 	struct operation *operation;
 	LIST_FOREACH (operation, &task->operations, link)
 		record.n_operations++;
@@ -129,6 +130,7 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 	task->response = own(&record->response);
 	task->description = croft_strdup(record->description);
 	task->sequence = record->sequence;
+	task->hint = record->hint;
 	if (record->sequence >= sched->next_sequence)
 		sched->next_sequence = record->sequence + 1;
 	for (size_t i = 0; i < record->n_operations; i++)

@@ -121,6 +121,7 @@ void task_lease(struct croft_sched *sched, struct task *task, struct agent *agen
 {
 	placed_unqueue(sched, task);
 	task->state = TASK_LEASED;
+	task->ending = false;
 	task->attempts++;
 	make_name(task->lease);
 	task->agent_id = croft_strdup(agent->id);

@@ -5,9 +5,6 @@
 #include <math.h>
 #include <xxhash.h>
 
-/* Seconds that a client's locality hint is worth. */
-static const double HINT_SECONDS = 2;
-
 /* Every free agent that fits, in the order of the pools. */
 struct cursor {
 	const struct croft_placement *placement;
@@ -153,11 +150,8 @@ uint32_t weigh_candidates(struct croft_placement *placement, const struct croft_
 	struct cost costs[COST_MOST];
 	size_t count = candidates(placement, job, agents, COST_MOST, busy_too);
 	double least_seconds = INFINITY;
-	const struct hint *hint = &placement->hints[job->hint % HINTS];
 	count = cost_of_best(placement, job, agents, count, costs);
 	for (size_t i = 0; i < count; i++) {
-		if (job->hint && hint->hint == job->hint && hint->agent == agents[i])
-			costs[i].seconds -= HINT_SECONDS;
 		if (costs[i].seconds < least_seconds) {
 			least_seconds = costs[i].seconds;
 			best = agents[i];

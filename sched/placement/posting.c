@@ -92,6 +92,33 @@ uint8_t posting_get(const struct posting *posting, uint32_t agents, uint32_t age
 	return at < 0 ? 0 : levels(posting, agents)[at];
 }
 
+void posting_prefetch(const struct posting *posting, uint32_t agents, const uint32_t *list, size_t count)
+{
+	if (posting->count == 0)
+		return;
+	if (posting->form == LIST) {
+		__builtin_prefetch(posting->data);
+		__builtin_prefetch(posting->data + 64);
+		return;
+	}
+	for (size_t i = 0; i < count; i++)
+		__builtin_prefetch(posting->form == DENSE ? (const void *)&posting->data[list[i]]
+			: (const void *)&begins(posting)[list[i] / POSTING_GROUP]);
+}
+
+void posting_prefetch_groups(
+	const struct posting *posting, uint32_t agents, const uint32_t *list, size_t count)
+{
+	if (posting->count == 0 || posting->form != GROUPS)
+		return;
+	const uint8_t *low = lows(posting, agents), *level = levels(posting, agents);
+	for (size_t i = 0; i < count; i++) {
+		uint32_t begin = begins(posting)[list[i] / POSTING_GROUP];
+		__builtin_prefetch(low + begin);
+		__builtin_prefetch(level + begin);
+	}
+}
+
 /* Forms --------------------------------------------------------------------------------------------- */
 
 static void to_dense(const struct posting *posting, uint32_t agents, uint8_t *dense)

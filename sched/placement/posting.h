@@ -24,6 +24,11 @@ struct posting {
 	uint8_t form;
 };
 
+/* For look-ups of these agents a while later; the second when the first has come. */
+void posting_prefetch(const struct posting *posting, uint32_t agents, const uint32_t *list,
+	size_t count);
+void posting_prefetch_groups(const struct posting *posting, uint32_t agents, const uint32_t *list,
+	size_t count);
 void posting_finish(struct posting *posting);
 void posting_resize(struct posting *posting, uint32_t from_agents, uint32_t to_agents);
 uint8_t posting_get(const struct posting *posting, uint32_t agents, uint32_t agent);

@@ -216,11 +216,16 @@ void presence_get_many(const struct presence *presence, uint32_t root, const uin
 		levels[i] = posting_get(posting, presence->agents, agents[i]);
 }
 
-void presence_prefetch(const struct presence *presence, uint32_t root)
+void presence_prefetch(const struct presence *presence, const uint32_t *roots, size_t count,
+	const uint32_t *agents, size_t agent_count)
 {
-	const uint8_t *data = presence->roots[root].posting.data;
-	__builtin_prefetch(data);
-	__builtin_prefetch(data + 64);
+	if (count > 8)
+		__builtin_prefetch(&presence->roots[roots[8]].posting);
+	if (count > 5)
+		posting_prefetch(&presence->roots[roots[5]].posting, presence->agents, agents, agent_count);
+	if (count > 2)
+		posting_prefetch_groups(
+			&presence->roots[roots[2]].posting, presence->agents, agents, agent_count);
 }
 
 void presence_set(struct presence *presence, uint32_t root, uint32_t agent, uint8_t level)

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Operations from Execute to their end, with agents that do what the test tells them. */
+#include "tests/unit/sched/farm_fixture.h"
+
+static struct fake one, other;
+
+static int set_up(void **state)
+{
+	one = (struct fake){.id = "one"};
+	other = (struct fake){.id = "other"};
+	farm_start(state);
+	farm_serve();
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	croft_stream_destroy(one.stream);
+	croft_stream_destroy(other.stream);
+	return farm_stop(state);
+}
+
+static void a_free_slot_is_taken_at_once(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	const Longrunning__Operation *operation = farm_read(stream);
+	assert_int_equal(farm_stage(operation), REAPI__EXECUTION_STAGE__VALUE__EXECUTING);
+	const Farm__Job *job = fake_job(&one);
+	assert_string_equal(job->operation, operation->name);
+	assert_string_equal(job->command->arguments[0], "true");
+	fake_done(&one, job->lease, 0);
+	farm_succeeds(stream);
+	assert_string_equal(
+		fake_hear(&one, FARM__SERVER_MESSAGE__KIND_JOB_ACK)->job_ack->lease, job->lease);
+}
+
+static void without_an_agent_an_operation_waits(void **state)
+{
+	struct croft_stream *stream = farm_execute("a");
+	assert_int_equal(farm_stage(farm_read(stream)), REAPI__EXECUTION_STAGE__VALUE__QUEUED);
+	fake_connect(&one, 1);
+	assert_int_equal(farm_stage(farm_read(stream)), REAPI__EXECUTION_STAGE__VALUE__EXECUTING);
+	fake_done(&one, fake_job(&one)->lease, 0);
+	farm_succeeds(stream);
+}
+
+static void cancel(const char *name)
+{
+	Longrunning__CancelOperationRequest request = LONGRUNNING__CANCEL_OPERATION_REQUEST__INIT;
+	request.name = (char *)name;
+	assert_ok(farm_call(OPERATIONS "CancelOperation", &request.base,
+		&google__protobuf__empty__descriptor), err);
+}
+
+static void identical_actions_run_once_and_end_apart(void **state)
+{
+	struct croft_stream *first = farm_execute("a");
+	const char *name = farm_read(first)->name;
+	struct croft_stream *second = farm_execute("a");
+	assert_string_not_equal(farm_read(second)->name, name);
+	fake_connect(&one, 2);
+	const Farm__Job *job = fake_job(&one);
+	cancel(name);
+	farm_fails(first, CROFT_CANCELLED);
+	fake_done(&one, job->lease, 0);
+	farm_succeeds(second);
+	/* Nothing else came: the next job is another action's. */
+	struct croft_stream *third = farm_execute("b");
+	const Farm__Job *next = fake_job(&one);
+	assert_memory_not_equal(next->action_digest->hash, job->action_digest->hash, 64);
+	fake_done(&one, next->lease, 0);
+	farm_succeeds(third);
+}
+
+static void the_last_cancel_ends_the_job(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	const char *name = farm_read(stream)->name;
+	const Farm__Job *job = fake_job(&one);
+	cancel(name);
+	assert_string_equal(
+		fake_hear(&one, FARM__SERVER_MESSAGE__KIND_CANCEL_JOB)->cancel_job->lease, job->lease);
+	fake_failed(&one, job->lease, CROFT_CANCELLED);
+	farm_fails(stream, CROFT_CANCELLED);
+}
+
+static void what_waits_is_cancelled_at_once(void **state)
+{
+	struct croft_stream *stream = farm_execute("a");
+	cancel(farm_read(stream)->name);
+	farm_fails(stream, CROFT_CANCELLED);
+}
+
+static void a_job_that_loses_its_agents_is_blamed(void **state)
+{
+	struct croft_stream *stream = farm_execute("a");
+	for (int attempt = 1; attempt <= 3; attempt++) {
+		fake_connect(&one, 1);
+		assert_int_equal(fake_job(&one)->attempt, attempt);
+		fake_leave(&one);
+	}
+	const Reapi__ExecuteResponse *response = farm_finish(stream);
+	assert_int_equal(response->status->code, CROFT_UNAVAILABLE);
+	assert_non_null(strstr(response->status->message, "3 times"));
+	/* And the farm goes on. */
+	fake_connect(&one, 1);
+	stream = farm_execute("b");
+	fake_done(&one, fake_job(&one)->lease, 0);
+	farm_succeeds(stream);
+}
+
+static void another_agent_takes_over(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	const Farm__Job *job = fake_job(&one);
+	fake_connect(&other, 1);
+	fake_leave(&one);
+	const Farm__Job *again = fake_job(&other);
+	assert_string_equal(again->operation, job->operation);
+	assert_string_not_equal(again->lease, job->lease);
+	fake_done(&other, again->lease, 0);
+	farm_succeeds(stream);
+}
+
+static void an_agent_that_comes_back_goes_on(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	const char *lease = fake_job(&one)->lease;
+	fake_leave(&one);
+	const Farm__Welcome *welcome = fake_connect_with(&one, 1, lease);
+	assert_int_equal(welcome->n_revoked_leases, 0);
+	fake_done(&one, lease, 0);
+	farm_succeeds(stream);
+}
+
+static void a_result_counts_once(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	const char *lease = fake_job(&one)->lease;
+	fake_done(&one, lease, 0);
+	fake_done(&one, lease, 7);
+	farm_succeeds(stream);
+	assert_string_equal(
+		fake_hear(&one, FARM__SERVER_MESSAGE__KIND_JOB_ACK)->job_ack->lease, lease);
+	fake_done(&one, lease, 7);
+	assert_string_equal(
+		fake_hear(&one, FARM__SERVER_MESSAGE__KIND_JOB_ACK)->job_ack->lease, lease);
+	Farm__GetStatusRequest request = FARM__GET_STATUS_REQUEST__INIT;
+	const Farm__FarmStatus *status =
+		farm_call("/croft.v1.Farm/GetStatus", &request.base, &farm__farm_status__descriptor);
+	assert_ok(status, err);
+	assert_int_equal(status->completed, 1);
+	assert_int_equal(status->failed, 0);
+}
+
+static void a_restart_loses_nothing(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *leased = farm_execute("leased"), *queued;
+	char *leased_name = croft_arena_strdup(farm.arena, farm_read(leased)->name);
+	const char *lease = fake_job(&one)->lease;
+	queued = farm_execute("queued");
+	char *queued_name = croft_arena_strdup(farm.arena, farm_read(queued)->name);
+	fake_leave(&one);
+	croft_stream_destroy(leased);
+	croft_stream_destroy(queued);
+	farm_end_server();
+	farm_serve();
+	leased = farm_wait(leased_name);
+	queued = farm_wait(queued_name);
+	assert_int_equal(farm_stage(farm_read(leased)), REAPI__EXECUTION_STAGE__VALUE__EXECUTING);
+	assert_int_equal(farm_stage(farm_read(queued)), REAPI__EXECUTION_STAGE__VALUE__QUEUED);
+	assert_int_equal(fake_connect_with(&one, 1, lease)->n_revoked_leases, 0);
+	fake_done(&one, lease, 0);
+	farm_succeeds(leased);
+	fake_done(&one, fake_job(&one)->lease, 0);
+	farm_succeeds(queued);
+	/* Their ends are remembered, too. */
+	farm_end_server();
+	fake_leave(&one);
+	farm_serve();
+	farm_succeeds(farm_wait(leased_name));
+	farm_succeeds(farm_wait(queued_name));
+}
+
+static void a_lease_given_to_another_is_revoked(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	const char *lease = fake_job(&one)->lease;
+	fake_leave(&one);
+	fake_connect(&other, 1);
+	const Farm__Job *again = fake_job(&other);
+	const Farm__Welcome *welcome = fake_connect_with(&one, 1, lease);
+	assert_int_equal(welcome->n_revoked_leases, 1);
+	fake_done(&one, lease, 7); /* it says so all the same */
+	fake_done(&other, again->lease, 0);
+	farm_succeeds(stream);
+}
+
+static void a_refusal_is_no_try(void **state)
+{
+	farm_end_server();
+	farm.config.heartbeat_ms = 1000; /* it is not asked again for a while */
+	farm_serve();
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	for (int i = 0; i < 4; i++) { /* more than there may be tries */
+		const Farm__Job *job = fake_job(&one);
+		assert_int_equal(job->attempt, 1);
+		Farm__JobRefused refused = FARM__JOB_REFUSED__INIT;
+		refused.lease = job->lease;
+		refused.reason = (char *)"every slot is taken";
+		fake_say(&one, FARM__AGENT_MESSAGE__KIND_JOB_REFUSED, &refused);
+	}
+	fake_done(&one, fake_job(&one)->lease, 0);
+	farm_succeeds(stream);
+}
+
+static void what_an_agent_could_not_run_is_tried_again(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	for (int attempt = 1; attempt <= 3; attempt++) {
+		const Farm__Job *job = fake_job(&one);
+		assert_int_equal(job->attempt, attempt);
+		fake_failed(&one, job->lease, CROFT_UNAVAILABLE);
+	}
+	farm_fails(stream, CROFT_UNAVAILABLE);
+}
+
+static void failures_are_not_answers(void **state)
+{
+	fake_connect(&one, 1);
+	for (int i = 0; i < 2; i++) {
+		struct croft_stream *stream = farm_execute("a");
+		fake_done(&one, fake_job(&one)->lease, 1);
+		const Reapi__ExecuteResponse *response = farm_finish(stream);
+		assert_false(response->cached_result);
+		assert_int_equal(response->result->exit_code, 1);
+	}
+}
+
+static void successes_are(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	fake_done(&one, fake_job(&one)->lease, 0);
+	farm_succeeds(stream);
+	assert_true(farm_finish(farm_execute("a"))->cached_result);
+}
+
+static void many_at_once_all_end_once(void **state)
+{
+	enum { MANY = 200 };
+	struct croft_stream *streams[MANY];
+	char salt[16], *leases[MANY];
+	for (int i = 0; i < MANY; i++) {
+		snprintf(salt, sizeof(salt), "%d", i);
+		streams[i] = farm_execute(salt);
+	}
+	fake_connect(&one, MANY);
+	Farm__AgentMessage messages[MANY], *list[MANY];
+	Farm__JobDone dones[MANY];
+	Reapi__ActionResult result = REAPI__ACTION_RESULT__INIT;
+	for (int i = 0; i < MANY; i++) {
+		leases[i] = fake_job(&one)->lease;
+		farm__job_done__init(&dones[i]);
+		dones[i].lease = leases[i];
+		dones[i].result = &result;
+		farm__agent_message__init(&messages[i]);
+		messages[i].kind_case = FARM__AGENT_MESSAGE__KIND_JOB_DONE;
+		messages[i].job_done = &dones[i];
+		list[i] = &messages[i];
+	}
+	Farm__AgentBatch batch = {PROTOBUF_C_MESSAGE_INIT(&farm__agent_batch__descriptor), MANY, list};
+	fake_say(&one, FARM__AGENT_MESSAGE__KIND_BATCH, &batch);
+	for (int i = 0; i < MANY; i++)
+		farm_succeeds(streams[i]);
+}
+
+#define ON_A_FARM(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_A_FARM(a_free_slot_is_taken_at_once),
+		ON_A_FARM(without_an_agent_an_operation_waits),
+		ON_A_FARM(identical_actions_run_once_and_end_apart),
+		ON_A_FARM(the_last_cancel_ends_the_job),
+		ON_A_FARM(what_waits_is_cancelled_at_once),
+		ON_A_FARM(a_job_that_loses_its_agents_is_blamed),
+		ON_A_FARM(another_agent_takes_over),
+		ON_A_FARM(an_agent_that_comes_back_goes_on),
+		ON_A_FARM(a_result_counts_once),
+		ON_A_FARM(a_restart_loses_nothing),
+		ON_A_FARM(a_lease_given_to_another_is_revoked),
+		ON_A_FARM(a_refusal_is_no_try),
+		ON_A_FARM(what_an_agent_could_not_run_is_tried_again),
+		ON_A_FARM(failures_are_not_answers),
+		ON_A_FARM(successes_are),
+		ON_A_FARM(many_at_once_all_end_once),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
