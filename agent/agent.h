@@ -6,6 +6,7 @@
 #ifndef CROFT_AGENT_H
 #define CROFT_AGENT_H
 
+#include "fs/daemon.h" /* enum croft_staging */
 #include "proto/base/error.h"
 #include "proto/rpc/server.h" /* struct croft_tls */
 
@@ -25,6 +26,7 @@ struct croft_agent_config {
 	bool no_peers;             /* neither serve them nor ask them */
 	uint64_t cache_bytes;
 	bool classic_fuse; /* /dev/fuse even where io_uring is offered (fs/daemon.h) */
+	enum croft_staging staging; /* how inputs come to jobs */
 	bool allow_network; /* jobs that ask for network=on get this machine's network */
 	const struct croft_tls *tls; /* or NULL */
 };

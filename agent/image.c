@@ -6,6 +6,7 @@
 #include "build/bazel/remote/asset/v1/remote_asset.pb-c.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -86,19 +87,18 @@ static bool find_anywhere(const char *name, const struct croft_machine *machine,
 	return find_named(name, machine, "", root, arena, err);
 }
 
-const char *croft_image_path(const char *image, const struct croft_machine *machine,
-	const char *instance_name, struct croft_arena *arena, struct croft_error *err)
+bool croft_image_stage(const char *image, const struct croft_machine *machine,
+	const char *instance_name, struct croft_staged *staged, struct croft_error *err)
 {
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	struct croft_digest root;
 	if (is_directory_path(image))
-		return croft_arena_strdup(arena, image);
+		return snprintf(staged->path, sizeof(staged->path), "%s", image) < PATH_MAX ||
+			croft_error_set(err, CROFT_INVALID_ARGUMENT, "root image %s: too long a path", image);
 	if (!croft_digest_parse(croft_slice_str(image), &root, NULL) &&
 		!find_anywhere(image, machine, instance_name, &root, arena, err))
-		return NULL;
-	char text[CROFT_DIGEST_TEXT];
-	croft_digest_format(&root, '-', text);
-	return croft_arena_printf(
-		arena, "%s/by-digest/%s", croft_daemon_mountpoint(machine->daemon), text);
+		return false;
+	return croft_daemon_stage(machine->daemon, &root, staged, err);
 }
 
 bool croft_image_is_whole_root(const struct croft_digest *input_root,

@@ -3,7 +3,7 @@
  * Root images: the "/" of jobs whose input root is only a folder in it (Bazel and its like).
  *
  * An image is a directory of this machine, or a tree in the farm's store (by digest, or by a name that
- * `croft import --name` gave), which is mounted lazily as inputs are.
+ * `croft import --name` gave), which comes to the job as inputs do.
  */
 #ifndef CROFT_AGENT_IMAGE_H
 #define CROFT_AGENT_IMAGE_H
@@ -14,11 +14,11 @@
  * and may not hold the agent's own state. */
 bool croft_image_check(const char *image, const char *state, struct croft_error *err);
 
-/* The path of the image's tree on this machine, in the arena; names are looked up in the store each
+/* Where the image's tree is on this machine, for croft_daemon_unstage; names are looked up in the store each
  * time, so that a new tree under the same name is what later jobs get. FAILED_PRECONDITION when there
  * is no such image; UNAVAILABLE when the store could not be asked. */
-const char *croft_image_path(const char *image, const struct croft_machine *machine,
-	const char *instance_name, struct croft_arena *arena, struct croft_error *err);
+bool croft_image_stage(const char *image, const struct croft_machine *machine,
+	const char *instance_name, struct croft_staged *staged, struct croft_error *err);
 
 /* Whether this input root says of itself that it is a whole file system: BuildBox's clients mark its
  * Directory with the property SubtreeReadOnly. */

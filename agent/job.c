@@ -33,7 +33,8 @@ struct croft_job {
 	struct croft_digest input_root;
 	struct croft_layout layout;
 	struct croft_job_options options;
-	const char *root_image; /* path of its tree; NULL: the input root is "/" */
+	bool over_image;  /* else the input root is "/" */
+	struct croft_staged image, input;
 	struct croft_job_logs *logs;
 	struct croft_opens *opens; /* NULL: the kernel does not tell */
 	struct croft_touched touched;
@@ -57,6 +58,7 @@ struct croft_job *croft_job_create(struct croft_session *session,
 	job->machine = machine;
 	job->message = message;
 	job->arena = arena;
+	job->image = job->input = (struct croft_staged)CROFT_STAGED_INIT;
 	pthread_mutex_init(&job->lock, NULL);
 	farm__agent_message__init(&job->report);
 	farm__job_done__init(&job->done);
@@ -226,15 +228,14 @@ static const char *const *arguments_of(struct croft_job *job)
 	return arguments;
 }
 
-/* Where the mount shows the input root. The empty tree is in no store: an empty folder stands for it. */
-static const char *input_root_path(struct croft_job *job)
+/* The empty tree is in no store: an empty folder stands for it. */
+static bool stage_input(struct croft_job *job, struct croft_error *err)
 {
-	if (croft_digest_is_empty(&job->input_root))
-		return croft_arena_printf(job->arena, "%s/empty", job->machine->state);
-	char text[CROFT_DIGEST_TEXT];
-	croft_digest_format(&job->input_root, '-', text);
-	return croft_arena_printf(job->arena, "%s/by-digest/%s",
-		croft_daemon_mountpoint(job->machine->daemon), text);
+	if (!croft_digest_is_empty(&job->input_root))
+		return croft_daemon_stage(job->machine->daemon, &job->input_root, &job->input, err);
+	return snprintf(job->input.path, sizeof(job->input.path), "%s/empty", job->machine->state) <
+		PATH_MAX ||
+		croft_error_set(err, CROFT_INVALID_ARGUMENT, "the agent's --state is too long a path");
 }
 
 /* What stands at the job's "/": its input root, or an image. */
@@ -254,8 +255,8 @@ static bool choose_root(struct croft_job *job, struct croft_error *err)
 		return false;
 	if (!image || whole)
 		return true;
-	job->root_image = croft_image_path(image, machine, instance, job->arena, err);
-	return job->root_image != NULL;
+	job->over_image = true;
+	return croft_image_stage(image, machine, instance, &job->image, err);
 }
 
 static bool prepare(struct croft_job *job, struct croft_error *err)
@@ -268,7 +269,7 @@ static bool prepare(struct croft_job *job, struct croft_error *err)
 			message->action->input_root_digest, "the action's input root", &job->input_root, err) ||
 		!croft_job_options_read(&job->options, message, err) || !choose_root(job, err) ||
 		!croft_layout_of(message->command,
-			job->root_image ? "/croft/root" : "/", job->arena, &job->layout, err))
+			job->over_image ? "/croft/root" : "/", job->arena, &job->layout, err))
 		return false;
 	if (job->options.network == CROFT_NETWORK_HOST && !job->machine->allow_network)
 		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
@@ -279,13 +280,15 @@ static bool prepare(struct croft_job *job, struct croft_error *err)
 
 static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_error *err)
 {
-	const char *input = input_root_path(job);
-	const char *roots[] = {job->root_image ? job->root_image : input};
+	if (!stage_input(job, err))
+		return NULL;
+	const char *input = job->input.path;
+	const char *roots[] = {job->over_image ? job->image.path : input};
 	struct croft_sandbox_spec spec = {
 		.roots = roots,
 		.root_count = 1,
-		.input_root = job->root_image ? input : NULL,
-		.input_target = job->root_image ? job->layout.input_target : NULL,
+		.input_root = job->over_image ? input : NULL,
+		.input_target = job->over_image ? job->layout.input_target : NULL,
 		.writable_directories = job->layout.writable,
 		.writable_count = job->layout.writable_count,
 		.root_writable = true,
@@ -359,7 +362,7 @@ static void fill_touched(struct croft_job *job, Farm__InputAccount *inputs)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
 	if (croft_touched_find(job->machine->daemon, job->opens,
-			job->root_image ? job->layout.input_target : "", &job->input_root, job->pid_namespace,
+			job->over_image ? job->layout.input_target : "", &job->input_root, job->pid_namespace,
 			job->arena, inputs, &job->touched, &err))
 		job->done.profile = job->touched.profile;
 	else
@@ -413,6 +416,8 @@ static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct
 	struct croft_error lost = CROFT_ERROR_INIT;
 	if (job->accounted)
 		croft_daemon_account_end(job->machine->daemon, job->pid_namespace, &account, &lost);
+	account.fetched_files += job->input.fetched_files + job->image.fetched_files;
+	account.fetched_bytes += job->input.fetched_bytes + job->image.fetched_bytes;
 	fill_account(job, &account);
 	croft_presence_of_job(job->machine->presence, job->machine->daemon, job->message,
 		account.fetched_bytes > 0, &job->done, job->arena);
@@ -512,6 +517,8 @@ void croft_job_run(struct croft_job *job)
 	job->done.result = &job->result;
 	if (!ok)
 		report_failure(job, &err);
+	croft_daemon_unstage(&job->input);
+	croft_daemon_unstage(&job->image);
 	croft_opens_destroy(job->opens);
 	job->opens = NULL;
 	croft_job_logs_destroy(job->logs);

@@ -331,6 +331,7 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 		.classic = config->classic_fuse,
 		.uid = session->machine->owner,
 		.gid = session->machine->owner,
+		.staging = config->staging,
 	};
 	if (!croft_make_directories(daemon.state, err))
 		return false;

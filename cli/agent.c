@@ -23,6 +23,10 @@ static int run(const struct options *options, struct croft_error *err)
 		!options_number(options, "slots", 1, 4096, &slots, err) ||
 		!options_size(options, "cache", &cache, err))
 		return MISUSED;
+	const char *staging = options_value(options, "staging");
+	enum croft_staging way = CROFT_STAGING_AUTO;
+	if (staging && !croft_staging_parse(staging, &way, err))
+		return MISUSED;
 	size_t count = options_count(options, "property");
 	CROFT_CLEANUP_FREE const char **properties = croft_array(count, sizeof(*properties));
 	for (size_t i = 0; i < count; i++) {
@@ -51,6 +55,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.no_peers = options_given(options, "no-peers"),
 		.cache_bytes = cache,
 		.classic_fuse = options_given(options, "classic-fuse"),
+		.staging = way,
 		.allow_network = options_given(options, "allow-network"),
 		.tls = wants_tls ? &tls : NULL,
 	};
@@ -68,6 +73,7 @@ static const struct option_spec agent_options[] = {
 	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
 	{"classic-fuse", 0, NULL, "use /dev/fuse even where FUSE over io_uring is switched on"},
+	{"staging", 0, "WAY", "how inputs come to jobs: fuse, reflink, hardlink, copy (else auto)"},
 	{"verbose", 'v', NULL, "log more"},
 	{"parent", 0, "PID", NULL},
 	{0},
@@ -86,7 +92,14 @@ const struct command command_agent = {
 		   "Agents give one another what their caches hold, to spare the server: each serves whole,\n"
 		   "verified blobs, by their hash, to whoever can connect, as the server's blob plane does. By\n"
 		   "default it listens on any port of the address that it reaches the server from (on loopback\n"
-		   "alone when the server runs on this machine); --plane says where instead.",
+		   "alone when the server runs on this machine); --plane says where instead.\n"
+		   "\n"
+		   "Inputs come to jobs through FUSE, as they are read. Where there is no /dev/fuse, or --staging\n"
+		   "says so, each input root is fetched whole and put on the disk, by one file for each content of\n"
+		   "which the files in the roots share the blocks (reflink; Btrfs, XFS) or are names (hardlink), or\n"
+		   "by copies (copy). Roots stay for the next job as long as there is room: half of --cache is for\n"
+		   "them. With hardlink a job sees link counts above 1; else the ways differ in nothing that a job\n"
+		   "can see but time.",
 	.options = agent_options,
 	.client = true,
 	.run = run,

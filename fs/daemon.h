@@ -8,6 +8,21 @@
 
 #include "fs/mount.h"
 
+#include <linux/limits.h>
+
+/* How trees come to jobs. Everything but FUSE puts whole trees on the disk, of which the cache's budget may be
+ * half: by copies that share their blocks with others of the same content, by further names of one file, or
+ * by plain copies. AUTO: FUSE where it can be mounted, else REFLINK where the disk can do it, else COPY. */
+enum croft_staging {
+	CROFT_STAGING_AUTO,
+	CROFT_STAGING_FUSE,
+	CROFT_STAGING_REFLINK,
+	CROFT_STAGING_HARDLINK,
+	CROFT_STAGING_COPY,
+};
+const char *croft_staging_name(enum croft_staging staging); /* "auto", "fuse", … */
+bool croft_staging_parse(const char *name, enum croft_staging *staging, struct croft_error *err);
+
 struct croft_daemon_config {
 	const char *state;       /* directory: cache/ (the store), mnt/ (the mount), socket */
 	const char *origin;      /* blob plane of the farm, "host:port" */
@@ -17,6 +32,7 @@ struct croft_daemon_config {
 	bool classic;            /* FUSE by /dev/fuse even where io_uring is offered: only so it can be handed over */
 	/* Without an agent for so long, and with nothing open in its mount, it ends by itself; 0: 10 minutes. */
 	uint32_t orphan_ms;
+	enum croft_staging staging;
 };
 
 /* The daemon's main function: returns when told to stop (SIGTERM) or on a fatal error. */
@@ -38,6 +54,18 @@ void croft_daemon_detach(struct croft_daemon *daemon, bool keep);
  * Whoever uses the mount sees no more than a pause; if it cannot, the one that runs goes on. */
 bool croft_daemon_renew(struct croft_daemon *daemon, struct croft_error *err);
 
+/* Where a tree stands for a job: in the mount, where nothing of it has been fetched yet, or staged whole. */
+struct croft_staged {
+	char path[PATH_MAX];
+	int hold; /* keeps it there; -1: it needs no keeping */
+	uint64_t fetched_files, fetched_bytes; /* by staging */
+};
+#define CROFT_STAGED_INIT {.hold = -1}
+bool croft_daemon_stage(struct croft_daemon *daemon, const struct croft_digest *root,
+	struct croft_staged *staged, struct croft_error *err);
+void croft_daemon_unstage(struct croft_staged *staged);
+
+/* Where the mount is, or would be. */
 const char *croft_daemon_mountpoint(const struct croft_daemon *daemon);
 int croft_daemon_plane_port(const struct croft_daemon *daemon);
 

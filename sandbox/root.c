@@ -102,12 +102,22 @@ static bool open_all(const struct host_view *host, const struct wire_spec *spec,
 	return ok;
 }
 
+/* Nothing that a layer holds may change by way of it: a staged file may be one with the cache's own. */
+static bool forbid_writing(int tree, const char *source, struct croft_error *err)
+{
+	struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
+	return mount_setattr(tree, "", AT_EMPTY_PATH, &read_only, sizeof(read_only)) == 0 ||
+		croft_error_errno(err, errno, "making the layer %s read-only", source);
+}
+
 /* Mounts a layer on `target`, with its owners mapped into the slot's range where the kernel and
  * the file system can: the job's root then owns its inputs. Without, they belong to nobody inside, and
  * can be read but not replaced. */
 static bool mount_lower(const struct launcher_context *context, unsigned cell, int tree,
-	const char *source, const char *target, struct croft_error *err)
+	const char *source, const char *target, bool writable, struct croft_error *err)
 {
+	if (!writable && !forbid_writing(tree, source, err))
+		return false;
 	if (context->user_namespaces[cell / CELLS_PER_SLOT] >= 0) {
 		struct mount_attr map = {
 			.attr_set = MOUNT_ATTR_IDMAP,
@@ -221,7 +231,8 @@ static bool mount_root(const struct launcher_context *context, unsigned cell, co
 	for (size_t i = 0; sources->roots[i] && i < MAX_ROOTS; i++) {
 		char name[16];
 		snprintf(name, sizeof(name), "lower%zu", i);
-		if (!mount_lower(context, cell, sources->root_trees[i], sources->roots[i], name, err))
+		if (!mount_lower(context, cell, sources->root_trees[i], sources->roots[i], name,
+				weak(spec, WEAKEN_OVERLAY), err))
 			return false;
 		used += (size_t)snprintf(joined + used, sizeof(joined) - used, "%s%s", i ? ":" : "", name);
 	}
@@ -240,7 +251,7 @@ static bool mount_input(const struct launcher_context *context, unsigned cell, c
 		return true;
 	snprintf(target, sizeof(target), "%s%s", root, wire_text(spec, spec->input_target));
 	return mount_lower(
-			   context, cell, sources->input_tree[0], sources->input[0], "input-lower", err) &&
+			   context, cell, sources->input_tree[0], sources->input[0], "input-lower", false, err) &&
 		mount_overlay(context, "input-lower", "input-upper", "input-work", target, false, err);
 }
 

@@ -17,11 +17,13 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
-enum { IDLE_AT_MOST = 16, END_MS = 15000, READY_FD = 3 };
+enum { IDLE_AT_MOST = 16, END_MS = 15000, READY_FD = 3, STAGE_TRIES = 10 };
 
 struct croft_daemon {
 	struct croft_arena *arena; /* of the config's strings */
@@ -29,6 +31,7 @@ struct croft_daemon {
 	char mountpoint[PATH_MAX];
 	char program[PATH_MAX]; /* where this one was when it attached */
 	int plane_port;
+	uint32_t staging; /* as the daemon does it */
 
 	pthread_mutex_t lock; /* guards: idle */
 	int idle[IDLE_AT_MOST];
@@ -166,6 +169,7 @@ static void learn(struct croft_daemon *daemon, const struct daemon_answer *answe
 		snprintf(daemon->mountpoint, sizeof(daemon->mountpoint), "%s",
 			answer->hello.mountpoint);
 	__atomic_store_n(&daemon->plane_port, answer->hello.plane_port, __ATOMIC_RELAXED);
+	__atomic_store_n(&daemon->staging, answer->hello.staging, __ATOMIC_RELAXED);
 }
 
 /* Ends the running daemon and waits until it is gone; the socket that stays open to its very end
@@ -400,6 +404,56 @@ bool croft_daemon_set_peers(struct croft_daemon *daemon, const char *const *peer
 		request.peer_count++;
 	}
 	return call(daemon, &request, -1, answer, err);
+}
+
+/* A staged tree that another needs the room of may go before it is locked here. */
+static int lock_staged(const char *path, struct croft_error *err)
+{
+	struct stat locked, named;
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) == 0 && fstat(fd, &locked) == 0 &&
+		lstat(path, &named) == 0 && locked.st_ino == named.st_ino)
+		return fd;
+	croft_error_errno(err, errno, "using the staged tree %s", path);
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+bool croft_daemon_stage(struct croft_daemon *daemon, const struct croft_digest *root,
+	struct croft_staged *staged, struct croft_error *err)
+{
+	if (__atomic_load_n(&daemon->staging, __ATOMIC_RELAXED) == CROFT_STAGING_FUSE) {
+		char text[CROFT_DIGEST_TEXT];
+		croft_digest_format(root, '-', text);
+		int size = snprintf(staged->path, sizeof(staged->path), "%s/by-digest/%s",
+			daemon->mountpoint, text);
+		return size < PATH_MAX ||
+			croft_error_set(err, CROFT_INVALID_ARGUMENT, "the agent's --state is too long a path");
+	}
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct croft_error failed = CROFT_ERROR_INIT;
+	for (unsigned tries = 0; tries < STAGE_TRIES; tries++) {
+		struct daemon_request request = {.op = OP_STAGE, .digest = *root};
+		if (!call(daemon, &request, -1, answer, err))
+			return false;
+		snprintf(staged->path, sizeof(staged->path), "%s", answer->staged.path);
+		staged->fetched_files += answer->staged.fetched_files;
+		staged->fetched_bytes += answer->staged.fetched_bytes;
+		staged->hold = lock_staged(staged->path, &failed);
+		if (staged->hold >= 0)
+			return true;
+	}
+	*err = failed;
+	return false;
+}
+
+void croft_daemon_unstage(struct croft_staged *staged)
+{
+	if (staged->hold >= 0)
+		close(staged->hold);
+	staged->hold = -1;
 }
 
 bool croft_daemon_measure(struct croft_daemon *daemon, const struct croft_digest *root,

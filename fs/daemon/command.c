@@ -13,7 +13,7 @@
 char **daemon_arguments(const struct croft_daemon_config *config, const struct daemon_start *start,
 	struct croft_arena *arena)
 {
-	char **arguments = croft_arena_array(arena, 24, sizeof(char *));
+	char **arguments = croft_arena_array(arena, 26, sizeof(char *));
 	size_t count = 0;
 	arguments[count++] = (char *)"croft";
 	arguments[count++] = (char *)"fs-daemon";
@@ -34,6 +34,8 @@ char **daemon_arguments(const struct croft_daemon_config *config, const struct d
 	arguments[count++] = croft_arena_printf(arena, "%u", config->uid);
 	arguments[count++] = (char *)"--gid";
 	arguments[count++] = croft_arena_printf(arena, "%u", config->gid);
+	arguments[count++] = (char *)"--staging";
+	arguments[count++] = (char *)croft_staging_name(config->staging);
 	arguments[count++] = (char *)"--ready-fd";
 	arguments[count++] = croft_arena_printf(arena, "%d", start->ready_fd);
 	arguments[count++] = (char *)"--orphan-ms";
@@ -57,7 +59,7 @@ static bool parse_number(const char *text, uint64_t most, uint64_t *number)
 
 int croft_daemon_command(int argc, char **argv)
 {
-	enum { STATE = 1, ORIGIN, PLANE, BUDGET, USER, GROUP, CLASSIC, READY, ORPHAN, AGENT, TAKE };
+	enum { STATE = 1, ORIGIN, PLANE, BUDGET, USER, GROUP, CLASSIC, STAGING, READY, ORPHAN, AGENT, TAKE };
 	static const struct option options[] = {
 		{"state", required_argument, NULL, STATE},
 		{"origin", required_argument, NULL, ORIGIN},
@@ -66,6 +68,7 @@ int croft_daemon_command(int argc, char **argv)
 		{"uid", required_argument, NULL, USER},
 		{"gid", required_argument, NULL, GROUP},
 		{"classic", no_argument, NULL, CLASSIC},
+		{"staging", required_argument, NULL, STAGING},
 		{"ready-fd", required_argument, NULL, READY},
 		{"orphan-ms", required_argument, NULL, ORPHAN},
 		{"agent-version", required_argument, NULL, AGENT},
@@ -99,6 +102,9 @@ int croft_daemon_command(int argc, char **argv)
 			ok = parse_number(optarg, UINT32_MAX, &number);
 			config.gid = (uint32_t)number;
 			break;
+		case STAGING:
+			ok = croft_staging_parse(optarg, &config.staging, NULL);
+			break;
 		case READY:
 			ok = parse_number(optarg, INT32_MAX, &number);
 			start.ready_fd = (int)number;
@@ -125,7 +131,7 @@ int croft_daemon_command(int argc, char **argv)
 		fprintf(stderr,
 			"usage: croft fs-daemon --state DIRECTORY [--origin HOST:PORT] [--plane ADDRESS]\n"
 			"                       [--budget BYTES] [--uid UID] [--gid GID] [--orphan-ms MS]\n"
-			"                       [--classic] [--take-over]\n");
+			"                       [--staging WAY] [--classic] [--take-over]\n");
 		return 2;
 	}
 	croft_log_setup("fs", CROFT_LOG_INFO);

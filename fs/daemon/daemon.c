@@ -40,7 +40,8 @@ struct life {
 	struct croft_plane *plane;
 	struct measurer *measurer;
 	struct prefetcher *prefetcher;
-	struct croft_mount *mount;
+	struct croft_mount *mount; /* or NULL, and */
+	struct stager *stager;
 	struct server *server;
 	pthread_t mount_thread;
 	bool mount_running;
@@ -138,7 +139,7 @@ static bool make_mount(struct life *life, struct croft_error *err)
 			.classic = config->classic,
 		},
 		err);
-	return life->mount != NULL;
+	return life->mount || croft_error_wrap(err, "FUSE (--staging copy does without)");
 }
 
 /* The last step: what is read of the kernel from here on is answered here. */
@@ -150,6 +151,8 @@ static bool run(struct life *life, struct croft_error *err)
 		close(life->predecessor);
 	life->predecessor = -1;
 	forget_saved(life);
+	if (!life->mount)
+		return true;
 	int result = pthread_create(&life->mount_thread, NULL, run_mount, life);
 	if (result != 0)
 		return croft_error_errno(err, result, "starting a thread");
@@ -166,6 +169,9 @@ static bool take_state(struct life *life, bool take_over, struct croft_error *er
 	if (!take_over)
 		return take_lock(life, err) && clear_mountpoint(life, err);
 	struct handed handed;
+	if (life->config->staging > CROFT_STAGING_FUSE)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"trees are to be staged from now on: no mount is taken over");
 	if (!hand_over_ask(life->config->state, &life->predecessor, &handed, err))
 		return false;
 	life->lock_fd = handed.lock_fd;
@@ -174,14 +180,71 @@ static bool take_state(struct life *life, bool take_over, struct croft_error *er
 	return true;
 }
 
+static bool start_stager(struct life *life, struct croft_error *err)
+{
+	const struct croft_daemon_config *config = life->config;
+	struct croft_store_stat stat;
+	char folder[PATH_MAX];
+	croft_store_stat(life->store, &stat);
+	if (snprintf(folder, sizeof(folder), "%.*s/staged", (int)(strrchr(life->cache, '/') - life->cache),
+			life->cache) >= PATH_MAX)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "%s: the path is too long", life->cache);
+	life->stager = stager_create(
+		&(struct stager_config){
+			.folder = folder,
+			.staging = config->staging,
+			.budget_bytes = stat.budget_bytes, /* the other half: see open_store */
+			.uid = config->uid,
+			.gid = config->gid,
+			.store = life->store,
+			.fetcher = life->fetcher,
+			.measurer = life->measurer,
+		},
+		err);
+	if (life->stager)
+		croft_log(CROFT_LOG_INFO, "staging whole trees (%s) in %s",
+			croft_staging_name(stager_staging(life->stager)), folder);
+	return life->stager != NULL;
+}
+
+static struct croft_store *open_store(struct life *life, uint64_t budget_bytes,
+	struct croft_error *err)
+{
+	return croft_store_open(
+		&(struct croft_store_config){
+			.path = life->cache, .budget_bytes = budget_bytes, .chunked = true},
+		err);
+}
+
+/* Where trees are staged half of the budget is theirs. The store alone knows what it may have when nothing
+ * is said. */
+static bool halve_store(struct life *life, struct croft_error *err)
+{
+	struct croft_store_stat stat;
+	croft_store_stat(life->store, &stat);
+	croft_store_close(life->store);
+	life->store = open_store(life, stat.budget_bytes / 2, err);
+	return life->store != NULL;
+}
+
+static bool fuse_is_there(const struct croft_daemon_config *config)
+{
+	if (config->staging != CROFT_STAGING_AUTO)
+		return config->staging == CROFT_STAGING_FUSE;
+	/* Not access(): a container's device rules show in open() alone. */
+	CROFT_CLEANUP_FD int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (fd >= 0)
+		return true;
+	croft_log(CROFT_LOG_WARNING, "/dev/fuse: %s; staging whole trees instead", strerror(errno));
+	return false;
+}
+
 static bool serve(struct life *life, struct croft_error *err)
 {
 	const struct croft_daemon_config *config = life->config;
-	life->store = croft_store_open(
-		&(struct croft_store_config){
-			.path = life->cache, .budget_bytes = config->budget_bytes, .chunked = true},
-		err);
-	if (!life->store)
+	bool mounts = life->saved.device >= 0 || fuse_is_there(config);
+	life->store = open_store(life, config->budget_bytes, err);
+	if (!life->store || (!mounts && !halve_store(life, err)))
 		return croft_error_wrap(err, "opening the cache");
 	if (config->origin) {
 		life->fetcher = croft_fetcher_start(
@@ -200,7 +263,7 @@ static bool serve(struct life *life, struct croft_error *err)
 	}
 	life->measurer = measurer_create(life->store, life->fetcher);
 	life->prefetcher = prefetcher_create(life->store, life->fetcher);
-	if (!make_mount(life, err))
+	if (mounts ? !make_mount(life, err) : !start_stager(life, err))
 		return false;
 	if (life->listen_fd < 0)
 		life->listen_fd = daemon_listen(config->state, err);
@@ -213,6 +276,7 @@ static bool serve(struct life *life, struct croft_error *err)
 		.fetcher = life->fetcher,
 		.plane = life->plane,
 		.mount = life->mount,
+		.stager = life->stager,
 		.measurer = life->measurer,
 		.prefetcher = life->prefetcher,
 		.stop_fd = life->stop_fd,
@@ -229,7 +293,7 @@ static int look_after_orphan(struct life *life)
 	uint64_t idle_ms = server_idle_ms(life->server);
 	if (idle_ms < allowed_ms)
 		return (int)(allowed_ms - idle_ms < INT32_MAX ? allowed_ms - idle_ms : INT32_MAX);
-	if (!croft_mount_unmount_idle(life->mount))
+	if (life->mount ? !croft_mount_unmount_idle(life->mount) : stager_is_used(life->stager))
 		return ORPHAN_LOOK_MS < allowed_ms ? ORPHAN_LOOK_MS : (int)allowed_ms;
 	croft_log(CROFT_LOG_INFO, "no agent for %llu s, and nothing is open: ending",
 		(unsigned long long)idle_ms / 1000);
@@ -274,6 +338,7 @@ static void stop_serving(struct life *life, bool handing_over)
 	if (handing_over && !croft_mount_save(life->mount, &life->saved, &err))
 		croft_log(CROFT_LOG_WARNING, "not handing over: %s", err.message);
 	croft_mount_destroy(life->mount);
+	stager_destroy(life->stager);
 	measurer_destroy(life->measurer);
 	prefetcher_destroy(life->prefetcher);
 	croft_plane_stop(life->plane);
@@ -281,6 +346,7 @@ static void stop_serving(struct life *life, bool handing_over)
 	life->fetcher = NULL;
 	life->server = NULL;
 	life->mount = NULL;
+	life->stager = NULL;
 	life->measurer = NULL;
 	life->prefetcher = NULL;
 	life->plane = NULL;
@@ -380,7 +446,8 @@ bool daemon_main(const struct croft_daemon_config *config, const struct daemon_s
 	life->saved = (struct croft_mount_saved){-1, -1};
 	bool ok = start(life, how, err);
 	if (ok) {
-		croft_log(CROFT_LOG_INFO, "serving %s", life->mountpoint);
+		if (life->mount)
+			croft_log(CROFT_LOG_INFO, "serving %s", life->mountpoint);
 		say_ready(how->ready_fd, "ok");
 		ok = live(life, err);
 	} else {

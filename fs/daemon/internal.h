@@ -4,7 +4,10 @@
  *
  *	daemon.c   the daemon's life
  *	server.c   answers on its socket
+ *	gather.c   fetching many and waiting for all
  *	measure.c  totals below input roots
+ *	stage.c    whole trees as plain files, where there is no FUSE
+ *	copies.c   the files of these
  *	prefetch.c fetching what a job is expected to read; what it opened
  *	present.c  how much of a tree the cache holds
  *	handover.c how another process takes the mount over
@@ -17,6 +20,15 @@
 
 #include "fs/daemon/protocol.h"
 #include "fs/plane.h"
+
+/* gather.c ---------------------------------------------------------------------------------- */
+
+struct gathered {
+	uint64_t files, bytes; /* moved over the network */
+};
+/* Adds to `gathered`, which may be NULL. Without a fetcher it does nothing. */
+bool gather_all(struct croft_fetcher *fetcher, const struct croft_digest *digests, size_t count,
+	bool background, struct gathered *gathered, struct croft_error *err);
 
 /* measure.c --------------------------------------------------------------------------------- */
 
@@ -44,6 +56,58 @@ bool prefetch_begin(struct prefetcher *prefetcher, uint64_t group, int digests_f
 bool prefetch_end(struct prefetcher *prefetcher, uint64_t group, const struct croft_digest *root,
 	int paths_fd, size_t size, struct croft_prefetch_account *account, struct croft_error *err);
 
+/* stage.c ----------------------------------------------------------------------------------- */
+
+struct stager;
+struct stager_config {
+	const char *folder; /* for its trees; emptied at start but for what jobs use */
+	enum croft_staging staging; /* REFLINK, HARDLINK or COPY; AUTO: REFLINK where that works, else COPY */
+	uint64_t budget_bytes;
+	uint32_t uid, gid; /* who owns everything */
+	struct croft_store *store;       /* borrowed, as all below */
+	struct croft_fetcher *fetcher;   /* or NULL */
+	struct measurer *measurer;
+};
+struct stager *stager_create(const struct stager_config *config, struct croft_error *err);
+void stager_destroy(struct stager *stager);
+enum croft_staging stager_staging(const struct stager *stager);
+/* By a job. */
+bool stager_is_used(struct stager *stager);
+/* Any thread. The tree stands at `path`, complete, for as long as there is room, or its folder is locked. */
+bool stager_stage(struct stager *stager, const struct croft_digest *root, char path[PATH_MAX],
+	struct gathered *gathered, struct croft_error *err);
+
+/* copies.c ---------------------------------------------------------------------------------- */
+
+/* Files made of blobs. For REFLINK and HARDLINK each blob (with its mode and time) is first made a file in a
+ * pool, of which those in the trees are clones or further names. */
+struct copies;
+struct copies_config {
+	int folder; /* borrowed; the pool is made in it */
+	enum croft_staging staging; /* as a stager's */
+	uint32_t uid, gid;
+	struct croft_store *store;
+	struct croft_fetcher *fetcher;
+	/* Called before bytes are added to the pool or to the tree that a file is for (the last argument of
+	 * copies_put; NULL: the pool). */
+	bool (*reserve)(void *user, void *tree, uint64_t bytes, struct croft_error *err);
+	void *user;
+};
+struct copies *copies_create(const struct copies_config *config, struct croft_error *err);
+void copies_destroy(struct copies *copies);
+enum croft_staging copies_staging(const struct copies *copies);
+struct directory_entry;
+/* Makes the file that the entry of a Directory describes. */
+bool copies_put(struct copies *copies, const struct directory_entry *file, int directory,
+	const char *name, void *tree, struct croft_error *err);
+/* Removes from the pool what no tree needs; the bytes that this freed. */
+uint64_t copies_sweep(struct copies *copies);
+/* What a file takes of a disk. */
+static inline uint64_t copies_size(uint64_t bytes)
+{
+	return (bytes | 4095) + 1;
+}
+
 /* present.c --------------------------------------------------------------------------------- */
 
 bool present_bytes(struct croft_store *store, const struct croft_digest *root, bool directory,
@@ -58,7 +122,8 @@ struct server_config {
 	struct croft_store *store;
 	struct croft_fetcher *fetcher; /* or NULL */
 	struct croft_plane *plane;     /* or NULL */
-	struct croft_mount *mount;
+	struct croft_mount *mount;     /* NULL: trees are staged */
+	struct stager *stager;         /* NULL: they are in the mount */
 	struct measurer *measurer;
 	struct prefetcher *prefetcher;
 	int stop_fd; /* eventfd: OP_STOP was asked for */

@@ -106,48 +106,6 @@ static void remember(struct measurer *measurer, const struct croft_digest *diges
 	measurer->count++;
 }
 
-/* Fetching many and waiting for all ----------------------------------------------------------- */
-
-struct gather {
-	pthread_mutex_t lock; /* guards: all below */
-	pthread_cond_t changed;
-	size_t pending;
-	struct croft_error failure; /* the first */
-};
-
-static void gathered(void *user, const struct croft_digest *digest, uint64_t moved_bytes,
-	const struct croft_error *err)
-{
-	struct gather *gather = user;
-	CROFT_LOCKED(&gather->lock);
-	if (err && gather->failure.code == CROFT_OK)
-		gather->failure = *err;
-	if (--gather->pending == 0)
-		pthread_cond_signal(&gather->changed);
-}
-
-static bool fetch_all(struct measurer *measurer, const struct croft_digest *digests, size_t count,
-	struct croft_error *err)
-{
-	if (!measurer->fetcher)
-		return true; /* reading says which is not there */
-	struct gather gather = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER,
-		.pending = count};
-	CROFT_CLEANUP_FREE struct croft_fetch_request *requests = croft_array(count, sizeof(*requests));
-	for (size_t i = 0; i < count; i++)
-		requests[i] = (struct croft_fetch_request){.digest = digests[i], .background = true,
-			.done = gathered, .user = &gather};
-	croft_fetch_many(measurer->fetcher, requests, count);
-	pthread_mutex_lock(&gather.lock);
-	while (gather.pending)
-		pthread_cond_wait(&gather.changed, &gather.lock);
-	pthread_mutex_unlock(&gather.lock);
-	if (gather.failure.code == CROFT_OK)
-		return true;
-	*err = gather.failure;
-	return false;
-}
-
 /* Levels -------------------------------------------------------------------------------------- */
 
 struct level {
@@ -211,7 +169,7 @@ static bool descend(struct measurer *measurer, const struct level *level, struct
 		for (size_t i = 0; i < count; i++)
 			if (missing[i])
 				wanted[wanted_count++] = level->digests[from + i];
-		if (wanted_count && !fetch_all(measurer, wanted, wanted_count, err))
+		if (!gather_all(measurer->fetcher, wanted, wanted_count, true, NULL, err))
 			return false;
 	}
 	for (size_t i = 0; i < level->count; i++) {

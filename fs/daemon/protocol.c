@@ -12,9 +12,10 @@
 
 void daemon_config_text(const struct croft_daemon_config *config, char text[DAEMON_TEXT])
 {
-	snprintf(text, DAEMON_TEXT, "%s %s %llu %u %u %d", config->origin ? config->origin : "-",
+	snprintf(text, DAEMON_TEXT, "%s %s %llu %u %u %d %s", config->origin ? config->origin : "-",
 		config->plane_address ? config->plane_address : "-",
-		(unsigned long long)config->budget_bytes, config->uid, config->gid, config->classic);
+		(unsigned long long)config->budget_bytes, config->uid, config->gid, config->classic,
+		croft_staging_name(config->staging));
 }
 
 void daemon_build_text(char text[DAEMON_BUILD])

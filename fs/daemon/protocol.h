@@ -13,7 +13,7 @@
 
 #include <linux/limits.h>
 
-enum { DAEMON_VERSION = 5, DAEMON_TEXT = 16384, DAEMON_BUILD = 64 };
+enum { DAEMON_VERSION = 6, DAEMON_TEXT = 16384, DAEMON_BUILD = 64 };
 
 enum daemon_op {
 	OP_STOP = 1,
@@ -30,6 +30,7 @@ enum daemon_op {
 	OP_PREFETCH, /* passed: a memory file of digests */
 	OP_TOUCHED,  /* passed: a memory file of paths, each with a NUL behind it, `list_size` bytes of
 		      * them; the digests go behind these */
+	OP_STAGE,
 };
 
 struct daemon_request {
@@ -48,6 +49,7 @@ struct daemon_answer {
 	union {
 		struct {
 			int32_t pid, plane_port;
+			uint32_t staging; /* as it came out: never AUTO */
 			char mountpoint[PATH_MAX];
 			char config[DAEMON_TEXT]; /* what daemon_config_text makes of it; "": it is ending */
 			char build[DAEMON_BUILD];
@@ -57,6 +59,10 @@ struct daemon_answer {
 		struct croft_daemon_stat stat;
 		uint64_t present_bytes;
 		struct croft_prefetch_account prefetch;
+		struct {
+			char path[PATH_MAX];
+			uint64_t fetched_files, fetched_bytes;
+		} staged;
 	};
 };
 

@@ -41,6 +41,8 @@ static void say_hello(struct server *server, struct daemon_answer *answer)
 	const struct server_config *config = &server->config;
 	answer->hello.pid = getpid();
 	answer->hello.plane_port = config->plane ? croft_plane_port(config->plane) : -1;
+	answer->hello.staging =
+		config->stager ? stager_staging(config->stager) : CROFT_STAGING_FUSE;
 	snprintf(answer->hello.mountpoint, sizeof(answer->hello.mountpoint), "%s", config->mountpoint);
 	daemon_build_text(answer->hello.build);
 	CROFT_LOCKED(&server->lock);
@@ -98,9 +100,39 @@ static bool set_peers(struct server *server, const struct daemon_request *reques
 	return true;
 }
 
+static bool stage(struct server *server, const struct croft_digest *root,
+	struct daemon_answer *answer, struct croft_error *err)
+{
+	struct gathered gathered = {0};
+	if (!server->config.stager)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"trees are in the mount: nothing is staged");
+	bool ok = stager_stage(server->config.stager, root, answer->staged.path, &gathered, err);
+	answer->staged.fetched_files = gathered.files;
+	answer->staged.fetched_bytes = gathered.bytes;
+	return ok;
+}
+
 static bool no_account(struct croft_error *err)
 {
 	return croft_error_set(err, CROFT_NOT_FOUND, "no account was begun for this pid namespace");
+}
+
+/* Without a mount no read of a job's causes a fetch. */
+static bool account(struct server *server, const struct daemon_request *request,
+	struct daemon_answer *answer, struct croft_error *err)
+{
+	struct croft_mount *mount = server->config.mount;
+	bool ok = true;
+	if (!mount)
+		return true;
+	if (request->op == OP_ACCOUNT_BEGIN)
+		croft_mount_account_begin(mount, request->pid_namespace);
+	else if (request->op == OP_ACCOUNT_READ)
+		ok = croft_mount_account_read(mount, request->pid_namespace, &answer->account);
+	else
+		ok = croft_mount_account_end(mount, request->pid_namespace, &answer->account);
+	return ok || no_account(err);
 }
 
 static bool perform(struct server *server, const struct daemon_request *request, int passed_fd,
@@ -114,16 +146,11 @@ static bool perform(struct server *server, const struct daemon_request *request,
 		say_hello(server, answer);
 		return true;
 	case OP_ACCOUNT_BEGIN:
-		croft_mount_account_begin(config->mount, request->pid_namespace);
-		return true;
 	case OP_ACCOUNT_READ:
-		return croft_mount_account_read(config->mount, request->pid_namespace,
-			       &answer->account) ||
-			no_account(err);
 	case OP_ACCOUNT_END:
-		return croft_mount_account_end(config->mount, request->pid_namespace,
-			       &answer->account) ||
-			no_account(err);
+		return account(server, request, answer, err);
+	case OP_STAGE:
+		return stage(server, &request->digest, answer, err);
 	case OP_ADOPT:
 		return adopt(server, &request->digest, passed_fd, err);
 	case OP_SET_PEERS:
@@ -157,7 +184,8 @@ static bool perform(struct server *server, const struct daemon_request *request,
 static bool take_successor(struct connection *connection)
 {
 	struct server *server = connection->server;
-	const char *reason = croft_mount_bound(server->config.mount);
+	const char *reason = server->config.mount ? croft_mount_bound(server->config.mount)
+						  : "it has no mount";
 	pthread_mutex_lock(&server->lock);
 	if (!reason && server->ending)
 		reason = "it is ending";
