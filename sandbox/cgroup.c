@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One cgroup per cell, in whichever of the three worlds this machine has: version 2 with its
- * controllers, the version 1 hierarchies, or none.
+ * Limits and counters of the cells' cgroups, of both versions.
  */
-#include "sandbox/internal.h"
+#include "sandbox/cgroup.h"
 
 #include "proto/base/io.h"
 
@@ -13,15 +12,6 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-enum { V1_MEMORY, V1_PIDS, V1_CPU, V1_CPUACCT, V1_BLKIO, V1_COUNT };
-
-struct cgroups {
-	bool v2;
-	char *roots[V1_COUNT]; /* v2: only the first; NULL: not to be had */
-	char name[64];
-	unsigned cells;
-};
 
 static bool write_value(const char *root, const char *name, unsigned cell, const char *file,
 	const char *value)
@@ -67,73 +57,6 @@ static uint64_t read_number(const char *root, const char *name, unsigned cell, c
 	return 0;
 }
 
-static char *make_root(const char *root, struct cgroups *cgroups)
-{
-	char path[4096];
-	snprintf(path, sizeof(path), "%s/%s", root, cgroups->name);
-	if (mkdir(path, 0755) < 0 && errno != EEXIST)
-		return NULL;
-	for (unsigned cell = 0; cell < cgroups->cells; cell++) {
-		snprintf(path, sizeof(path), "%s/%s/%u", root, cgroups->name, cell);
-		if (mkdir(path, 0755) < 0 && errno != EEXIST)
-			return NULL;
-	}
-	return croft_strdup(root);
-}
-
-static bool enable(const char *directory, const char *controllers)
-{
-	char path[4096];
-	snprintf(path, sizeof(path), "%s/cgroup.subtree_control", directory);
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	bool ok = write(fd, controllers, strlen(controllers)) >= 0;
-	close(fd);
-	return ok;
-}
-
-/* Version 2: the controllers must be handed down from the root, or from where we are delegated. */
-static bool open_v2(struct cgroups *cgroups)
-{
-	const char *root = "/sys/fs/cgroup";
-	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK) < 0)
-		return false;
-	char path[4096];
-	enable(root, "+memory +pids +cpu");
-	snprintf(path, sizeof(path), "%s/%s", root, cgroups->name);
-	if ((mkdir(path, 0755) < 0 && errno != EEXIST) || !enable(path, "+memory +pids +cpu"))
-		return false;
-	cgroups->roots[0] = make_root(root, cgroups);
-	cgroups->v2 = cgroups->roots[0] != NULL;
-	return cgroups->v2;
-}
-
-static void open_v1(struct cgroups *cgroups)
-{
-	static const char *const roots[V1_COUNT] = {
-		"/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/cpu",
-		"/sys/fs/cgroup/cpuacct", "/sys/fs/cgroup/blkio"};
-	for (int i = 0; i < V1_COUNT; i++)
-		if (access(roots[i], W_OK) == 0)
-			cgroups->roots[i] = make_root(roots[i], cgroups);
-}
-
-struct cgroups *cgroups_open(unsigned cells, struct croft_arena *arena, const char **limits)
-{
-	struct cgroups *cgroups = croft_zalloc(sizeof(*cgroups));
-	cgroups->cells = cells;
-	snprintf(cgroups->name, sizeof(cgroups->name), "croft-%d", getpid());
-	if (!open_v2(cgroups))
-		open_v1(cgroups);
-	if (!cgroups->roots[0] && limits)
-		*limits = croft_arena_printf(arena,
-			"%smemory, process and CPU limits (no cgroup can be made here): a job's memory is not "
-			"limited, its peak is that of its largest process\n",
-			*limits ? *limits : "");
-	return cgroups;
-}
-
 bool cgroups_limit(struct cgroups *cgroups, unsigned cell, const struct wire_spec *spec,
 	unsigned others, struct croft_error *err)
 {
@@ -175,18 +98,6 @@ bool cgroups_enter(struct cgroups *cgroups, unsigned cell, pid_t pid, struct cro
 	return true;
 }
 
-void cgroups_renew(struct cgroups *cgroups, unsigned cell)
-{
-	char path[4096];
-	for (int i = 0; i < V1_COUNT; i++) {
-		if (!cgroups->roots[i])
-			continue;
-		snprintf(path, sizeof(path), "%s/%s/%u", cgroups->roots[i], cgroups->name, cell);
-		if (rmdir(path) == 0 || errno == ENOENT)
-			mkdir(path, 0755);
-	}
-}
-
 /* Over all devices. Lines are "8:0 rbytes=1 wbytes=2 …" (v2) or "8:0 Read 1" (v1). */
 static void read_traffic(const struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters)
 {
@@ -201,7 +112,8 @@ static void read_traffic(const struct cgroups *cgroups, unsigned cell, struct cg
 	if (fd >= 0)
 		close(fd);
 	if (got < 0)
-		return;
+		return; /* version 2 without the io controller */
+	counters->traffic = true;
 	text[got] = '\0';
 	for (char *at = text; (at = strpbrk(at, "Rrw")); at++) {
 		char *digits = at + strcspn(at, "0123456789\n");
@@ -278,7 +190,7 @@ void cgroups_measure(struct cgroups *cgroups, unsigned cell, const struct cgroup
 		report->memory_measured = 1;
 	}
 	report->processes_exceeded = now.refusals > before->refusals;
-	if (cgroups->roots[cgroups->v2 ? 0 : V1_BLKIO]) {
+	if (now.traffic) {
 		report->read_bytes = now.read_bytes - before->read_bytes;
 		report->written_bytes = now.written_bytes - before->written_bytes;
 	}
@@ -293,21 +205,4 @@ bool cgroups_reusable(const struct cgroups *cgroups, unsigned cell,
 	const char *root = cgroups->roots[V1_MEMORY];
 	uint64_t left = root ? read_number(root, cgroups->name, cell, "memory.usage_in_bytes", NULL) : 0;
 	return left <= before->memory_bytes + (1 << 20);
-}
-
-void cgroups_close(struct cgroups *cgroups)
-{
-	char path[4096];
-	for (int i = 0; cgroups && i < V1_COUNT; i++) {
-		if (!cgroups->roots[i])
-			continue;
-		for (unsigned cell = 0; cell < cgroups->cells; cell++) {
-			snprintf(path, sizeof(path), "%s/%s/%u", cgroups->roots[i], cgroups->name, cell);
-			rmdir(path);
-		}
-		snprintf(path, sizeof(path), "%s/%s", cgroups->roots[i], cgroups->name);
-		rmdir(path);
-		free(cgroups->roots[i]);
-	}
-	free(cgroups);
 }

@@ -302,7 +302,7 @@ bool landlock_scopes(int version);
 /* This process, which has no_new_privs, and whose root is the job's. */
 bool landlock_confine(int version, struct croft_error *err);
 
-/* cgroup.c: one for each cell. */
+/* cgroup.c and cgroup_tree.c: one for each cell. */
 struct cgroups;
 /* Never fails: what cannot be had is said in limits (one line each, in the arena). */
 struct cgroups *cgroups_open(unsigned cells, struct croft_arena *arena, const char **limits);
@@ -319,6 +319,7 @@ bool cgroups_limit_processes(const struct cgroups *cgroups);
 /* What its counters say now: a job's use is the difference of two. */
 struct cgroup_counters {
 	uint64_t cpu_ns, user_ns, system_ns, kills, refusals, read_bytes, written_bytes, memory_bytes;
+	bool traffic; /* whether bytes read and written are known */
 };
 void cgroups_count(const struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters);
 /* What the job used since; to be asked when it is over. */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -290,6 +291,35 @@ static void whoever_goes_on_asking_is_not_listened_to_for_ever(void **unused)
 	assert_non_null(strstr(printed, "Function not implemented"));
 }
 
+/* A killed agent's groups. Those that somebody holds stay. */
+static void abandoned_cgroups_are_removed_by_the_next_start(void **unused)
+{
+	static const char *const places[] = {"/sys/fs/cgroup/pids", "/sys/fs/cgroup"};
+	struct croft_error err = CROFT_ERROR_INIT;
+	char abandoned[96], held[96], other[160];
+	const char *place = access(places[0], W_OK) == 0 ? places[0] : places[1];
+	snprintf(abandoned, sizeof(abandoned), "%s/croft-abandoned%d/0", place, getpid());
+	snprintf(held, sizeof(held), "%s/croft-held%d/0", place, getpid());
+	if (geteuid() != 0 || !croft_make_directories(abandoned, &err) || !croft_make_directories(held, &err))
+		return; /* where there are none, none are left */
+	*strrchr(abandoned, '/') = '\0';
+	*strrchr(held, '/') = '\0';
+	int lock = open(held, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(flock(lock, LOCK_EX), 0);
+	snprintf(other, sizeof(other), "%s/other", folder);
+	run_host("mkdir %s", other);
+	struct croft_launcher *next = croft_launcher_start(
+		&(struct croft_launcher_config){.state = other, .slots = 1}, arena, NULL, &err);
+	assert_ok(next != NULL, err);
+	croft_launcher_stop(next);
+	bool cgroups = shell("true").enforced & CROFT_ENFORCED_PROCESSES;
+	bool gone = access(abandoned, F_OK) < 0, stays = access(held, F_OK) == 0;
+	close(lock);
+	run_host("rmdir %s/0 %s; rmdir %s/0 %s 2>/dev/null; true", held, held, abandoned, abandoned);
+	assert_true(stays);
+	assert_true(gone || !cgroups);
+}
+
 static void what_is_enforced_is_told(void **unused)
 {
 	struct croft_sandbox_result result = shell("true");
@@ -458,6 +488,7 @@ int main(void)
 		cmocka_unit_test(a_daemon_left_behind_dies_and_holds_nothing_up),
 		cmocka_unit_test(what_was_denied_is_told_with_what_allows_it),
 		cmocka_unit_test(whoever_goes_on_asking_is_not_listened_to_for_ever),
+		cmocka_unit_test(abandoned_cgroups_are_removed_by_the_next_start),
 		cmocka_unit_test(what_is_enforced_is_told),
 		cmocka_unit_test(a_missing_command_is_127),
 		cmocka_unit_test(outputs_are_captured_with_what_was_there),
