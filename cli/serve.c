@@ -40,11 +40,13 @@ static int run(const struct options *options, struct croft_error *err)
 		.key_file = options_value(options, "tls-key"),
 		.authority_file = options_value(options, "tls-client-ca"),
 	};
-	uint64_t budget = 0, queue_limit = 0, build_limit = 0, ready_fd = UINT32_MAX; /* no descriptor */
+	uint64_t budget = 0, queue_limit = 0, build_limit = 0, unfit_seconds = 0;
+	uint64_t ready_fd = UINT32_MAX; /* no descriptor */
 	if (!options_arguments(options, 0, 0, err) ||
 		!options_number(options, "ready-fd", 3, INT32_MAX, &ready_fd, err) ||
 		!options_number(options, "queue-limit", 1, UINT32_MAX, &queue_limit, err) ||
 		!options_number(options, "build-limit", 1, UINT32_MAX, &build_limit, err) ||
+		!options_number(options, "unfit-wait", 1, UINT32_MAX, &unfit_seconds, err) ||
 		!options_size(options, "budget", &budget, err))
 		return MISUSED;
 	if (!tls.certificate_file != !tls.key_file || (tls.authority_file && !tls.certificate_file)) {
@@ -64,6 +66,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.tls = tls.certificate_file ? &tls : NULL,
 		.queue_limit = queue_limit,
 		.build_limit = build_limit,
+		.unfit_ms = unfit_seconds * 1000,
 		.policy = options_value(options, "policy"),
 		.upstream_url = options_value(options, "upstream"),
 		.budget_bytes = budget,
@@ -82,6 +85,7 @@ static const struct option_spec serve_options[] = {
 	{"policy", 0, "NAME", "how jobs are placed (else locality)"},
 	{"queue-limit", 0, "N", "most operations that wait; more are told to come back (1,000,000)"},
 	{"build-limit", 0, "N", "most unfinished operations of one build (500,000)"},
+	{"unfit-wait", 0, "SECONDS", "how long jobs wait that no agent fits, before they end (else 60)"},
 	{"tls-cert", 0, "FILE", "PEM certificate: serve with TLS"},
 	{"tls-key", 0, "FILE", "PEM key of that certificate"},
 	{"tls-client-ca", 0, "FILE", "PEM authorities: only clients with their certificates are served"},

@@ -14,6 +14,7 @@ struct croft_serve_config {
 	const char *plane_address; /* blob plane; NULL: the same host, port 8981 */
 	const struct croft_tls *tls; /* or NULL */
 	const char *policy;
+	uint64_t unfit_ms; /* as sched.h */
 	uint64_t queue_limit, build_limit; /* operations that wait, in all and of one build; 0: as sched.h */
 	const char *upstream_url; /* see fs/upstream.h; NULL: none */
 	uint64_t budget_bytes;

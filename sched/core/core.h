@@ -110,6 +110,8 @@ struct task_class {
 	char **requirements;
 	size_t requirement_count;
 	uint64_t memory_bytes; /* that it asks for; no property of agents */
+	size_t queued;     /* tasks in the queue */
+	uint64_t unfit_ns; /* since when no agent has fitted while some waited; 0: one does */
 };
 
 struct agent {
@@ -246,6 +248,9 @@ struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *pl
 bool class_is_memory(const char *requirement);
 bool class_matches(const struct task_class *class, const struct agent *agent);
 void classes_free(struct croft_sched *sched);
+
+/* unfit.c */
+void unfit_tick(struct croft_sched *sched);
 
 /* placed.c: between tasks and placement --------------------------------------------------------- */
 double placed_now(void);

@@ -104,20 +104,25 @@ static void introduce(struct croft_sched *sched, struct task *task)
 	task->input_count = 0;
 }
 
+static void enter_queue(struct croft_sched *sched, struct task *task)
+{
+	TAILQ_INSERT_TAIL(&sched->queue, task, queue_link);
+	sched->queued++;
+	task->class->queued++;
+}
+
 void placed_queue(struct croft_sched *sched, struct task *task)
 {
 	if (task->placed)
 		croft_placement_job_requeue(sched->placement, task->placed, placed_now());
 	else
 		introduce(sched, task);
-	TAILQ_INSERT_TAIL(&sched->queue, task, queue_link);
-	sched->queued++;
+	enter_queue(sched, task);
 }
 
 void placed_restore(struct croft_sched *sched, struct task *task)
 {
-	TAILQ_INSERT_TAIL(&sched->queue, task, queue_link);
-	sched->queued++;
+	enter_queue(sched, task);
 }
 
 static int by_sequence(const void *a, const void *b)
@@ -151,6 +156,7 @@ void placed_unqueue(struct croft_sched *sched, struct task *task)
 {
 	TAILQ_REMOVE(&sched->queue, task, queue_link);
 	sched->queued--;
+	task->class->queued--;
 }
 
 void placed_adopt(struct croft_sched *sched, struct task *task, struct agent *agent)

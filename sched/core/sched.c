@@ -10,7 +10,7 @@
 #include <time.h>
 
 enum { DEFAULT_ATTEMPTS = 3, DEFAULT_HEARTBEAT_MS = 2000, DEFAULT_QUEUE = 1000000,
-	DEFAULT_TENANT = 500000, TICK_MS = 250 };
+	DEFAULT_TENANT = 500000, TICK_MS = 250, DEFAULT_UNFIT_MS = 60000 };
 static const uint64_t DEFAULT_STALL_CAP_MS = 600000;
 /* How much of what is learned a crash may cost. */
 static const uint64_t LEARNED_NS = UINT64_C(60) * 1000000000;
@@ -51,6 +51,7 @@ static void *ticker_thread(void *user)
 		}
 		pthread_cond_timedwait(&sched->tick, &sched->lock, &until);
 		agents_tick(sched);
+		unfit_tick(sched);
 		tasks_expire(sched);
 		dispatch(sched); /* agents that refused a while ago may be asked again */
 		if (croft_now_ns() - sched->learned_ns >= LEARNED_NS)
@@ -91,6 +92,8 @@ static void set_defaults(struct croft_sched *sched, const struct croft_sched_con
 		sched->config.queue_limit = DEFAULT_QUEUE;
 	if (!sched->config.tenant_limit)
 		sched->config.tenant_limit = DEFAULT_TENANT;
+	if (!sched->config.unfit_ms)
+		sched->config.unfit_ms = DEFAULT_UNFIT_MS;
 	if (!sched->config.stall_cap_ms)
 		sched->config.stall_cap_ms = DEFAULT_STALL_CAP_MS;
 	sched->config.blob_url = croft_strdup(config->blob_url ? config->blob_url : "");

@@ -10,6 +10,8 @@ mkdir -p "$installed"
 # Clients keep their own things where they think that home is.
 export HOME=$folder/home XDG_CACHE_HOME=$folder/home/.cache
 mkdir -p "$HOME"
+# Nor do they take the compiler that croft is built with for theirs.
+unset CC CXX
 # Only loopback is spoken to once a client is installed.
 loopback() { env -u http_proxy -u https_proxy -u HTTP_PROXY -u HTTPS_PROXY -u all_proxy "$@"; }
 

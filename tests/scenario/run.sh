@@ -12,7 +12,7 @@ for applet in $(/bin/busybox --list); do
 done
 echo "hello from here" >"$folder/src/greeting"
 
-serve server
+serve server --unfit-wait 1
 "$CROFT" import --name root "$root" >/dev/null
 "$CROFT" agent --state "$folder/agent" --name one --slots 2 >>"$folder/agent.log" 2>&1 &
 agent=$!
@@ -50,6 +50,8 @@ same 1 "$(cat "$folder/one")"
 same "hello from here" "$("$CROFT" cat made:l/greeting)"
 same "hello from here" "$(run -d made:opt/made -- cat /opt/made/d/greeting)"
 fails 125 "left nothing" run -x absent="$folder/absent" -- true
+fails 125 "no agent offers what the job's platform asks for: pool=none, size=9; none names" run -p pool=none -p size=9 -- true
+fails 125 "there is OSFamily=linux" run -p OSFamily=other -- true
 fails 125 "contradict" "$CROFT" run -d root -i "$folder/src:bin/sh" -- true
 same "X=1 Y=b c" "$(run -e X=1 -e Y='b c' -- sh -c 'echo X=$X Y=$Y')"
 
