@@ -5,6 +5,7 @@
  */
 #include "sandbox/internal.h"
 
+#include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 
 #include <errno.h>
@@ -146,8 +147,46 @@ static bool become_user(const struct job *job, struct croft_error *err)
 	return true;
 }
 
-static bool set_streams(const struct job *job, struct croft_error *err)
+static bool send_with(int to, const void *bytes, size_t size, int fd, const char *what,
+	struct croft_error *err)
 {
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {0};
+	struct iovec data = {(void *)bytes, size};
+	struct msghdr message = {.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
+	control.header.cmsg_level = SOL_SOCKET;
+	control.header.cmsg_type = SCM_RIGHTS;
+	control.header.cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(int));
+	return sendmsg(to, &message, MSG_NOSIGNAL) == (ssize_t)size || croft_error_errno(err, errno, "%s", what);
+}
+
+/* In the job's own /dev/pts, so that tty(1) finds it. Whoever controls it is the other end of what came as
+ * stdout. */
+static bool make_terminal(struct job *job, struct croft_error *err)
+{
+	int unlocked = 0;
+	CROFT_CLEANUP_FD int master = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (master < 0 || ioctl(master, TIOCSPTLCK, &unlocked) < 0)
+		return croft_error_errno(err, errno, "making a terminal");
+	int terminal = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (terminal < 0 || fchown(terminal, job->spec->uid, job->spec->gid) < 0)
+		return croft_error_errno(err, errno, "opening the terminal");
+	if (!send_with(job->out, "t", 1, master, "passing on the terminal", err))
+		return false;
+	job->out = job->errors = terminal;
+	return true;
+}
+
+static bool set_streams(struct job *job, struct croft_error *err)
+{
+	if (job->spec->terminal && !make_terminal(job, err))
+		return false;
 	int in = job->spec->terminal ? job->out : open("/dev/null", O_RDONLY);
 	if (weak(job->spec, WEAKEN_STREAMS))
 		in = 0;
@@ -199,21 +238,7 @@ static int execute(const char **arguments, const char **environment)
 static bool send_listener(int inner, int listener, struct croft_error *err)
 {
 	struct status status = {.kind = STATUS_CLOSED};
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = {0};
-	struct iovec data = {&status, sizeof(status)};
-	struct msghdr message = {.msg_iov = &data,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = sizeof(control.space)};
-	control.header.cmsg_level = SOL_SOCKET;
-	control.header.cmsg_type = SCM_RIGHTS;
-	control.header.cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(&control.header), &listener, sizeof(int));
-	bool ok = sendmsg(inner, &message, MSG_NOSIGNAL) == sizeof(status) ||
-		croft_error_errno(err, errno, "passing on what is denied");
+	bool ok = send_with(inner, &status, sizeof(status), listener, "passing on what is denied", err);
 	close(listener);
 	return ok;
 }
@@ -327,7 +352,7 @@ static bool make_alike(const struct job *job, struct croft_error *err)
 	return !spec->cpus || choose_cpus(job, err);
 }
 
-static bool prepare(const struct job *job, struct croft_error *err)
+static bool prepare(struct job *job, struct croft_error *err)
 {
 	const char *directory = wire_text(job->spec, job->spec->working_directory);
 	if (!make_root(job, err) || !make_working_directory(job, err) || !set_streams(job, err) || !set_limits(job, err) ||

@@ -20,7 +20,6 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <unistd.h>
 
 enum { DEFAULT_GRACE_MS = 2000, LOOK_MS = 1000, READ_BYTES = 64 * 1024 };
@@ -35,7 +34,7 @@ struct croft_sandbox {
 	char **roots;
 	char *input_root;
 	int spec_fd;
-	int terminal;
+	int terminal, terminal_socket;
 	int streams[2]; /* reading ends; -1: at its end */
 	uint64_t streamed[2];
 
@@ -79,6 +78,7 @@ struct croft_sandbox *croft_sandbox_prepare(struct croft_launcher *launcher,
 	struct croft_sandbox *sandbox = croft_zalloc(sizeof(*sandbox));
 	sandbox->launcher = launcher;
 	sandbox->spec = *spec;
+	sandbox->terminal_socket = -1;
 	sandbox->control = sandbox->terminal = sandbox->streams[0] = sandbox->streams[1] = -1;
 	pthread_mutex_init(&sandbox->lock, NULL);
 	sandbox->roots = croft_array(spec->root_count + 1, sizeof(char *));
@@ -99,14 +99,14 @@ struct croft_sandbox *croft_sandbox_prepare(struct croft_launcher *launcher,
 static bool make_streams(struct croft_sandbox *sandbox, int inner[2], struct croft_error *err)
 {
 	if (sandbox->spec.terminal) {
-		char name[128];
-		sandbox->terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-		if (sandbox->terminal < 0 || grantpt(sandbox->terminal) < 0 ||
-			unlockpt(sandbox->terminal) < 0 ||
-			ptsname_r(sandbox->terminal, name, sizeof(name)) != 0)
-			return croft_error_errno(err, errno, "making a terminal");
-		inner[0] = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
-		inner[1] = inner[0] < 0 ? -1 : fcntl(inner[0], F_DUPFD_CLOEXEC, 0);
+		/* The terminal is one of the sandbox's own, so that it has a name inside: what controls it comes
+		 * out by this socket. */
+		int pair[2];
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+			return croft_error_errno(err, errno, "making a socket for the terminal");
+		sandbox->terminal_socket = pair[0];
+		inner[0] = pair[1];
+		inner[1] = fcntl(inner[0], F_DUPFD_CLOEXEC, 0);
 		return inner[1] >= 0 || croft_error_errno(err, errno, "opening the terminal");
 	}
 	for (int i = 0; i < 2; i++) {
@@ -118,6 +118,29 @@ static bool make_streams(struct croft_sandbox *sandbox, int inner[2], struct cro
 		fcntl(pipe_fds[0], F_SETFL, O_NONBLOCK);
 	}
 	return true;
+}
+
+/* When the sandbox could not be made none comes: croft_sandbox_wait says why. */
+static void receive_terminal(struct croft_sandbox *sandbox)
+{
+	char byte;
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec data = {&byte, 1};
+	struct msghdr message = {.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space)};
+	ssize_t got;
+	while ((got = recvmsg(sandbox->terminal_socket, &message, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
+		;
+	struct cmsghdr *header = got == 1 ? CMSG_FIRSTHDR(&message) : NULL;
+	if (header && header->cmsg_len == CMSG_LEN(sizeof(int)))
+		memcpy(&sandbox->terminal, CMSG_DATA(header), sizeof(int));
+	close(sandbox->terminal_socket);
+	sandbox->terminal_socket = -1;
 }
 
 static void command(struct croft_sandbox *sandbox, enum command_kind kind)
@@ -156,6 +179,8 @@ bool croft_sandbox_start(struct croft_sandbox *sandbox, struct croft_error *err)
 	pthread_mutex_unlock(&sandbox->lock);
 	if (killed)
 		command(sandbox, COMMAND_KILL);
+	if (ok && sandbox->spec.terminal)
+		receive_terminal(sandbox);
 	return ok;
 }
 
@@ -424,6 +449,8 @@ void croft_sandbox_destroy(struct croft_sandbox *sandbox)
 			close(sandbox->streams[i]);
 	if (sandbox->terminal >= 0)
 		close(sandbox->terminal);
+	if (sandbox->terminal_socket >= 0)
+		close(sandbox->terminal_socket);
 	if (sandbox->spec_fd >= 0)
 		close(sandbox->spec_fd);
 	if (sandbox->taken)

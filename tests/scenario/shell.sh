@@ -54,7 +54,7 @@ pid, master = pty.fork()
 if pid == 0:
     fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
     os.execv(sys.argv[1], [sys.argv[1], "shell", "-q", sys.argv[2]])
-os.write(master, b"test -t 0 && stty size && cat ../input; (sleep 100 & jobs; kill %1); exit 4\n")
+os.write(master, b"test -t 0 && tty && stty size && cat ../input; (sleep 100 & jobs; kill %1); exit 4\n")
 text = b""
 try:
     while data := os.read(master, 4096):
@@ -64,6 +64,6 @@ except OSError:
 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 sys.stdout.write(text.decode())
 assert status == 4, (status, text)
-assert b"33 77" in text and b"an input" in text, text
+assert b"/dev/pts/0" in text and b"33 77" in text and b"an input" in text, text
 PYTHON
 nothing_left
