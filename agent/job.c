@@ -125,12 +125,14 @@ static void prefetch(struct croft_job *job)
 	if (!profile || job->prefetched)
 		return;
 	job->prefetched = true;
-	CROFT_CLEANUP_FREE struct croft_digest *digests =
-		croft_array(profile->n_touches, sizeof(*digests));
-	for (size_t i = 0; i < profile->n_touches; i++)
-		count += croft_digest_from_message(
-			profile->touches[i]->digest, "a touch", &digests[count], NULL);
-	if (count && !croft_daemon_prefetch(job->machine->daemon, job->pid_namespace, digests, count, &err))
+	CROFT_CLEANUP_FREE struct croft_prefetch_wish *wishes =
+		croft_array(profile->n_touches, sizeof(*wishes));
+	for (size_t i = 0; i < profile->n_touches; i++) {
+		const Farm__AccessProfile__Touch *touch = profile->touches[i];
+		wishes[count] = (struct croft_prefetch_wish){.offset = touch->offset, .length = touch->length};
+		count += croft_digest_from_message(touch->digest, "a touch", &wishes[count].digest, NULL);
+	}
+	if (count && !croft_daemon_prefetch(job->machine->daemon, job->pid_namespace, wishes, count, &err))
 		croft_log(CROFT_LOG_WARNING, "nothing is fetched ahead for job %s: %s",
 			job->message->operation, err.message);
 }

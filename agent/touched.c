@@ -37,6 +37,13 @@ struct croft_slice croft_touched_list(const char *const *paths, size_t count, st
 	return CROFT_SLICE(packed, packed_size);
 }
 
+struct opened {
+	const struct croft_digest *digests;
+	size_t count;
+	struct croft_read_range *ranges;
+	size_t range_count;
+};
+
 static Farm__AccessProfile__Touch *touch_of(const struct croft_digest *digest, const char *path,
 	struct croft_arena *arena)
 {
@@ -49,21 +56,38 @@ static Farm__AccessProfile__Touch *touch_of(const struct croft_digest *digest, c
 	return touch;
 }
 
-static void fill(const char *path, const struct croft_digest *digests, size_t count,
-	struct croft_arena *arena, Farm__InputAccount *inputs, struct croft_touched *touched, bool complete)
+/* Of a file that is read in parts one for each range that was read. */
+static void add_touches(Farm__AccessProfile *profile, const struct croft_digest *digest, const char *path,
+	const struct croft_read_range *ranges, size_t count, struct croft_arena *arena)
 {
+	for (size_t i = 0; i < (count ? count : 1) && profile->n_touches < PROFILE_TOUCHES; i++) {
+		Farm__AccessProfile__Touch *touch = touch_of(digest, path, arena);
+		touch->offset = count ? ranges[i].offset : 0;
+		touch->length = count ? ranges[i].length : 0;
+		profile->touches[profile->n_touches++] = touch;
+	}
+}
+
+static void fill(const char *path, const struct opened *opened, struct croft_arena *arena,
+	Farm__InputAccount *inputs, struct croft_touched *touched, bool complete)
+{
+	const struct croft_digest *digests = opened->digests;
+	const struct croft_read_range *range = opened->ranges, *end = range + opened->range_count;
+	size_t count = opened->count;
 	CROFT_CLEANUP_FREE const char **found = croft_array(count + 1, sizeof(*found));
 	Farm__AccessProfile *profile = touched->profile = croft_arena_alloc(arena, sizeof(*profile));
 	farm__access_profile__init(profile);
 	profile->runs = 1;
-	profile->touches = croft_arena_array(arena, count, sizeof(void *));
+	profile->touches = croft_arena_array(arena, count + opened->range_count, sizeof(void *));
 	for (size_t i = 0; i < count; i++, path += strlen(path) + 1) {
+		const struct croft_read_range *first = range;
+		while (range < end && range->path == i)
+			range++;
 		if (digests[i].size_bytes == UINT64_MAX)
 			continue; /* of the job's own making */
 		found[inputs->touched_files++] = path;
 		inputs->touched_bytes += digests[i].size_bytes;
-		if (profile->n_touches < PROFILE_TOUCHES)
-			profile->touches[profile->n_touches++] = touch_of(&digests[i], path, arena);
+		add_touches(profile, &digests[i], path, first, (size_t)(range - first), arena);
 	}
 	if (!complete)
 		return;
@@ -85,13 +109,16 @@ bool croft_touched_find(struct croft_daemon *daemon, struct croft_opens *opens, 
 		paths = croft_opens_finish(opens, place, &count);
 	if (croft_digest_is_empty(input_root) || !pid_namespace)
 		return true;
-	CROFT_CLEANUP_FREE struct croft_digest *digests = croft_array(count, sizeof(*digests));
-	if (!croft_daemon_touched(daemon, pid_namespace, input_root, paths, digests, count, &account, err))
+	CROFT_CLEANUP_FREE struct croft_digest *digests = croft_array(count + 1, sizeof(*digests));
+	struct opened opened = {.digests = digests, .count = count};
+	if (!croft_daemon_touched(daemon, pid_namespace, input_root, paths, digests, count, &account,
+			&opened.ranges, &opened.range_count, err))
 		return false;
+	CROFT_CLEANUP_FREE void *owned = opened.ranges;
 	inputs->prefetched_files = account.files;
 	inputs->prefetched_bytes = account.bytes;
 	inputs->wasted_bytes = account.wasted_bytes;
 	if (opens)
-		fill(paths.data, digests, count, arena, inputs, touched, croft_opens_complete(opens));
+		fill(paths.data, &opened, arena, inputs, touched, croft_opens_complete(opens));
 	return true;
 }

@@ -93,18 +93,27 @@ bool croft_daemon_present(struct croft_daemon *daemon, const struct croft_digest
 
 /* Fetches ahead what a job is expected to read, in that order and behind everything that somebody
  * waits for, until croft_daemon_touched. */
+struct croft_prefetch_wish {
+	struct croft_digest digest;
+	uint64_t offset, length; /* length 0: all of it */
+};
 bool croft_daemon_prefetch(struct croft_daemon *daemon, uint64_t pid_namespace,
-	const struct croft_digest *digests, size_t count, struct croft_error *err);
+	const struct croft_prefetch_wish *wishes, size_t count, struct croft_error *err);
 /* At the job's end. `paths` are the files that it opened, relative to its input root, each with a NUL
  * behind it; `digests` has room for `count`, one for each path: size_bytes UINT64_MAX where the tree has
- * no such file. */
+ * no such file. What was read of those that are read in parts is malloc'ed, in the order of the paths;
+ * a file without a range: it is not known how much. */
 struct croft_prefetch_account {
 	uint64_t files, bytes; /* moved */
 	uint64_t wasted_bytes; /* of these, not opened */
 };
+struct croft_read_range {
+	uint64_t path, offset, length;
+};
 bool croft_daemon_touched(struct croft_daemon *daemon, uint64_t pid_namespace,
 	const struct croft_digest *root, struct croft_slice paths, struct croft_digest *digests,
-	size_t count, struct croft_prefetch_account *account, struct croft_error *err);
+	size_t count, struct croft_prefetch_account *account, struct croft_read_range **ranges,
+	size_t *range_count, struct croft_error *err);
 
 struct croft_daemon_stat {
 	struct croft_store_stat store;

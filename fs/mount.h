@@ -57,6 +57,19 @@ const char *croft_mount_bound(const struct croft_mount *mount);
  * elsewhere. False: it is in use. */
 bool croft_mount_unmount_idle(struct croft_mount *mount);
 
+/* Files of at least this size are read in parts: the chunks that hold what is read are fetched. */
+enum { CROFT_MOUNT_PARTS_FROM = 4 << 20 };
+/* Of what chunks the origin makes a file, so that the mount need not ask. */
+void croft_mount_learn_chunks(struct croft_mount *mount, const struct croft_digest *file,
+	const struct croft_digest *chunks, size_t count);
+/* What was read of such a file, in chunks, in order: at most so many ranges, the last of which then has
+ * what lies between further ones, too. 0: it is not known. */
+struct croft_mount_range {
+	uint64_t offset, length;
+};
+size_t croft_mount_read_ranges(struct croft_mount *mount, const struct croft_digest *file,
+	struct croft_mount_range *ranges, size_t most);
+
 /* Accounts: who caused which fetch. A group is one pid namespace (a job's), named by the inode number
  * of /proc/PID/ns/pid; fetches are charged to the group of the process whose read caused them. */
 struct croft_mount_account {

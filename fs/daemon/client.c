@@ -506,18 +506,19 @@ static int memory_file(const void *data, size_t size, struct croft_error *err)
 }
 
 bool croft_daemon_prefetch(struct croft_daemon *daemon, uint64_t pid_namespace,
-	const struct croft_digest *digests, size_t count, struct croft_error *err)
+	const struct croft_prefetch_wish *wishes, size_t count, struct croft_error *err)
 {
 	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
 	CROFT_CLEANUP_FREE void *owned = answer;
 	struct daemon_request request = {.op = OP_PREFETCH, .pid_namespace = pid_namespace};
-	CROFT_CLEANUP_FD int fd = memory_file(digests, count * sizeof(*digests), err);
+	CROFT_CLEANUP_FD int fd = memory_file(wishes, count * sizeof(*wishes), err);
 	return fd >= 0 && call(daemon, &request, fd, answer, err);
 }
 
 bool croft_daemon_touched(struct croft_daemon *daemon, uint64_t pid_namespace,
 	const struct croft_digest *root, struct croft_slice paths, struct croft_digest *digests,
-	size_t count, struct croft_prefetch_account *account, struct croft_error *err)
+	size_t count, struct croft_prefetch_account *account, struct croft_read_range **ranges,
+	size_t *range_count, struct croft_error *err)
 {
 	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
 	CROFT_CLEANUP_FREE void *owned = answer;
@@ -526,10 +527,17 @@ bool croft_daemon_touched(struct croft_daemon *daemon, uint64_t pid_namespace,
 	struct daemon_request request = {.op = OP_TOUCHED, .pid_namespace = pid_namespace,
 		.digest = *root, .list_size = (uint32_t)paths.size};
 	CROFT_CLEANUP_FD int fd = memory_file(paths.data, paths.size, err);
-	if (fd < 0 || !call(daemon, &request, fd, answer, err) ||
-		!croft_pread_all(fd, digests, count * sizeof(*digests), paths.size,
-			"what the filesystem daemon says of opened files", err))
+	if (fd < 0 || !call(daemon, &request, fd, answer, err))
 		return false;
-	*account = answer->prefetch;
-	return true;
+	size_t digests_size = count * sizeof(*digests);
+	*range_count = answer->touched.range_count;
+	*ranges = croft_array(*range_count + 1, sizeof(**ranges));
+	*account = answer->touched.prefetch;
+	if (croft_pread_all(fd, digests, digests_size, paths.size,
+			"what the filesystem daemon says of opened files", err) &&
+		croft_pread_all(fd, *ranges, *range_count * sizeof(**ranges), paths.size + digests_size,
+			"what the filesystem daemon says was read", err))
+		return true;
+	free(*ranges);
+	return false;
 }

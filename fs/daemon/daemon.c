@@ -262,9 +262,9 @@ static bool serve(struct life *life, struct croft_error *err)
 			return croft_error_wrap(err, "serving on %s", config->plane_address);
 	}
 	life->measurer = measurer_create(life->store, life->fetcher);
-	life->prefetcher = prefetcher_create(life->store, life->fetcher);
 	if (mounts ? !make_mount(life, err) : !start_stager(life, err))
 		return false;
+	life->prefetcher = prefetcher_create(life->store, life->fetcher, life->mount);
 	if (life->listen_fd < 0)
 		life->listen_fd = daemon_listen(config->state, err);
 	if (life->listen_fd < 0)

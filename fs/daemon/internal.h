@@ -8,7 +8,8 @@
  *	measure.c  totals below input roots
  *	stage.c    whole trees as plain files, where there is no FUSE
  *	copies.c   the files of these
- *	prefetch.c fetching what a job is expected to read; what it opened
+ *	prefetch.c fetching what a job is expected to read; what became of it
+ *	opened.c   which content stands at the paths that a job opened
  *	present.c  how much of a tree the cache holds
  *	handover.c how another process takes the mount over
  *	command.c  the arguments of the hidden command
@@ -43,18 +44,27 @@ bool measurer_measure(struct measurer *measurer, const struct croft_digest *root
 /* prefetch.c -------------------------------------------------------------------------------- */
 
 struct prefetcher;
-/* Store and fetcher (which may be NULL) are borrowed. */
-struct prefetcher *prefetcher_create(struct croft_store *store, struct croft_fetcher *fetcher);
+/* Store, fetcher and mount (which may be NULL) are borrowed. */
+struct prefetcher *prefetcher_create(struct croft_store *store, struct croft_fetcher *fetcher,
+	struct croft_mount *mount);
 /* After the fetcher was stopped. */
 void prefetcher_destroy(struct prefetcher *prefetcher);
-/* Any thread. Fetches what is not here of the digests in the file, in their order, a few at a time and
+/* Any thread. Fetches what is not here of the wishes in the file, in their order, a few at a time and
  * behind everything that somebody waits for, until prefetch_end. */
-bool prefetch_begin(struct prefetcher *prefetcher, uint64_t group, int digests_fd,
+bool prefetch_begin(struct prefetcher *prefetcher, uint64_t group, int wishes_fd,
 	struct croft_error *err);
 /* What became of it: `paths_fd` holds `size` bytes of the paths that the job opened; their digests (of size
- * UINT64_MAX: no file of the tree) are written behind them. */
+ * UINT64_MAX: no file of the tree) are written behind them, then `range_count` struct croft_read_range. */
 bool prefetch_end(struct prefetcher *prefetcher, uint64_t group, const struct croft_digest *root,
-	int paths_fd, size_t size, struct croft_prefetch_account *account, struct croft_error *err);
+	int paths_fd, size_t size, struct croft_prefetch_account *account, size_t *range_count,
+	struct croft_error *err);
+
+/* opened.c ---------------------------------------------------------------------------------- */
+
+/* `count` paths in `size` bytes, each with a NUL behind it. Only Directory messages that are here are
+ * looked into: a job has looked into those of what it opened. */
+void opened_resolve(struct croft_store *store, const struct croft_digest *root, const char *paths,
+	size_t size, struct croft_digest *digests, size_t count);
 
 /* stage.c ----------------------------------------------------------------------------------- */
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Fetching ahead what a job is expected to read, and finding out what it opened.
+ * Fetching ahead what a job is expected to read.
  *
  * A few blobs are asked for at a time, in the background, so that one job's prediction neither fills
- * the queue nor goes on for long when the job is over.
+ * the queue nor goes on for long when the job is over. Large files come as the chunks that hold what is
+ * expected to be read, so that a fetch is shared with the mount, which reads them in parts.
  */
 #include "fs/daemon/internal.h"
 
@@ -18,15 +19,25 @@
 enum {
 	BLOBS_AT_ONCE = 64,
 	BYTES_AT_ONCE = 8 << 20,
-	DIGESTS_AT_MOST = 1 << 16,
+	RECIPES_AHEAD = 64, /* wishes that are looked at for large ones, so that nothing waits for a recipe */
+	WISHES_AT_MOST = 1 << 16,
 	PATHS_AT_MOST = 64 << 20, /* bytes */
-	DEPTH_AT_MOST = 1024,
+	RANGES_AT_MOST = 64, /* of one file */
+};
+
+enum wish_state { WISH_NEW, WISH_ASKED /* for its recipe */, WISH_CHUNKS, WISH_WHOLE };
+
+struct wish {
+	struct croft_prefetch_wish is;
+	enum wish_state state;
+	uint64_t moved; /* bytes */
+	struct croft_digest *chunks; /* WISH_CHUNKS */
+	size_t chunk_count, next_chunk;
 };
 
 struct prefetch {
 	uint64_t group;
-	struct croft_digest *digests;
-	uint64_t *moved; /* bytes, of each */
+	struct wish *wishes;
 	size_t count, next, pending;
 	bool ended; /* the job is over: freed when nothing is under way */
 	struct prefetch *link;
@@ -35,23 +46,27 @@ struct prefetch {
 struct prefetcher {
 	struct croft_store *store;
 	struct croft_fetcher *fetcher;
+	struct croft_mount *mount;
 	pthread_mutex_t lock; /* guards: all below */
 	struct prefetch *first;
 };
 
-struct prefetcher *prefetcher_create(struct croft_store *store, struct croft_fetcher *fetcher)
+struct prefetcher *prefetcher_create(struct croft_store *store, struct croft_fetcher *fetcher,
+	struct croft_mount *mount)
 {
 	struct prefetcher *prefetcher = croft_zalloc(sizeof(*prefetcher));
 	prefetcher->store = store;
 	prefetcher->fetcher = fetcher;
+	prefetcher->mount = mount;
 	pthread_mutex_init(&prefetcher->lock, NULL);
 	return prefetcher;
 }
 
 static void free_prefetch(struct prefetch *prefetch)
 {
-	free(prefetch->digests);
-	free(prefetch->moved);
+	for (size_t i = 0; i < prefetch->count; i++)
+		free(prefetch->wishes[i].chunks);
+	free(prefetch->wishes);
 	free(prefetch);
 }
 
@@ -67,9 +82,9 @@ void prefetcher_destroy(struct prefetcher *prefetcher)
 	free(prefetcher);
 }
 
-/* Fetching ------------------------------------------------------------------------------------ */
+/* Coming in ------------------------------------------------------------------------------------ */
 
-/* One blob under way. */
+/* One blob, or one recipe, under way. */
 struct flight {
 	struct prefetcher *prefetcher;
 	struct prefetch *prefetch;
@@ -77,6 +92,13 @@ struct flight {
 };
 
 static void go_on(struct prefetcher *prefetcher, struct prefetch *prefetch);
+
+static struct flight *flight_of(struct prefetcher *prefetcher, struct prefetch *prefetch, size_t index)
+{
+	struct flight *flight = croft_alloc(sizeof(*flight));
+	*flight = (struct flight){prefetcher, prefetch, index};
+	return flight;
+}
 
 /* `lock` held. */
 static void unlink_prefetch(struct prefetcher *prefetcher, struct prefetch *prefetch)
@@ -87,84 +109,178 @@ static void unlink_prefetch(struct prefetcher *prefetcher, struct prefetch *pref
 	*link = prefetch->link;
 }
 
+/* `lock` held. True when nothing is under way now: the last one keeps it until the next are asked for. */
+static bool is_last(struct prefetch *prefetch)
+{
+	if (prefetch->ended)
+		prefetch->next = prefetch->count;
+	if (prefetch->pending == 1)
+		return true;
+	prefetch->pending--;
+	return false;
+}
+
 static void landed(void *user, const struct croft_digest *digest, uint64_t moved_bytes,
 	const struct croft_error *err)
 {
 	struct flight flight = *(struct flight *)user;
-	struct prefetcher *prefetcher = flight.prefetcher;
 	struct prefetch *prefetch = flight.prefetch;
 	free(user);
-	pthread_mutex_lock(&prefetcher->lock);
-	prefetch->moved[flight.index] = moved_bytes;
-	bool idle = prefetch->pending == 1;
-	/* The fetcher is at its end. */
-	bool over = prefetch->ended || (err && err->code == CROFT_CANCELLED);
-	if (over)
+	pthread_mutex_lock(&flight.prefetcher->lock);
+	prefetch->wishes[flight.index].moved += moved_bytes;
+	if (err && err->code == CROFT_CANCELLED) /* the fetcher is at its end */
 		prefetch->next = prefetch->count;
-	if (!idle)
-		prefetch->pending--; /* the last keeps it until the next are asked for */
-	pthread_mutex_unlock(&prefetcher->lock);
+	bool idle = is_last(prefetch);
+	pthread_mutex_unlock(&flight.prefetcher->lock);
 	if (idle)
-		go_on(prefetcher, prefetch);
+		go_on(flight.prefetcher, prefetch);
 }
 
-/* Asks for the next few; only one thread at a time does, since nothing of it is under way. */
+/* `lock` held. */
+static void choose_chunks(struct wish *wish, const struct croft_digest *chunks, size_t count)
+{
+	uint64_t start = 0, end;
+	if (__builtin_add_overflow(wish->is.offset, wish->is.length, &end))
+		end = UINT64_MAX;
+	wish->state = WISH_CHUNKS;
+	wish->chunks = croft_array(count, sizeof(*chunks));
+	for (size_t i = 0; i < count; start += chunks[i++].size_bytes)
+		if (wish->is.length == 0 ||
+			(start < end && start + chunks[i].size_bytes > wish->is.offset))
+			wish->chunks[wish->chunk_count++] = chunks[i];
+}
+
+static void recipe_came(void *user, const struct croft_digest *digest,
+	const struct croft_digest *chunks, size_t count)
+{
+	struct flight flight = *(struct flight *)user;
+	struct prefetcher *prefetcher = flight.prefetcher;
+	struct wish *wish = &flight.prefetch->wishes[flight.index];
+	free(user);
+	/* Whoever reads it meanwhile need not ask, too. */
+	if (prefetcher->mount)
+		croft_mount_learn_chunks(prefetcher->mount, digest, chunks, count);
+	pthread_mutex_lock(&prefetcher->lock);
+	wish->state = WISH_WHOLE;
+	if (count > 0)
+		choose_chunks(wish, chunks, count);
+	bool idle = is_last(flight.prefetch);
+	pthread_mutex_unlock(&prefetcher->lock);
+	if (idle)
+		go_on(prefetcher, flight.prefetch);
+}
+
+/* Asking --------------------------------------------------------------------------------------- */
+
+/* What is asked for together. */
+struct round {
+	struct croft_fetch_request requests[BLOBS_AT_ONCE];
+	size_t count;
+	uint64_t bytes;
+	struct flight *recipes[RECIPES_AHEAD];
+	struct croft_digest files[RECIPES_AHEAD];
+	size_t recipe_count;
+};
+
+static bool is_large(const struct wish *wish)
+{
+	return wish->is.digest.size_bytes >= CROFT_MOUNT_PARTS_FROM;
+}
+
+static bool is_missing(struct prefetcher *prefetcher, const struct croft_digest *digest)
+{
+	bool missing;
+	return croft_store_find_missing(prefetcher->store, digest, 1, &missing, NULL) && missing;
+}
+
+/* `lock` held. */
+static void ask_recipes(struct prefetcher *prefetcher, struct prefetch *prefetch, struct round *round)
+{
+	for (size_t i = prefetch->next; i < prefetch->count && i < prefetch->next + RECIPES_AHEAD; i++) {
+		struct wish *wish = &prefetch->wishes[i];
+		if (wish->state != WISH_NEW || !is_large(wish))
+			continue;
+		wish->state = is_missing(prefetcher, &wish->is.digest) ? WISH_ASKED : WISH_WHOLE;
+		if (wish->state == WISH_WHOLE)
+			continue;
+		round->files[round->recipe_count] = wish->is.digest;
+		round->recipes[round->recipe_count++] = flight_of(prefetcher, prefetch, i);
+	}
+}
+
+/* True: there is room for more. `lock` held. */
+static bool add(struct prefetcher *prefetcher, struct prefetch *prefetch, struct round *round,
+	const struct croft_digest *digest)
+{
+	if (!is_missing(prefetcher, digest))
+		return true;
+	round->requests[round->count++] = (struct croft_fetch_request){
+		.digest = *digest, .background = true, .done = landed,
+		.user = flight_of(prefetcher, prefetch, prefetch->next)};
+	round->bytes += digest->size_bytes;
+	return round->count < BLOBS_AT_ONCE && round->bytes < BYTES_AT_ONCE;
+}
+
+/* In the order in which they are wished for. `lock` held. */
+static void fill(struct prefetcher *prefetcher, struct prefetch *prefetch, struct round *round)
+{
+	bool room = true;
+	while (room && prefetch->next < prefetch->count) {
+		struct wish *wish = &prefetch->wishes[prefetch->next];
+		if (wish->state == WISH_ASKED)
+			return;
+		if (wish->state != WISH_CHUNKS)
+			room = add(prefetcher, prefetch, round, &wish->is.digest);
+		while (room && wish->next_chunk < wish->chunk_count)
+			room = add(prefetcher, prefetch, round, &wish->chunks[wish->next_chunk++]);
+		if (wish->next_chunk == wish->chunk_count)
+			prefetch->next++;
+	}
+}
+
+/* Only one thread at a time does: when nothing of it is under way. */
 static void go_on(struct prefetcher *prefetcher, struct prefetch *prefetch)
 {
-	struct croft_fetch_request requests[BLOBS_AT_ONCE];
-	bool missing[BLOBS_AT_ONCE];
-	size_t count = 0;
+	struct round round = {.count = 0};
 	pthread_mutex_lock(&prefetcher->lock);
-	while (!prefetch->ended && count == 0 && prefetch->next < prefetch->count) {
-		const struct croft_digest *digests = prefetch->digests + prefetch->next;
-		size_t looked = prefetch->count - prefetch->next;
-		looked = looked < BLOBS_AT_ONCE ? looked : BLOBS_AT_ONCE;
-		if (!croft_store_find_missing(prefetcher->store, digests, looked, missing, NULL))
-			break;
-		uint64_t bytes = 0;
-		size_t i = 0;
-		for (; i < looked && bytes < BYTES_AT_ONCE; i++) {
-			if (!missing[i])
-				continue;
-			struct flight *flight = croft_alloc(sizeof(*flight));
-			*flight = (struct flight){prefetcher, prefetch, prefetch->next + i};
-			requests[count++] = (struct croft_fetch_request){
-				.digest = digests[i], .background = true, .done = landed, .user = flight};
-			bytes += digests[i].size_bytes;
-		}
-		prefetch->next += i;
+	while (!prefetch->ended && prefetch->next < prefetch->count && round.count == 0 &&
+		round.recipe_count == 0) {
+		ask_recipes(prefetcher, prefetch, &round);
+		fill(prefetcher, prefetch, &round);
 	}
-	prefetch->pending = count;
-	bool last = count == 0 && prefetch->ended;
+	prefetch->pending = round.count + round.recipe_count;
+	bool last = prefetch->pending == 0 && prefetch->ended;
 	if (last)
 		unlink_prefetch(prefetcher, prefetch);
 	pthread_mutex_unlock(&prefetcher->lock);
 	if (last)
 		free_prefetch(prefetch);
-	if (count)
-		croft_fetch_many(prefetcher->fetcher, requests, count);
+	for (size_t i = 0; i < round.recipe_count; i++)
+		croft_fetch_recipe(prefetcher->fetcher, &round.files[i], recipe_came, round.recipes[i]);
+	if (round.count)
+		croft_fetch_many(prefetcher->fetcher, round.requests, round.count);
 }
 
-bool prefetch_begin(struct prefetcher *prefetcher, uint64_t group, int digests_fd,
+bool prefetch_begin(struct prefetcher *prefetcher, uint64_t group, int wishes_fd,
 	struct croft_error *err)
 {
 	struct stat st;
-	if (digests_fd < 0 || fstat(digests_fd, &st) < 0 ||
-		(size_t)st.st_size > DIGESTS_AT_MOST * sizeof(struct croft_digest))
+	if (wishes_fd < 0 || fstat(wishes_fd, &st) < 0 ||
+		(size_t)st.st_size > WISHES_AT_MOST * sizeof(struct croft_prefetch_wish))
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "no list of blobs was passed");
 	if (!prefetcher->fetcher)
 		return true;
-	size_t count = (size_t)st.st_size / sizeof(struct croft_digest);
+	size_t count = (size_t)st.st_size / sizeof(struct croft_prefetch_wish);
+	CROFT_CLEANUP_FREE struct croft_prefetch_wish *wishes = croft_array(count + 1, sizeof(*wishes));
+	if (!croft_pread_all(
+			wishes_fd, wishes, count * sizeof(*wishes), 0, "the list of blobs", err))
+		return false;
 	struct prefetch *prefetch = croft_zalloc(sizeof(*prefetch));
 	prefetch->group = group;
 	prefetch->count = count;
-	prefetch->digests = croft_array(count, sizeof(*prefetch->digests));
-	prefetch->moved = croft_array(count, sizeof(*prefetch->moved));
-	if (!croft_pread_all(digests_fd, prefetch->digests, count * sizeof(*prefetch->digests), 0,
-		    "the list of blobs", err)) {
-		free_prefetch(prefetch);
-		return false;
-	}
+	prefetch->wishes = croft_array(count + 1, sizeof(*prefetch->wishes));
+	for (size_t i = 0; i < count; i++)
+		prefetch->wishes[i] = (struct wish){.is = wishes[i]};
 	pthread_mutex_lock(&prefetcher->lock);
 	prefetch->link = prefetcher->first;
 	prefetcher->first = prefetch;
@@ -174,83 +290,40 @@ bool prefetch_begin(struct prefetcher *prefetcher, uint64_t group, int digests_f
 	return true;
 }
 
-/* What was opened ------------------------------------------------------------------------------ */
+/* What became of it ---------------------------------------------------------------------------- */
 
-struct finder {
-	struct croft_store *store;
-	struct croft_arena *arena;
-	struct croft_digest_map *directories; /* decoded; those that are not here stand for the empty one */
-	Reapi__Directory empty;
-};
-
-static const Reapi__Directory *directory_of(struct finder *finder, const struct croft_digest *digest)
+/* Bytes that came ahead for nothing. A large file that is read in parts is known by what was read of it. */
+static uint64_t wasted(struct prefetcher *prefetcher, const struct wish *wish, uint64_t moved,
+	const struct croft_digest_map *opened)
 {
-	void **place = croft_digest_map_at(finder->directories, digest);
-	struct croft_slice bytes = {"", 0};
-	if (*place)
-		return *place;
-	if (!croft_digest_is_empty(digest) &&
-		croft_store_get(finder->store, digest, finder->arena, &bytes, NULL))
-		*place = croft_directory_decode(bytes, finder->arena, NULL);
-	if (!*place)
-		*place = &finder->empty;
-	return *place;
+	struct croft_mount_range ranges[RANGES_AT_MOST];
+	uint64_t read = 0;
+	if (moved == 0 || !croft_digest_map_get(opened, &wish->is.digest))
+		return moved;
+	if (wish->state != WISH_CHUNKS || !prefetcher->mount)
+		return 0;
+	size_t count =
+		croft_mount_read_ranges(prefetcher->mount, &wish->is.digest, ranges, RANGES_AT_MOST);
+	for (size_t i = 0; i < count; i++)
+		read += ranges[i].length;
+	return count > 0 && moved > read ? moved - read : 0;
 }
 
-static int compare_name(const char *name, size_t size, const char *other)
+/* Wishes for several parts of a file stand in a row. */
+static void add_up(struct prefetcher *prefetcher, const struct prefetch *prefetch,
+	const struct croft_digest_map *opened, struct croft_prefetch_account *account)
 {
-	size_t other_size = strlen(other);
-	int order = memcmp(name, other, size < other_size ? size : other_size);
-	return order ? order : (size > other_size) - (size < other_size);
-}
-
-/* Names stand in order: croft_directory_decode saw to it. */
-#define FIND(nodes, count, wanted, size, found)                                                    \
-	for (size_t low = 0, high = (count); !(found) && low < high;) {                            \
-		size_t middle = low + (high - low) / 2;                                            \
-		int order = compare_name((wanted), (size), (nodes)[middle]->name);                   \
-		if (order == 0)                                                                    \
-			(found) = (nodes)[middle]->digest;                                         \
-		else if (order < 0)                                                                \
-			high = middle;                                                             \
-		else                                                                               \
-			low = middle + 1;                                                          \
+	uint64_t moved = 0;
+	for (size_t i = 0; i < prefetch->count; i++) {
+		const struct wish *wish = &prefetch->wishes[i];
+		moved += wish->moved;
+		if (i + 1 < prefetch->count && croft_digest_equal(&wish[1].is.digest, &wish->is.digest))
+			continue;
+		account->files += moved > 0;
+		account->bytes += moved;
+		account->wasted_bytes += wasted(prefetcher, wish, moved, opened);
+		moved = 0;
 	}
-
-static bool find_file(struct finder *finder, const struct croft_digest *root, const char *path,
-	struct croft_digest *digest)
-{
-	struct croft_digest at = *root;
-	for (unsigned depth = 0; depth < DEPTH_AT_MOST; depth++) {
-		const Reapi__Directory *directory = directory_of(finder, &at);
-		size_t size = strcspn(path, "/");
-		bool is_last = path[size] == '\0';
-		const Reapi__Digest *found = NULL;
-		if (is_last) {
-			FIND(directory->files, directory->n_files, path, size, found)
-		} else {
-			FIND(directory->directories, directory->n_directories, path, size, found)
-		}
-		if (!found || !croft_digest_from_message(found, "an entry", &at, NULL))
-			return false;
-		if (is_last) {
-			*digest = at;
-			return true;
-		}
-		path += size + 1;
-	}
-	return false;
-}
-
-static void resolve(struct croft_store *store, const struct croft_digest *root, const char *paths,
-	size_t size, struct croft_digest *digests, size_t count)
-{
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct finder finder = {store, arena, croft_digest_map_create(), REAPI__DIRECTORY__INIT};
-	for (size_t i = 0; i < count; i++, paths += strlen(paths) + 1)
-		if (!find_file(&finder, root, paths, &digests[i]))
-			digests[i] = (struct croft_digest){.size_bytes = UINT64_MAX};
-	croft_digest_map_destroy(finder.directories);
 }
 
 /* Takes the group's prefetches to their end. */
@@ -265,12 +338,7 @@ static void settle(struct prefetcher *prefetcher, uint64_t group, struct croft_d
 			continue;
 		}
 		prefetch->ended = true;
-		for (size_t i = 0; i < prefetch->count; i++) {
-			account->files += prefetch->moved[i] > 0;
-			account->bytes += prefetch->moved[i];
-			if (!croft_digest_map_get(opened, &prefetch->digests[i]))
-				account->wasted_bytes += prefetch->moved[i];
-		}
+		add_up(prefetcher, prefetch, opened, account);
 		if (prefetch->pending) {
 			link = &prefetch->link;
 			continue;
@@ -286,8 +354,30 @@ static void settle(struct prefetcher *prefetcher, uint64_t group, struct croft_d
 	}
 }
 
+/* What was read of the opened files that are read in parts, as far as the mount knows: malloc'ed. */
+static struct croft_read_range *find_ranges(struct prefetcher *prefetcher,
+	const struct croft_digest *digests, size_t count, size_t *found)
+{
+	struct croft_read_range *all = NULL;
+	*found = 0;
+	for (size_t i = 0; prefetcher->mount && i < count; i++) {
+		struct croft_mount_range ranges[RANGES_AT_MOST];
+		if (digests[i].size_bytes < CROFT_MOUNT_PARTS_FROM || digests[i].size_bytes == UINT64_MAX)
+			continue;
+		size_t more =
+			croft_mount_read_ranges(prefetcher->mount, &digests[i], ranges, RANGES_AT_MOST);
+		if (more == 0)
+			continue;
+		all = croft_realloc(all, *found + more, sizeof(*all));
+		for (size_t at = 0; at < more; at++)
+			all[(*found)++] = (struct croft_read_range){i, ranges[at].offset, ranges[at].length};
+	}
+	return all;
+}
+
 bool prefetch_end(struct prefetcher *prefetcher, uint64_t group, const struct croft_digest *root,
-	int paths_fd, size_t size, struct croft_prefetch_account *account, struct croft_error *err)
+	int paths_fd, size_t size, struct croft_prefetch_account *account, size_t *range_count,
+	struct croft_error *err)
 {
 	if (paths_fd < 0 || size > PATHS_AT_MOST)
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "no list of paths was passed");
@@ -298,13 +388,17 @@ bool prefetch_end(struct prefetcher *prefetcher, uint64_t group, const struct cr
 	size_t count = 0;
 	for (size_t i = 0; i < size; i++)
 		count += paths[i] == '\0';
-	CROFT_CLEANUP_FREE struct croft_digest *digests = croft_array(count, sizeof(*digests));
-	resolve(prefetcher->store, root, paths, size, digests, count);
+	CROFT_CLEANUP_FREE struct croft_digest *digests = croft_array(count + 1, sizeof(*digests));
+	opened_resolve(prefetcher->store, root, paths, size, digests, count);
 	struct croft_digest_map *opened = croft_digest_map_create();
 	for (size_t i = 0; i < count; i++)
 		*croft_digest_map_at(opened, &digests[i]) = opened;
 	settle(prefetcher, group, opened, account);
 	croft_digest_map_destroy(opened);
-	return croft_pwrite_all(paths_fd, digests, count * sizeof(*digests), size,
-		"the digests of the paths", err);
+	CROFT_CLEANUP_FREE struct croft_read_range *ranges =
+		find_ranges(prefetcher, digests, count, range_count);
+	size_t digests_size = count * sizeof(*digests);
+	return croft_pwrite_all(paths_fd, digests, digests_size, size, "the digests of the paths", err) &&
+		croft_pwrite_all(paths_fd, ranges, *range_count * sizeof(*ranges), size + digests_size,
+			"what was read of large files", err);
 }

@@ -13,7 +13,7 @@
 
 #include <linux/limits.h>
 
-enum { DAEMON_VERSION = 6, DAEMON_TEXT = 16384, DAEMON_BUILD = 64 };
+enum { DAEMON_VERSION = 7, DAEMON_TEXT = 16384, DAEMON_BUILD = 64 };
 
 enum daemon_op {
 	OP_STOP = 1,
@@ -27,9 +27,9 @@ enum daemon_op {
 	OP_MEASURE,
 	OP_STAT,
 	OP_PRESENT,
-	OP_PREFETCH, /* passed: a memory file of digests */
+	OP_PREFETCH, /* passed: a memory file of struct croft_prefetch_wish */
 	OP_TOUCHED,  /* passed: a memory file of paths, each with a NUL behind it, `list_size` bytes of
-		      * them; the digests go behind these */
+		      * them; the digests go behind these, then the ranges */
 	OP_STAGE,
 };
 
@@ -58,11 +58,14 @@ struct daemon_answer {
 		struct croft_tree_totals totals;
 		struct croft_daemon_stat stat;
 		uint64_t present_bytes;
-		struct croft_prefetch_account prefetch;
 		struct {
 			char path[PATH_MAX];
 			uint64_t fetched_files, fetched_bytes;
 		} staged;
+		struct {
+			struct croft_prefetch_account prefetch;
+			size_t range_count;
+		} touched;
 	};
 };
 

@@ -164,7 +164,8 @@ static bool perform(struct server *server, const struct daemon_request *request,
 		return prefetch_begin(config->prefetcher, request->pid_namespace, passed_fd, err);
 	case OP_TOUCHED:
 		return prefetch_end(config->prefetcher, request->pid_namespace, &request->digest,
-			passed_fd, request->list_size, &answer->prefetch, err);
+			passed_fd, request->list_size, &answer->touched.prefetch,
+			&answer->touched.range_count, err);
 	case OP_STAT:
 		croft_store_stat(config->store, &answer->stat.store);
 		if (config->fetcher)

@@ -14,7 +14,7 @@ enum {
 	AHEAD_MOST = 64,   /* chunks fetched ahead at once */
 };
 /* A smaller blob comes in little more time than it takes to ask how it is made. */
-static const uint64_t partial_from = 2 * CROFT_CHUNK_MOST;
+_Static_assert(CROFT_MOUNT_PARTS_FROM == 2 * CROFT_CHUNK_MOST, "files read in parts have some");
 
 enum chunk_state { CHUNK_UNTOUCHED, CHUNK_AHEAD /* fetched before anyone asked */, CHUNK_READ };
 
@@ -152,6 +152,24 @@ static void forget(struct partials *partials, struct partial *partial)
 		return;
 	croft_digest_map_remove(partials->known, &partial->digest);
 	partial->refs--;
+}
+
+size_t partials_ranges(struct partials *partials, const struct croft_digest *digest,
+	struct croft_mount_range *ranges, size_t most)
+{
+	size_t count = 0;
+	bool open = false;
+	CROFT_LOCKED(&partials->lock);
+	const struct partial *partial = croft_digest_map_get(partials->known, digest);
+	for (size_t i = 0; partial && i < partial->count; i++) {
+		bool read = partial->states[i] == CHUNK_READ;
+		if (read && !open && count < most)
+			ranges[count++] = (struct croft_mount_range){.offset = partial->starts[i]};
+		if (read)
+			ranges[count - 1].length = partial->starts[i + 1] - ranges[count - 1].offset;
+		open = read;
+	}
+	return count;
 }
 
 static size_t chunk_at(const struct partial *partial, uint64_t offset)
@@ -354,7 +372,7 @@ enum partial_answer partial_read(struct request *request, const struct croft_dig
 	size_t wanted)
 {
 	struct partials *partials = request->mount->partials;
-	if (digest->size_bytes < partial_from || !request->mount->fetcher || request->whole)
+	if (digest->size_bytes < CROFT_MOUNT_PARTS_FROM || !request->mount->fetcher || request->whole)
 		return PARTIAL_NOT;
 	struct partial *partial = partials_get(partials, digest);
 	if (!partial) {

@@ -7,7 +7,7 @@
 #ifndef CROFT_FS_MOUNT_PARTIAL_H
 #define CROFT_FS_MOUNT_PARTIAL_H
 
-#include "fs/store.h"
+#include "fs/mount.h"
 
 struct partials;
 struct request;
@@ -17,6 +17,9 @@ void partials_destroy(struct partials *partials);
 /* What the origin said a blob is made of. */
 void partials_learn(struct partials *partials, const struct croft_digest *digest,
 	const struct croft_digest *chunks, size_t count);
+
+size_t partials_ranges(struct partials *partials, const struct croft_digest *digest,
+	struct croft_mount_range *ranges, size_t most);
 
 enum partial_answer {
 	PARTIAL_ANSWERED,

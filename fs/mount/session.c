@@ -459,6 +459,18 @@ void croft_mount_destroy(struct croft_mount *mount)
 	free(mount);
 }
 
+void croft_mount_learn_chunks(struct croft_mount *mount, const struct croft_digest *file,
+	const struct croft_digest *chunks, size_t count)
+{
+	partials_learn(mount->partials, file, chunks, count);
+}
+
+size_t croft_mount_read_ranges(struct croft_mount *mount, const struct croft_digest *file,
+	struct croft_mount_range *ranges, size_t most)
+{
+	return partials_ranges(mount->partials, file, ranges, most);
+}
+
 void croft_mount_account_begin(struct croft_mount *mount, uint64_t pid_namespace)
 {
 	accounts_begin(mount->accounts, pid_namespace);

@@ -17,7 +17,7 @@ enum {
 	TOUCHES_AT_MOST = 4096, /* of a kind */
 	RUNS_AT_MOST = 16,     /* then older runs count half */
 	FETCH_AHEAD_BYTES = 1 << 30, /* of one job */
-	BLOB_BYTES = 32 << 20, /* larger ones are read in parts, as the job asks for them */
+	BLOB_BYTES = 32 << 20, /* larger ones come ahead only where it is known which parts are read */
 	BAD_AT_MOST = 6,
 };
 
@@ -82,15 +82,17 @@ static struct known *add(struct profiles *profiles, const char *kind)
 	return oldest;
 }
 
-/* Its bytes, in the arena; none when nothing is known. The lock is not held over the store. */
-static struct croft_slice load(struct profiles *profiles, const char *kind, bool predicting,
+/* Its bytes, in the arena; none when nothing is known. `left_out` (NULL: nothing is predicted): this
+ * prediction is. The lock is not held over the store. */
+static struct croft_slice load(struct profiles *profiles, const char *kind, bool *left_out,
 	struct croft_arena *arena)
 {
 	struct croft_slice bytes = CROFT_SLICE(NULL, 0);
 	pthread_mutex_lock(&profiles->lock);
 	struct known *known = find(profiles, kind);
-	bool skipped = known && predicting && known->skip > 0;
-	if (skipped)
+	if (left_out)
+		*left_out = known && known->skip > 0;
+	if (left_out && *left_out)
 		known->skip--;
 	else if (known && known->bytes.size)
 		bytes = CROFT_SLICE(
@@ -128,11 +130,11 @@ static Farm__AccessProfile *likely(const Farm__AccessProfile *profile, struct cr
 	uint64_t bytes = 0;
 	for (size_t i = 0; i < profile->n_touches && bytes < FETCH_AHEAD_BYTES; i++) {
 		Farm__AccessProfile__Touch *touch = profile->touches[i];
-		if (!touch->digest || touch->digest->size_bytes <= 0 ||
-			touch->digest->size_bytes > BLOB_BYTES || touch->seen_runs * 2 < profile->runs)
+		if (!touch->digest || touch->digest->size_bytes <= 0 || touch->seen_runs * 2 < profile->runs ||
+			(touch->length == 0 && touch->digest->size_bytes > BLOB_BYTES))
 			continue;
 		touch->path.len = 0; /* the agent goes by digests */
-		bytes += (uint64_t)touch->digest->size_bytes;
+		bytes += touch->length ? touch->length : (uint64_t)touch->digest->size_bytes;
 		chosen->touches[chosen->n_touches++] = touch;
 	}
 	return chosen->n_touches ? chosen : NULL;
@@ -142,52 +144,115 @@ Farm__AccessProfile *profiles_predict(struct profiles *profiles, const char *con
 	size_t count, struct croft_arena *arena)
 {
 	for (size_t i = 0; i < count; i++) {
-		Farm__AccessProfile *profile = decode(load(profiles, kinds[i], true, arena), arena);
+		bool left_out;
+		Farm__AccessProfile *profile = decode(load(profiles, kinds[i], &left_out, arena), arena);
 		if (profile)
 			return likely(profile, arena);
+		if (left_out)
+			return NULL;
 	}
 	return NULL;
 }
 
 /* Learning -------------------------------------------------------------------------------------- */
 
+/* Touches of one content stand in a row: one, or several ranges of a large file. */
+static size_t group_size(const Farm__AccessProfile *profile, size_t at)
+{
+	struct croft_digest first, next;
+	size_t size = 1;
+	if (!croft_digest_from_message(profile->touches[at]->digest, "a touch", &first, NULL))
+		return 1;
+	while (at + size < profile->n_touches &&
+		croft_digest_from_message(profile->touches[at + size]->digest, "a touch", &next, NULL) &&
+		croft_digest_equal(&first, &next))
+		size++;
+	return size;
+}
+
+/* Where the first group of each content begins: a pointer into `touches`. */
 static struct croft_digest_map *map_of(const Farm__AccessProfile *profile)
 {
 	struct croft_digest_map *map = croft_digest_map_create();
 	struct croft_digest digest;
-	for (size_t i = 0; i < profile->n_touches; i++)
-		if (croft_digest_from_message(profile->touches[i]->digest, "a touch", &digest, NULL))
-			*croft_digest_map_at(map, &digest) = profile->touches[i];
+	for (size_t i = 0; i < profile->n_touches; i += group_size(profile, i))
+		if (croft_digest_from_message(profile->touches[i]->digest, "a touch", &digest, NULL)) {
+			void **place = croft_digest_map_at(map, &digest);
+			if (!*place)
+				*place = &profile->touches[i];
+		}
 	return map;
 }
 
+struct merge {
+	Farm__AccessProfile *into;
+	unsigned divisor; /* of what older runs count */
+};
+
+static void emit(struct merge *merge, Farm__AccessProfile__Touch *touch, unsigned seen_runs)
+{
+	touch->seen_runs = seen_runs;
+	if (seen_runs && merge->into->n_touches < TOUCHES_AT_MOST)
+		merge->into->touches[merge->into->n_touches++] = touch;
+}
+
+static Farm__AccessProfile__Touch *find_range(Farm__AccessProfile__Touch **group, size_t count,
+	const Farm__AccessProfile__Touch *like)
+{
+	for (size_t i = 0; i < count; i++)
+		if (group[i]->offset == like->offset && group[i]->length == like->length)
+			return group[i];
+	return NULL;
+}
+
+/* One content that both read. Who does not know how much was read of it (it was warm) confirms what is
+ * known; ranges take the place of the whole. */
+static void merge_groups(struct merge *merge, Farm__AccessProfile__Touch **old, size_t old_count,
+	Farm__AccessProfile__Touch **run, size_t run_count)
+{
+	bool run_knows = run[0]->length > 0, old_knows = old[0]->length > 0;
+	if (!run_knows) {
+		for (size_t i = 0; i < old_count; i++)
+			emit(merge, old[i], old[i]->seen_runs / merge->divisor + 1);
+		return;
+	}
+	for (size_t i = 0; i < run_count; i++) {
+		const Farm__AccessProfile__Touch *known =
+			old_knows ? find_range(old, old_count, run[i]) : old[0];
+		emit(merge, run[i], (known ? known->seen_runs / merge->divisor : 0) + 1);
+	}
+	for (size_t i = 0; old_knows && i < old_count; i++)
+		if (!find_range(run, run_count, old[i]))
+			emit(merge, old[i], old[i]->seen_runs / merge->divisor);
+}
+
 /* Adds a run: what it read comes first, in its order; then what only older ones did. */
-static void merge(const Farm__AccessProfile *old, const Farm__AccessProfile *run,
+static void merge_run(const Farm__AccessProfile *old, const Farm__AccessProfile *run,
 	Farm__AccessProfile *merged, struct croft_arena *arena)
 {
 	struct croft_digest_map *before = map_of(old), *now = map_of(run);
 	struct croft_digest digest;
-	unsigned divisor = old->runs >= RUNS_AT_MOST ? 2 : 1;
+	struct merge merge = {merged, old->runs >= RUNS_AT_MOST ? 2 : 1};
 	farm__access_profile__init(merged);
-	merged->runs = old->runs / divisor + 1;
+	merged->runs = old->runs / merge.divisor + 1;
 	merged->touches = croft_arena_array(arena, old->n_touches + run->n_touches, sizeof(void *));
-	for (size_t i = 0; i < run->n_touches && merged->n_touches < TOUCHES_AT_MOST; i++) {
-		Farm__AccessProfile__Touch *touch = run->touches[i];
-		if (!croft_digest_from_message(touch->digest, "a touch", &digest, NULL) ||
-			croft_digest_map_get(now, &digest) != touch)
+	for (size_t i = 0, size; i < run->n_touches; i += size) {
+		size = group_size(run, i);
+		if (!croft_digest_from_message(run->touches[i]->digest, "a touch", &digest, NULL) ||
+			croft_digest_map_get(now, &digest) != &run->touches[i])
 			continue; /* content that stands at two paths counts once */
-		const Farm__AccessProfile__Touch *known = croft_digest_map_get(before, &digest);
-		touch->seen_runs = (known ? known->seen_runs / divisor : 0) + 1;
-		merged->touches[merged->n_touches++] = touch;
+		Farm__AccessProfile__Touch **known = croft_digest_map_get(before, &digest);
+		if (known)
+			merge_groups(&merge, known, group_size(old, (size_t)(known - old->touches)),
+				&run->touches[i], size);
+		else
+			for (size_t at = i; at < i + size; at++)
+				emit(&merge, run->touches[at], 1);
 	}
-	for (size_t i = 0; i < old->n_touches && merged->n_touches < TOUCHES_AT_MOST; i++) {
-		Farm__AccessProfile__Touch *touch = old->touches[i];
-		touch->seen_runs /= divisor;
-		if (touch->seen_runs &&
-			croft_digest_from_message(touch->digest, "a touch", &digest, NULL) &&
+	for (size_t i = 0; i < old->n_touches; i++)
+		if (croft_digest_from_message(old->touches[i]->digest, "a touch", &digest, NULL) &&
 			!croft_digest_map_get(now, &digest))
-			merged->touches[merged->n_touches++] = touch;
-	}
+			emit(&merge, old->touches[i], old->touches[i]->seen_runs / merge.divisor);
 	croft_digest_map_destroy(before);
 	croft_digest_map_destroy(now);
 }
@@ -202,11 +267,11 @@ static void learn(struct profiles *profiles, const char *kind, const struct less
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	Farm__AccessProfile none = FARM__ACCESS_PROFILE__INIT, merged;
-	Farm__AccessProfile *old = decode(load(profiles, kind, false, arena), arena);
+	Farm__AccessProfile *old = decode(load(profiles, kind, NULL, arena), arena);
 	Farm__AccessProfile *run = decode(lesson->bytes, arena);
 	if (!run)
 		return;
-	merge(old ? old : &none, run, &merged, arena);
+	merge_run(old ? old : &none, run, &merged, arena);
 	struct croft_slice bytes = croft_message_encode(&merged.base, arena);
 	pthread_mutex_lock(&profiles->lock);
 	struct known *known = find(profiles, kind);

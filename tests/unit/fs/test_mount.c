@@ -260,6 +260,17 @@ static void of_a_large_file_only_what_is_read_is_fetched(void **state)
 	}
 	/* The kernel reads a megabyte ahead. */
 	assert_in_range(farm_moved_bytes(fixture->farm), 1, 10 << 20);
+	struct croft_mount_range ranges[4];
+	assert_int_equal(croft_mount_read_ranges(fixture->mount, &digest, ranges, 4), 2);
+	assert_true(ranges[0].offset <= 3 << 20 && ranges[0].offset + ranges[0].length > 3 << 20);
+	assert_true(ranges[0].offset + ranges[0].length < ranges[1].offset);
+	assert_true(ranges[1].offset <= 12 << 20 && ranges[1].offset + ranges[1].length > 12 << 20);
+	/* With room for one, that has what lies between. */
+	assert_int_equal(croft_mount_read_ranges(fixture->mount, &digest, &ranges[2], 1), 1);
+	assert_int_equal(ranges[2].offset, ranges[0].offset);
+	assert_int_equal(
+		ranges[2].length, ranges[1].offset + ranges[1].length - ranges[0].offset);
+	assert_int_equal(croft_mount_read_ranges(fixture->mount, &root, ranges, 4), 0);
 	assert_true(croft_mount_account_end(fixture->mount, own_pid_namespace(), &account));
 	assert_int_equal(account.fetched_files, 1);
 	close(fd);
