@@ -117,10 +117,36 @@ static bool read_sameness(struct croft_job_options *options,
 	return true;
 }
 
+/* NULL: it is none. */
+static uint64_t *limit_of(struct croft_job_options *options, const char *name, uint64_t *most)
+{
+	const struct {
+		const char *name;
+		uint64_t *number, most;
+	} limits[] = {
+		{"croft-memory-bytes", &options->memory_bytes, UINT64_MAX},
+		{"croft-processes", &options->processes, UINT32_MAX},
+		{"croft-disk-bytes", &options->disk_bytes, UINT64_MAX},
+		{"croft-disk-files", &options->disk_inodes, UINT64_MAX},
+		{"croft-file-bytes", &options->file_bytes, UINT64_MAX},
+		{"croft-output-bytes", &options->capture_bytes, UINT64_MAX},
+		{"croft-cpu-seconds", &options->cpu_seconds, UINT32_MAX},
+	};
+	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+		*most = limits[i].most;
+		if (strcmp(name, limits[i].name) == 0)
+			return limits[i].number;
+	}
+	return NULL;
+}
+
 static bool read_property(struct croft_job_options *options,
 	const Reapi__Platform__Property *property, struct croft_error *err)
 {
-	uint64_t number = 0;
+	uint64_t number = 0, most;
+	uint64_t *limit = limit_of(options, property->name, &most);
+	if (limit)
+		return read_number(property, most, limit, err);
 	if (strcmp(property->name, "unixUID") == 0) {
 		if (!read_number(property, 65534, &number, err))
 			return false;
@@ -131,8 +157,6 @@ static bool read_property(struct croft_job_options *options,
 		options->gid = (uint32_t)number;
 	} else if (strcmp(property->name, "network") == 0) {
 		return read_network(options, property, err);
-	} else if (strcmp(property->name, "croft-memory-bytes") == 0) {
-		return read_number(property, UINT64_MAX, &options->memory_bytes, err);
 	} else if (strcmp(property->name, "croft-root") == 0) {
 		if (strcmp(property->value, "image") != 0 && strcmp(property->value, "input") != 0)
 			return bad_value(property, "one of input, image", err);
@@ -140,10 +164,6 @@ static bool read_property(struct croft_job_options *options,
 			strcmp(property->value, "image") == 0 ? CROFT_ROOT_IMAGE : CROFT_ROOT_INPUT;
 	} else if (strcmp(property->name, "croft-root-image") == 0) {
 		return read_image(options, property, err);
-	} else if (strcmp(property->name, "croft-processes") == 0) {
-		return read_number(property, UINT32_MAX, &options->processes, err);
-	} else if (strcmp(property->name, "croft-disk-bytes") == 0) {
-		return read_number(property, UINT64_MAX, &options->disk_bytes, err);
 	} else if (strcmp(property->name, "croft-seccomp") == 0) {
 		return read_seccomp(options, property, err);
 	} else {

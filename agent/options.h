@@ -16,7 +16,8 @@ struct croft_job_options {
 	const char *root_image; /* the job's own choice; or NULL: the agent's. Borrowed from the job */
 	uint32_t uid, gid;
 	enum croft_network network;
-	uint64_t memory_bytes, processes, disk_bytes;
+	/* Limits; 0: none. */
+	uint64_t memory_bytes, processes, disk_bytes, disk_inodes, file_bytes, capture_bytes, cpu_seconds;
 	/* What makes runs alike; NULL, false and 0: as usual. */
 	const char *hostname, *time_zone, *locale; /* borrowed from the job */
 	bool umask_given, fixed_addresses;

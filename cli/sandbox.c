@@ -457,6 +457,11 @@ const struct command command_sandbox = {
 		"                       processes, file_bytes, disk_bytes, disk_inodes, output_log_bytes,\n"
 		"                       capture_bytes\n"
 		"\n"
+		"The result (--json) has end (exit, signal, wall-clock, memory, disk, log, killed, exec, cpu,\n"
+		"processes, file-size), exit_code, message, times, peak_memory_bytes, read_bytes and\n"
+		"written_bytes, what this machine could enforce and what not, the system calls that were\n"
+		"denied with a profile that allows them, and the outputs.\n"
+		"\n"
 		"Exit status: the command's own; 128 + N when signal N ended it; 126 or 127 when it could\n"
 		"not be executed; 125 when croft itself failed.",
 	.options = sandbox_options,

@@ -68,6 +68,13 @@ assert account["denied"] == [{"call": "sethostname", "times": 1, "allowed_by": "
 assert sorted(account["enforced"] + account["not_enforced"]) == ["cpu", "landlock", "memory", "processes", "user-ids"], account
 PYTHON
 
+echo "limits by platform properties, each with its own reason"
+limited() { "$CROFT" run -d root -p "$@"; }
+fails 125 "more than its limit of 10 files" limited croft-disk-files=10 -- sh -c 'for i in $(seq 30); do : >/tmp/$i; done'
+fails 153 "larger than its limit of 4096 bytes" limited croft-file-bytes=4096 -- dd if=/dev/zero of=/tmp/a bs=8192 count=1
+fails 125 "larger than its limit of 10 bytes" limited croft-output-bytes=10 -o out -- sh -c 'seq 100 >out'
+fails 152 "1.0 seconds of processor time" limited croft-cpu-seconds=1 -- sh -c 'while :; do :; done'
+
 echo "a job that did not run to its end says why, once, and is not run again by itself"
 fails 125 "is a fifo" run -o pipe -- mkfifo pipe
 [ "$(grep -c . "$folder/stderr")" -eq 1 ] || { cat "$folder/stderr" >&2; exit 1; }

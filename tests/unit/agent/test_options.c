@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -48,6 +49,26 @@ static void a_job_chooses_its_root(void **state)
 	assert_ok(read_one("croft-root-image", "debian/12", &options, &err), err);
 	assert_int_equal(options.root, CROFT_ROOT_IMAGE);
 	assert_string_equal(options.root_image, "debian/12");
+}
+
+static void a_job_sets_its_limits(void **state)
+{
+	struct croft_job_options options;
+	struct croft_error err = CROFT_ERROR_INIT;
+	const struct {
+		const char *name;
+		const uint64_t *number;
+	} limits[] = {{"croft-memory-bytes", &options.memory_bytes}, {"croft-processes", &options.processes},
+		{"croft-disk-bytes", &options.disk_bytes}, {"croft-disk-files", &options.disk_inodes},
+		{"croft-file-bytes", &options.file_bytes}, {"croft-output-bytes", &options.capture_bytes},
+		{"croft-cpu-seconds", &options.cpu_seconds}};
+	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+		assert_ok(read_one(limits[i].name, "4711", &options, &err), err);
+		assert_int_equal(*limits[i].number, 4711);
+		assert_false(read_one(limits[i].name, "many", &options, &err));
+		assert_non_null(strstr(err.message, limits[i].name));
+		err = (struct croft_error)CROFT_ERROR_INIT;
+	}
 }
 
 static void a_job_asks_for_what_makes_runs_alike(void **state)
@@ -106,6 +127,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_job_that_says_nothing_leaves_its_root_to_the_agent),
 		cmocka_unit_test(a_job_chooses_its_root),
+		cmocka_unit_test(a_job_sets_its_limits),
 		cmocka_unit_test(a_job_asks_for_what_makes_runs_alike),
 		cmocka_unit_test(a_job_cannot_name_a_directory_of_the_agent),
 		cmocka_unit_test(a_root_image_may_not_hold_the_agents_state),
