@@ -42,6 +42,10 @@ struct croft_session {
 
 	char *plane_address; /* of the filesystem daemon; NULL: none; fixed once that was started */
 	uint64_t connections; /* Welcomes so far; guarded by lock */
+	/* The connection under way, to be cancelled: a write to it may block for as long as the server is away, and has
+	 * write_lock meanwhile. Guarded by lock. */
+	struct croft_stream *under_way;
+	bool welcomed; /* on that connection */
 	pthread_mutex_t write_lock; /* guards: stream, and keeps writes to it one at a time */
 	struct croft_stream *stream;
 };
@@ -326,6 +330,7 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 	struct croft_daemon_config daemon = {
 		.state = croft_arena_printf(arena, "%s/fs", config->state),
 		.origin = origin_of(welcome->blob_url, config->server, arena),
+		.plane_key = *welcome->blob_key ? welcome->blob_key : NULL,
 		.plane_address = session->plane_address,
 		.budget_bytes = config->cache_bytes,
 		.classic = config->classic_fuse,
@@ -437,6 +442,7 @@ static bool handle(struct croft_session *session, const Farm__ServerMessage *mes
 		if (message->welcome->heartbeat_ms)
 			session->heartbeat_ms = message->welcome->heartbeat_ms;
 		session->connections++;
+		session->welcomed = true;
 		pthread_mutex_unlock(&session->lock);
 		croft_log(CROFT_LOG_INFO, "connected to %s", croft_channel_target(session->machine->channel));
 		drop_revoked(session, message->welcome);
@@ -523,14 +529,20 @@ static bool connect_once(struct croft_session *session, bool *connected, struct 
 		croft_log(CROFT_LOG_WARNING, "connecting: %s", failed.message);
 		return true;
 	}
+	pthread_mutex_lock(&session->lock);
+	session->under_way = stream;
+	session->welcomed = false;
+	if (session->stopping)
+		croft_stream_cancel(stream); /* the stop came before it was there to cancel */
+	pthread_mutex_unlock(&session->lock);
 	pthread_mutex_lock(&session->write_lock);
 	session->stream = stream;
 	pthread_mutex_unlock(&session->write_lock);
 	send_hello(session);
-	/* A stop that came before the stream was there to cancel. */
-	if (is_stopping(session))
-		croft_stream_cancel(stream);
 	bool ok = converse(session, stream, err);
+	pthread_mutex_lock(&session->lock);
+	session->under_way = NULL;
+	pthread_mutex_unlock(&session->lock);
 	pthread_mutex_lock(&session->write_lock);
 	session->stream = NULL;
 	pthread_mutex_unlock(&session->write_lock);
@@ -582,14 +594,16 @@ void croft_session_stop(struct croft_session *session)
 	bool first = !session->stopping;
 	session->stopping = true;
 	pthread_cond_broadcast(&session->changed);
-	if (first)
+	/* Who was not yet heard by the server has nothing to refuse. */
+	if (session->under_way && !session->welcomed)
+		croft_stream_cancel(session->under_way);
+	else if (first)
 		for (struct running *running = session->jobs; running; running = running->next)
 			if (!running->finished)
 				send_refusal(session, croft_job_lease(running->job), "the agent is stopping");
+	if (session->under_way)
+		croft_stream_cancel(session->under_way);
 	pthread_mutex_unlock(&session->lock);
-	CROFT_LOCKED(&session->write_lock);
-	if (session->stream)
-		croft_stream_cancel(session->stream);
 }
 
 void croft_session_destroy(struct croft_session *session)

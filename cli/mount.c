@@ -19,6 +19,9 @@
 #include <sys/file.h>
 #include <sys/wait.h>
 
+/* The variable that holds the key which the plane asks for, if it does. */
+#define PLANE_KEY "CROFT_PLANE_KEY"
+
 struct mounting {
 	const struct options *options;
 	struct croft_arena *arena;
@@ -49,6 +52,9 @@ static bool ask_farm(struct mounting *mounting, struct croft_error *err)
 	if (ok && !plane) {
 		const Farm__FarmStatus *status = farm_status(&client, mounting->arena, err);
 		plane = status ? plane_address(client.server, status->blob_url, mounting->arena, err) : NULL;
+		/* By the environment, so that the process that serves the mount has it, too. */
+		if (plane && *status->blob_key)
+			setenv(PLANE_KEY, status->blob_key, 1);
 	}
 	mounting->plane = plane ? croft_arena_strdup(mounting->arena, plane) : NULL;
 	client_close(&client);
@@ -119,7 +125,8 @@ static bool serve(const struct mounting *mounting, int ready, struct croft_error
 	struct croft_store *store = croft_store_open(&store_config, err);
 	if (!store)
 		return false;
-	struct croft_fetcher_config fetch_config = {.store = store, .origin = mounting->plane};
+	struct croft_fetcher_config fetch_config = {
+		.store = store, .origin = mounting->plane, .key = getenv(PLANE_KEY)};
 	struct croft_fetcher *fetcher = croft_fetcher_start(&fetch_config, err);
 	struct croft_mount *mount = NULL;
 	if (fetcher) {
@@ -203,7 +210,7 @@ static int run(const struct options *options, struct croft_error *err)
 
 static const struct option_spec mount_options[] = {
 	{"foreground", 'f', NULL, "stay until unmounted or interrupted"},
-	{"plane", 0, "HOST:PORT", "the farm's blob plane (else the server is asked)"},
+	{"plane", 0, "HOST:PORT", "the farm's blob plane, its key in $CROFT_PLANE_KEY (else the server is asked)"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
 	{"state", 0, "DIR", "where caches are (else $XDG_STATE_HOME/croft/mount-cache)"},
 	{"ready-fd", 0, "FD", NULL},

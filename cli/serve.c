@@ -63,6 +63,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.state = state,
 		.address = options_value(options, "listen"),
 		.plane_address = options_value(options, "plane"),
+		.plane_key_file = options_value(options, "plane-key"),
 		.tls = tls.certificate_file ? &tls : NULL,
 		.queue_limit = queue_limit,
 		.build_limit = build_limit,
@@ -89,6 +90,8 @@ static const struct option_spec serve_options[] = {
 	{"tls-cert", 0, "FILE", "PEM certificate: serve with TLS"},
 	{"tls-key", 0, "FILE", "PEM key of that certificate"},
 	{"tls-client-ca", 0, "FILE", "PEM authorities: only clients with their certificates are served"},
+	{"plane-key", 0, "FILE", "give blobs over HTTP to who knows the key in FILE only (made if"
+				 " it is not there; with --tls-client-ca: plane-key below the state)"},
 	{"ports-file", 0, "FILE", "write both port numbers there once they are open"},
 	{"verbose", 'v', NULL, "log more"},
 	{"parent", 0, "PID", NULL},

@@ -28,6 +28,7 @@ struct croft_plane_config {
 	struct croft_store *store; /* borrowed */
 	const char *instance_name; /* whose action cache /ac/ is; "" by default */
 	bool writable;             /* PUT allowed; agents serve read-only */
+	const char *key; /* that clients must know (user "croft", Basic); NULL: whoever can connect may ask */
 	struct croft_upstream *upstream; /* borrowed; NULL: none */
 	unsigned idle_ms;          /* 0: 60 s */
 	unsigned connections;      /* 0: 4096 */

@@ -22,6 +22,7 @@ struct croft_sched_config {
 	struct croft_store *store;  /* borrowed */
 	struct croft_upstream *upstream; /* borrowed; NULL: none */
 	const char *blob_url;       /* told to agents: ":PORT" or "host:PORT" */
+	const char *blob_key;       /* told likewise: what blob planes ask for; NULL: nothing */
 	const char *policy;         /* "locality" (the default, also for NULL), "random", "least-loaded", … */
 	uint64_t default_timeout_ms, max_timeout_ms; /* 0: none */
 	uint64_t stall_cap_ms; /* by which waiting for lazy fetches may stretch a timeout; 0: 10 minutes */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sched/serve.h"
 
+#include "sched/plane_key.h"
+
 #include "fs/plane.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -20,6 +22,7 @@ struct serving {
 	struct croft_arena *arena;
 	struct croft_store *store;
 	struct croft_upstream *upstream;
+	const char *plane_key; /* NULL: none is asked for */
 	struct croft_plane *plane;
 	struct croft_sched *sched;
 	struct croft_services *services;
@@ -63,13 +66,27 @@ static bool start_upstream(struct serving *serving, const struct croft_serve_con
 	return serving->upstream || croft_error_wrap(err, "the upstream");
 }
 
+/* A farm that knows its clients by certificates gives no blobs to strangers. */
+static bool read_plane_key(struct serving *serving, const struct croft_serve_config *config,
+	struct croft_error *err)
+{
+	const char *file = config->plane_key_file;
+	if (!file && config->tls && config->tls->authority_file)
+		file = croft_arena_printf(serving->arena, "%s/plane-key", config->state);
+	serving->plane_key = file ? plane_key_read(file, serving->arena, err) : NULL;
+	return !file || serving->plane_key;
+}
+
 static bool start_plane(struct serving *serving, const struct croft_serve_config *config,
 	const char *address, struct croft_error *err)
 {
+	if (!read_plane_key(serving, config, err))
+		return false;
 	const char *at = plane_address(config, address, serving->arena);
 	serving->plane = croft_plane_start(
 		&(struct croft_plane_config){
 			.address = at, .store = serving->store, .instance_name = "", .writable = true,
+			.key = serving->plane_key,
 			.upstream = serving->upstream},
 		err);
 	return serving->plane || croft_error_wrap(err, "starting the blob plane on %s", at);
@@ -84,6 +101,7 @@ static bool open_sched(struct serving *serving, const struct croft_serve_config 
 		.upstream = serving->upstream,
 		/* Agents put the host in front by which they know this server. */
 		.blob_url = croft_arena_printf(serving->arena, ":%d", croft_plane_port(serving->plane)),
+		.blob_key = serving->plane_key,
 		.policy = config->policy,
 		.queue_limit = config->queue_limit,
 		.tenant_limit = config->build_limit,

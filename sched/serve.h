@@ -12,6 +12,8 @@ struct croft_serve_config {
 	const char *state;         /* directory: store/ and journal/ below it */
 	const char *address;       /* gRPC; NULL: "127.0.0.1:8980" */
 	const char *plane_address; /* blob plane; NULL: the same host, port 8981 */
+	/* File with the key that it asks for. NULL: STATE/plane-key where clients need certificates, else no key. */
+	const char *plane_key_file;
 	const struct croft_tls *tls; /* or NULL */
 	const char *policy;
 	uint64_t unfit_ms; /* as sched.h */

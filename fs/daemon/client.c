@@ -128,7 +128,8 @@ static bool spawn(struct croft_daemon *daemon, const char *program, bool take_ov
 		POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 	posix_spawnattr_setsigmask(&attributes, &none);
 	posix_spawnattr_setsigdefault(&attributes, &defaults);
-	int result = posix_spawn(&daemon->child, program, &actions, &attributes, arguments, environ);
+	int result = posix_spawn(&daemon->child, program, &actions, &attributes, arguments,
+		daemon_environment(&daemon->config, arena));
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attributes);
 	close(ready[1]);
@@ -293,6 +294,8 @@ struct croft_daemon *croft_daemon_attach(const struct croft_daemon_config *confi
 	daemon->config.state = croft_arena_strdup(arena, config->state);
 	if (config->origin)
 		daemon->config.origin = croft_arena_strdup(arena, config->origin);
+	if (config->plane_key)
+		daemon->config.plane_key = croft_arena_strdup(arena, config->plane_key);
 	if (config->plane_address)
 		daemon->config.plane_address = croft_arena_strdup(arena, config->plane_address);
 	pthread_mutex_init(&daemon->lock, NULL);

@@ -9,6 +9,10 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define KEY_VARIABLE "CROFT_PLANE_KEY"
 
 char **daemon_arguments(const struct croft_daemon_config *config, const struct daemon_start *start,
 	struct croft_arena *arena)
@@ -49,6 +53,21 @@ char **daemon_arguments(const struct croft_daemon_config *config, const struct d
 	return arguments;
 }
 
+/* Not among the arguments, which everybody on the machine can see. */
+char **daemon_environment(const struct croft_daemon_config *config, struct croft_arena *arena)
+{
+	size_t count = 0, kept = 0;
+	while (environ[count])
+		count++;
+	char **environment = croft_arena_array(arena, count + 2, sizeof(char *));
+	for (size_t i = 0; i < count; i++)
+		if (strncmp(environ[i], KEY_VARIABLE "=", sizeof(KEY_VARIABLE)) != 0)
+			environment[kept++] = environ[i];
+	if (config->plane_key)
+		environment[kept] = croft_arena_printf(arena, KEY_VARIABLE "=%s", config->plane_key);
+	return environment;
+}
+
 static bool parse_number(const char *text, uint64_t most, uint64_t *number)
 {
 	char *end;
@@ -75,7 +94,7 @@ int croft_daemon_command(int argc, char **argv)
 		{"take-over", no_argument, NULL, TAKE},
 		{NULL, 0, NULL, 0},
 	};
-	struct croft_daemon_config config = {0};
+	struct croft_daemon_config config = {.plane_key = getenv(KEY_VARIABLE)};
 	struct daemon_start start = {.ready_fd = -1};
 	uint64_t number = 0;
 	bool ok = true;

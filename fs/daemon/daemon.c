@@ -248,7 +248,8 @@ static bool serve(struct life *life, struct croft_error *err)
 		return croft_error_wrap(err, "opening the cache");
 	if (config->origin) {
 		life->fetcher = croft_fetcher_start(
-			&(struct croft_fetcher_config){.store = life->store, .origin = config->origin},
+			&(struct croft_fetcher_config){.store = life->store, .origin = config->origin,
+				.key = config->plane_key},
 			err);
 		if (!life->fetcher)
 			return croft_error_wrap(err, "starting to fetch from %s", config->origin);
@@ -256,7 +257,7 @@ static bool serve(struct life *life, struct croft_error *err)
 	if (config->plane_address) {
 		life->plane = croft_plane_start(
 			&(struct croft_plane_config){
-				.address = config->plane_address, .store = life->store},
+				.address = config->plane_address, .store = life->store, .key = config->plane_key},
 			err);
 		if (!life->plane)
 			return croft_error_wrap(err, "serving on %s", config->plane_address);

@@ -179,6 +179,7 @@ struct daemon_start {
 /* NULL-terminated, in the arena. */
 char **daemon_arguments(const struct croft_daemon_config *config, const struct daemon_start *start,
 	struct croft_arena *arena);
+char **daemon_environment(const struct croft_daemon_config *config, struct croft_arena *arena);
 
 /* daemon.c */
 bool daemon_main(const struct croft_daemon_config *config, const struct daemon_start *start,

@@ -12,7 +12,8 @@
 
 void daemon_config_text(const struct croft_daemon_config *config, char text[DAEMON_TEXT])
 {
-	snprintf(text, DAEMON_TEXT, "%s %s %llu %u %u %d %s", config->origin ? config->origin : "-",
+	snprintf(text, DAEMON_TEXT, "%s %s %s %llu %u %u %d %s", config->origin ? config->origin : "-",
+		config->plane_key ? config->plane_key : "-",
 		config->plane_address ? config->plane_address : "-",
 		(unsigned long long)config->budget_bytes, config->uid, config->gid, config->classic,
 		croft_staging_name(config->staging));

@@ -286,7 +286,8 @@ static void write_request(struct fetch_connection *connection)
 {
 	const char *host = connection->source->name;
 	struct fetch_wanted *first = connection->asked[0];
-	size_t room = 512 + strlen(host) + connection->asked_count * CROFT_DIGEST_TEXT, size;
+	const char *authorization = connection->source->fetcher->authorization;
+	size_t room = 512 + strlen(host) + strlen(authorization) + connection->asked_count * CROFT_DIGEST_TEXT, size;
 	if (connection->request_room < room) {
 		free(connection->request);
 		connection->request = croft_alloc(room);
@@ -299,7 +300,8 @@ static void write_request(struct fetch_connection *connection)
 		if (first->intake && first->intake->received > 0)
 			snprintf(range, sizeof(range), "Range: bytes=%" PRIu64 "-\r\n", first->intake->received);
 		size = (size_t)snprintf(
-			text, room, "GET /cas/%s HTTP/1.1\r\nHost: %s\r\n%s\r\n", hash, host, range);
+			text, room, "GET /cas/%s HTTP/1.1\r\nHost: %s\r\n%s%s\r\n", hash, host,
+			authorization, range);
 	} else {
 		size_t body = 0;
 		for (size_t i = 0; i < connection->asked_count; i++) {
@@ -308,7 +310,8 @@ static void write_request(struct fetch_connection *connection)
 			body += strlen(digest) + 1;
 		}
 		size = (size_t)snprintf(text, room,
-			"POST /batch HTTP/1.1\r\nHost: %s\r\nContent-Length: %zu\r\n\r\n", host, body);
+			"POST /batch HTTP/1.1\r\nHost: %s\r\n%sContent-Length: %zu\r\n\r\n", host,
+			authorization, body);
 		for (size_t i = 0; i < connection->asked_count; i++) {
 			croft_digest_format(&connection->asked[i]->digest, '-', text + size);
 			size += strlen(text + size);

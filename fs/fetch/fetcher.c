@@ -4,6 +4,7 @@
 
 #include "proto/base/cleanup.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { CONNECTIONS = 4, DEADLINE_MS = 60000, STALL_MS_MOST = 10000, WORKERS = 4 };
@@ -127,7 +128,16 @@ struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *con
 			config->origin ? config->origin : "");
 		return NULL;
 	}
+	char authorization[HTTP_AUTHORIZATION];
+	if (!http_key_authorization(config->key, authorization)) {
+		croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"the key of the blob plane is longer than %d characters", HTTP_KEY_MAX);
+		return NULL;
+	}
 	struct croft_fetcher *fetcher = croft_zalloc(sizeof(*fetcher));
+	if (authorization[0])
+		snprintf(fetcher->authorization, sizeof(fetcher->authorization), "Authorization: %s\r\n",
+			authorization);
 	fetcher->store = config->store;
 	fetcher->connections = config->connections ? config->connections : CONNECTIONS;
 	uint64_t deadline_ms = config->deadline_ms ? config->deadline_ms : DEADLINE_MS;

@@ -154,6 +154,7 @@ struct croft_fetcher {
 	uint64_t deadline_ns, stall_ns;
 	uint64_t hedge_ns;  /* as configured; 0: it follows answer_ns */
 	uint64_t answer_ns; /* that the origin usually takes; 0: not known */
+	char authorization[HTTP_AUTHORIZATION + 20]; /* the line of it in requests; "": none */
 	bool stopping;
 	struct ring_post begin, stop, wake;
 	struct ring_timer timer, retry; /* deadlines; when something may be tried again */

@@ -57,12 +57,14 @@ static int dial(const char *name)
 	return fd;
 }
 
-static char *ask(const char *origin, const struct croft_digest *digest, size_t *size)
+static char *ask(const struct croft_fetcher *fetcher, const struct croft_digest *digest, size_t *size)
 {
-	char hash[CROFT_HASH_TEXT], request[512];
+	const char *origin = fetcher->sources[0].name;
+	char hash[CROFT_HASH_TEXT], request[512 + HTTP_AUTHORIZATION];
 	croft_hash_format(digest->hash, hash);
 	int length = snprintf(request, sizeof(request),
-		"GET /chunks/%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", hash, origin);
+		"GET /chunks/%s HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\n\r\n", hash, origin,
+		fetcher->authorization);
 	CROFT_CLEANUP_FD int fd = dial(origin);
 	if (fd < 0 || length >= (int)sizeof(request) ||
 		!croft_write_all(fd, request, (size_t)length, "a request", NULL))
@@ -128,7 +130,7 @@ static void work(struct ring_work *work)
 {
 	struct fetch_recipe *recipe = ring_container(work, struct fetch_recipe, work);
 	size_t size;
-	CROFT_CLEANUP_FREE char *answer = ask(recipe->fetcher->sources[0].name, &recipe->digest, &size);
+	CROFT_CLEANUP_FREE char *answer = ask(recipe->fetcher, &recipe->digest, &size);
 	if (!answer || !parse_answer(recipe, CROFT_SLICE(answer, size)))
 		recipe->count = 0;
 }

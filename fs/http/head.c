@@ -189,6 +189,8 @@ static int take_field(struct fields *fields, struct croft_slice name, struct cro
 		take_range(head, value);
 	else if (is_word(name, "if-range"))
 		head->if_range = value;
+	else if (is_word(name, "authorization"))
+		head->authorization = value;
 	else if (is_word(name, "content-range"))
 		take_content_range(head, value);
 	return 0;
@@ -318,6 +320,7 @@ const char *http_reason(int status)
 	case 200: return "OK";
 	case 206: return "Partial Content";
 	case 400: return "Bad Request";
+	case 401: return "Unauthorized";
 	case 403: return "Forbidden";
 	case 404: return "Not Found";
 	case 405: return "Method Not Allowed";

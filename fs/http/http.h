@@ -19,7 +19,7 @@
 
 #include <sys/types.h>
 
-enum { HTTP_HEAD_MAX = 8192 };
+enum { HTTP_HEAD_MAX = 8192, HTTP_KEY_MAX = 128, HTTP_AUTHORIZATION = 256 };
 
 enum http_method { HTTP_UNKNOWN, HTTP_GET, HTTP_HEAD, HTTP_PUT, HTTP_POST };
 
@@ -44,6 +44,7 @@ struct http_head {
 	bool unknown_coding;  /* Content-Encoding of another kind */
 	struct http_range range;
 	struct croft_slice if_range;
+	struct croft_slice authorization; /* as sent */
 	bool has_content_range; /* answers: "bytes first-…" */
 	uint64_t content_first;
 };
@@ -66,6 +67,12 @@ const char *http_reason(int status);
 /* "host:port", "[v6]:port" or ":port" (host ""); false when it is none or too long. */
 bool http_split_address(const char *address, char *host, size_t host_room, char *port,
 	size_t port_room);
+
+/* What a client that knows the plane's key sends as Authorization; "" for none (NULL or ""). False: it is too
+ * long. */
+bool http_key_authorization(const char *key, char text[HTTP_AUTHORIZATION]);
+/* In constant time. Anything will do where no key is asked for. */
+bool http_key_matches(const char *authorization, struct croft_slice value);
 
 /* Bodies --------------------------------------------------------------------------------------- */
 

@@ -402,7 +402,10 @@ void plane_answer_status(struct plane_request *request, int status, const char *
 	request->produced = true;
 	request->file = -1;
 	plane_head(request, status, "Content-Type: text/plain\r\nContent-Length: %zu\r\n%s",
-		strlen(text), status == 405 ? "Allow: GET, HEAD, PUT, POST\r\n" : "");
+		strlen(text),
+		status == 405    ? "Allow: GET, HEAD, PUT, POST\r\n"
+		: status == 401 ? "WWW-Authenticate: Basic realm=\"croft\"\r\n"
+						: "");
 	if (request->head.method != HTTP_HEAD)
 		plane_print(&request->buffers[0], "%s", text);
 	plane_answer_begin(request);

@@ -126,6 +126,7 @@ struct plane_request {
 
 struct croft_plane {
 	struct croft_plane_config config;
+	char authorization[HTTP_AUTHORIZATION]; /* that requests must have; "": none */
 	char *instance_name;
 	struct ring *ring;
 	int listen_fd, port;

@@ -189,9 +189,17 @@ void plane_request_begin(struct plane_connection *connection, struct croft_slice
 	/* We give out no dates, and whoever knows our tag has no need to make sure. */
 	if (request->head.if_range.size > 0)
 		request->range.there = false;
+	bool permitted =
+		http_key_matches(connection->plane->authorization, request->head.authorization);
 	bool known = parse_target(request);
 	plane_used(connection, head.size);
-	route(request, known);
+	if (permitted) {
+		route(request, known);
+		return;
+	}
+	request->close = true;
+	plane_answer_status(request, 401, "this farm's blobs want a key: user \"croft\", password as in the "
+		"server's state directory, plane-key\n");
 }
 
 void plane_request_refuse(struct plane_connection *connection, int status, const char *why)

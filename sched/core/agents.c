@@ -223,6 +223,7 @@ static void on_hello(struct session *session, const Farm__Hello *hello)
 	welcome.server_version = (char *)CROFT_VERSION;
 	welcome.heartbeat_ms = sched->config.heartbeat_ms;
 	welcome.blob_url = (char *)sched->config.blob_url;
+	welcome.blob_key = (char *)sched->config.blob_key;
 	settle_leases(sched, agent, hello, &welcome, arena);
 	post(session, FARM__SERVER_MESSAGE__KIND_WELCOME, &welcome);
 	croft_log(CROFT_LOG_INFO, "agent %s connected: %u slots on %s", agent->id, agent->slots,

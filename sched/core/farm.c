@@ -118,6 +118,7 @@ static bool get_status(struct croft_call *call, void *user, struct croft_error *
 	status.store = &store;
 	status.version = (char *)CROFT_VERSION;
 	status.blob_url = (char *)sched->config.blob_url;
+	status.blob_key = (char *)sched->config.blob_key;
 	status.uptime_ms = (croft_now_ns() - sched->started_ns) / 1000000;
 	sched_lock(sched);
 	status.queued = sched->queued;

@@ -97,6 +97,7 @@ static void set_defaults(struct croft_sched *sched, const struct croft_sched_con
 	if (!sched->config.stall_cap_ms)
 		sched->config.stall_cap_ms = DEFAULT_STALL_CAP_MS;
 	sched->config.blob_url = croft_strdup(config->blob_url ? config->blob_url : "");
+	sched->config.blob_key = croft_strdup(config->blob_key ? config->blob_key : "");
 	sched->config.path = NULL;
 }
 
@@ -198,6 +199,7 @@ void croft_sched_close(struct croft_sched *sched)
 	while (!LIST_EMPTY(&sched->agents))
 		agent_free(LIST_FIRST(&sched->agents));
 	free((void *)sched->config.blob_url);
+	free((void *)sched->config.blob_key);
 	free(sched->journal_path);
 	pthread_cond_destroy(&sched->log_changed);
 	pthread_cond_destroy(&sched->tick);

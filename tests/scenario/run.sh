@@ -136,3 +136,13 @@ name=$("$CROFT" agents | cut -d' ' -f1)
 "$CROFT" agents | grep draining >/dev/null
 "$CROFT" agents resume "$name"
 run --skip-cache -- true
+
+echo "an agent that is told to end does, while its server is away too"
+crash
+# Its second word is that it lost the server; then it tries to connect again.
+for _ in $(seq 100); do grep -q 'lost the server' "$folder/agent.log" && break; sleep 0.1; done
+sleep 1
+kill -TERM "$agent"
+for _ in $(seq 100); do kill -0 "$agent" 2>/dev/null || break; sleep 0.1; done
+kill -0 "$agent" 2>/dev/null && { echo "the agent is still there after ten seconds" >&2; exit 1; }
+true
