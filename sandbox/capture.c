@@ -149,7 +149,10 @@ static bool walk_entry(struct walk *walk, const struct view_directory *directory
 	struct view_directory child;
 	view_descend(walk->view, directory, name, &child);
 	walk->depth++;
-	bool ok = child.upper >= 0 ? walk_directory(walk, &child, err)
+	bool ok = child.upper < 0 && errno == EMFILE
+		? croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
+			  "an output has directories nested more deeply (%u) than this agent may open files", walk->depth)
+		: child.upper >= 0 ? walk_directory(walk, &child, err)
 							   : croft_error_errno(err, errno, "opening directory %s", name);
 	walk->depth--;
 	view_leave(walk->view, &child);

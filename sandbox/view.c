@@ -88,6 +88,8 @@ void view_descend(const struct view *view, const struct view_directory *director
 		/* The job may have left a directory that not even its owner may open. */
 		fchmodat(directory->upper, name, 0700, 0);
 		child->upper = openat(directory->upper, name, DIRECTORY_FLAGS);
+		if (child->upper < 0 && errno == EMFILE)
+			return;
 		hidden = child->upper >= 0 && is_opaque(child->upper);
 	}
 	for (size_t i = 0; i < view->lower_count && !hidden; i++) {

@@ -8,7 +8,7 @@ worlds, kernel, world, failures = [], "", None, []
 cases = {}  # case -> world -> "contained" or why not
 for line in open(sys.argv[1], errors="replace"):
     line = line.rstrip("\n")
-    if match := re.match(r"== kernel (.*)", line):
+    if match := re.search(r"== kernel (\S+)", line):
         kernel = match[1]
     elif match := re.match(r"== (.*): (escape|unit) (\d+)", line):
         if match[3] != "0":

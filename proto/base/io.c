@@ -150,52 +150,97 @@ bool croft_make_directories(const char *path, struct croft_error *err)
 	}
 }
 
-static bool remove_entry(int dirfd, const char *name, dev_t device, struct croft_error *err);
+/* A tree may be deeper than there are descriptors: what lies deep is moved to its top first. */
+enum { REMOVE_DEPTH = 200 };
+struct removal {
+	dev_t device; /* of the top */
+	int top;      /* -1: not opened yet */
+	unsigned depth, moved;
+};
 
-static bool remove_children(int fd, dev_t device, struct croft_error *err)
+static bool remove_entry(int dirfd, const char *name, struct removal *removal, struct croft_error *err);
+
+/* `fd` stays open. */
+static bool remove_children(int fd, struct removal *removal, struct croft_error *err)
 {
-	DIR *dir = fdopendir(fd);
+	int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = copy < 0 ? NULL : fdopendir(copy);
 	if (!dir) {
-		close(fd);
-		return croft_error_errno(err, errno, "listing a directory to remove");
+		int failure = errno;
+		if (copy >= 0)
+			close(copy);
+		return croft_error_errno(err, failure, "listing a directory to remove");
 	}
 	bool ok = true;
 	for (struct dirent *entry; ok && (entry = readdir(dir));)
 		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
-			ok = remove_entry(fd, entry->d_name, device, err);
+			ok = remove_entry(fd, entry->d_name, removal, err);
 	closedir(dir);
 	return ok;
 }
 
-static bool remove_entry(int dirfd, const char *name, dev_t device, struct croft_error *err)
+static bool move_up(int dirfd, const char *name, struct removal *removal)
+{
+	char moved[64];
+	snprintf(moved, sizeof(moved), ".croft-removed-%d-%u", getpid(), removal->moved);
+	/* Moving changes "..": it is to be writable. */
+	if (renameat(dirfd, name, removal->top, moved) < 0 &&
+		(errno != EACCES || fchmodat(dirfd, name, 0700, 0) < 0 ||
+			renameat(dirfd, name, removal->top, moved) < 0))
+		return false;
+	removal->moved++;
+	return true;
+}
+
+static bool remove_opened(int fd, struct removal *removal, struct croft_error *err)
+{
+	if (removal->top >= 0)
+		return remove_children(fd, removal, err);
+	unsigned moved;
+	bool ok;
+	removal->top = fd;
+	do {
+		moved = removal->moved;
+		ok = remove_children(fd, removal, err);
+	} while (ok && removal->moved != moved);
+	return ok;
+}
+
+static bool remove_entry(int dirfd, const char *name, struct removal *removal, struct croft_error *err)
 {
 	if (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT)
 		return true;
 	if (errno != EISDIR && errno != EPERM)
 		return croft_error_errno(err, errno, "removing %s", name);
+	if (removal->depth >= REMOVE_DEPTH && move_up(dirfd, name, removal))
+		return true;
 	int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0 && errno == EACCES && fchmodat(dirfd, name, 0700, 0) == 0)
 		fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return croft_error_errno(err, errno, "removing %s", name);
 	struct stat st;
-	if (fstat(fd, &st) < 0 || (device && st.st_dev != device)) {
+	if (fstat(fd, &st) < 0 || (removal->device && st.st_dev != removal->device)) {
 		close(fd);
 		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
 			"removing %s: something is mounted there", name);
 	}
+	removal->device = st.st_dev;
 	if ((st.st_mode & 0700) != 0700)
 		fchmod(fd, 0700);
-	if (!remove_children(fd, st.st_dev, err))
-		return false;
-	if (unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
+	removal->depth++;
+	bool ok = remove_opened(fd, removal, err);
+	removal->depth--;
+	close(fd);
+	if (ok && unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
 		return croft_error_errno(err, errno, "removing directory %s", name);
-	return true;
+	return ok;
 }
 
 bool croft_remove_tree(int dirfd, const char *path, struct croft_error *err)
 {
-	return remove_entry(dirfd, path, 0, err);
+	struct removal removal = {.top = -1};
+	return remove_entry(dirfd, path, &removal, err);
 }
 
 uint64_t croft_now_ns(void)

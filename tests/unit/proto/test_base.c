@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static void arena_memory_is_aligned_and_kept(void **state)
 {
@@ -60,6 +63,31 @@ static void a_file_is_replaced_whole_and_a_tree_removed(void **state)
 	assert_int_equal(open(path, O_RDONLY), -1);
 }
 
+/* A job may leave one. */
+static void a_tree_deeper_than_there_are_descriptors_is_removed(void **state)
+{
+	char folder[] = "/tmp/croft-test-XXXXXX";
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct rlimit before, few = {600, 600};
+	assert_non_null(mkdtemp(folder));
+	getrlimit(RLIMIT_NOFILE, &before);
+	few.rlim_max = before.rlim_max;
+	int at = open(folder, O_RDONLY | O_DIRECTORY);
+	for (int depth = 0; depth < 3000; depth++) {
+		assert_int_equal(mkdirat(at, "d", 0700), 0);
+		int below = openat(at, "d", O_RDONLY | O_DIRECTORY);
+		assert_true(below >= 0);
+		close(at);
+		at = below;
+	}
+	close(at);
+	setrlimit(RLIMIT_NOFILE, &few);
+	bool removed = croft_remove_tree(AT_FDCWD, folder, &err);
+	setrlimit(RLIMIT_NOFILE, &before);
+	assert_ok(removed, err);
+	assert_int_equal(access(folder, F_OK), -1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -67,6 +95,7 @@ int main(void)
 		cmocka_unit_test(error_says_context_then_cause),
 		cmocka_unit_test(slices_order_by_bytes_then_length),
 		cmocka_unit_test(a_file_is_replaced_whole_and_a_tree_removed),
+		cmocka_unit_test(a_tree_deeper_than_there_are_descriptors_is_removed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
