@@ -25,6 +25,12 @@ struct croft_arena {
 /* First blocks that this thread has no use for at the moment: most arenas live for one call, and larger
  * pieces than malloc keeps per thread cost it much. */
 enum { SPARE_BLOCKS = 8 };
+/* Sanitizers are to see every arena as a piece of its own. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { KEEPS_SPARES = 0 };
+#else
+enum { KEEPS_SPARES = 1 };
+#endif
 struct spare {
 	struct block *blocks;
 	unsigned count;
@@ -49,14 +55,11 @@ static void make_key(void)
 		abort();
 }
 
-/* False: it is to be freed. Sanitizers see every arena as a piece of its own. */
+/* False: it is to be freed. */
 static bool keep_spare(struct block *block)
 {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-	return false;
-#else
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	if (block->size != FIRST_BLOCK || spare.count >= SPARE_BLOCKS)
+	if (!KEEPS_SPARES || block->size != FIRST_BLOCK || spare.count >= SPARE_BLOCKS)
 		return false;
 	pthread_once(&once, make_key);
 	pthread_setspecific(spare_key, &spare);
@@ -64,7 +67,6 @@ static bool keep_spare(struct block *block)
 	spare.blocks = block;
 	spare.count++;
 	return true;
-#endif
 }
 
 static struct block *block_create(size_t size)
