@@ -88,7 +88,7 @@ void result_read(struct result *result, const struct follow_result *followed, co
 
 static void print_inputs(const Farm__InputAccount *inputs, FILE *out)
 {
-	char all[SIZE_TEXT], fetched[SIZE_TEXT];
+	char all[SIZE_TEXT], fetched[SIZE_TEXT], ahead[SIZE_TEXT], wasted[SIZE_TEXT], touched[SIZE_TEXT];
 	fprintf(out, "  inputs   %" PRIu64 " files, %s; fetched %" PRIu64 " files, %s", inputs->input_files,
 		format_size(inputs->input_bytes, all), inputs->fetched_files,
 		format_size(inputs->fetched_bytes, fetched));
@@ -96,6 +96,13 @@ static void print_inputs(const Farm__InputAccount *inputs, FILE *out)
 		fprintf(out, " (%.1f %%)",
 			100.0 * (double)inputs->fetched_bytes / (double)inputs->input_bytes);
 	fputc('\n', out);
+	if (inputs->prefetched_files)
+		fprintf(out, "           fetched ahead %" PRIu64 " files, %s, of it for nothing %s\n",
+			inputs->prefetched_files, format_size(inputs->prefetched_bytes, ahead),
+			format_size(inputs->wasted_bytes, wasted));
+	if (inputs->touched_files)
+		fprintf(out, "           opened %" PRIu64 " files, which have %s (`croft inputs` says which not)\n",
+			inputs->touched_files, format_size(inputs->touched_bytes, touched));
 }
 
 static void print_output(const struct result_output *output, FILE *out)
