@@ -9,6 +9,9 @@
  *	                                  value, as ccache does
  *	POST      /batch                  many small blobs in one round trip; see docs/blob-plane.md
  *
+ * Each may have an instance name before it (/INSTANCE/ac/<sha256>), which tells whose action cache is
+ * meant; blobs are the same to all.
+ *
  * /batch: the body is the wanted digests, one "<sha256>-<size>\n" each. The answer holds, in the
  * order asked, for each one the line "<sha256>-<size> <status>\n" (status 200 or 404) and, for 200,
  * exactly <size> raw bytes. It is sent as it is read (chunked transfer).
@@ -26,7 +29,7 @@ struct croft_plane;
 struct croft_plane_config {
 	const char *address;      /* "127.0.0.1:0", "[::]:8981" */
 	struct croft_store *store; /* borrowed */
-	const char *instance_name; /* whose action cache /ac/ is; "" by default */
+	const char *instance_name; /* whose action cache a bare /ac/ is; "" by default */
 	bool writable;             /* PUT allowed; agents serve read-only */
 	const char *key; /* that clients must know (user "croft", Basic); NULL: whoever can connect may ask */
 	struct croft_upstream *upstream; /* borrowed; NULL: none */

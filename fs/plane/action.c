@@ -11,7 +11,7 @@ static bool look(struct plane_request *request)
 {
 	struct croft_plane *plane = request->plane;
 	request->failure = CROFT_ERROR_INIT;
-	return croft_action_value_get(plane->config.store, plane->instance_name, request->digest.hash,
+	return croft_action_value_get(plane->config.store, plane_instance(request), request->digest.hash,
 		request->arena, &request->value, &request->digest, &request->failure);
 }
 
@@ -21,7 +21,7 @@ static void get_work(struct ring_work *work)
 	struct croft_plane *plane = request->plane;
 	if (look(request) || !plane->config.upstream || request->failure.code != CROFT_NOT_FOUND)
 		return;
-	croft_upstream_bring_result(plane->config.upstream, plane->instance_name, &request->digest);
+	croft_upstream_bring_result(plane->config.upstream, plane_instance(request), &request->digest);
 	look(request);
 }
 
@@ -52,10 +52,10 @@ static void put_work(struct ring_work *work)
 	struct croft_plane *plane = request->plane;
 	struct croft_slice value = {
 		request->collected ? request->collected : "", request->collected_size};
-	if (croft_action_value_put(plane->config.store, plane->instance_name, request->digest.hash, value,
+	if (croft_action_value_put(plane->config.store, plane_instance(request), request->digest.hash, value,
 			&request->failure))
 		croft_upstream_send_result(
-			plane->config.upstream, plane->instance_name, &request->digest, value);
+			plane->config.upstream, plane_instance(request), &request->digest, value);
 }
 
 static void put_is_done(struct plane_request *request)

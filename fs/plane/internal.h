@@ -72,6 +72,7 @@ struct plane_request {
 	struct http_head head; /* its slices are not to be used once the head is */
 	enum plane_kind kind;
 	struct croft_digest digest; /* of a blob by URL: the size is found out */
+	char *instance; /* that the path names; NULL: none */
 	struct http_range range;
 	bool close;   /* the connection, after the answer */
 	struct croft_arena *arena;
@@ -184,6 +185,8 @@ void plane_request_free_spares(struct croft_plane *plane);
 void plane_request_begin(struct plane_connection *connection, struct croft_slice head);
 void plane_request_refuse(struct plane_connection *connection, int status, const char *why);
 void plane_request_free(struct plane_request *request);
+/* Whose action cache it is about. */
+const char *plane_instance(const struct plane_request *request);
 /* On a worker, then `then` on the ring's thread. */
 void plane_request_work(struct plane_request *request, void (*work)(struct ring_work *work),
 	void (*then)(struct plane_request *request));

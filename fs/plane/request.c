@@ -51,6 +51,7 @@ void plane_request_free(struct plane_request *request)
 	ZSTD_freeCCtx(request->zstd);
 	free(request->zstd_in);
 	free(request->digests);
+	free(request->instance);
 	free(request->collected);
 	plane->collected -= request->collected_room;
 	plane->requests--;
@@ -109,7 +110,35 @@ static bool cut_prefix(struct croft_slice *path, const char *prefix)
 	return true;
 }
 
-/* Sets kind and hash. The head is not looked at any more after this. */
+static bool cut_suffix(struct croft_slice *path, const char *suffix)
+{
+	size_t size = strlen(suffix);
+	if (path->size < size ||
+		memcmp((const char *)path->data + path->size - size, suffix, size) != 0)
+		return false;
+	path->size -= size;
+	return true;
+}
+
+/* What stands before "/ac/…": nothing, or "/" and an instance name as it is (nothing is unescaped). The
+ * protocol wants no empty segments in it. */
+static bool take_instance(struct plane_request *request, struct croft_slice path)
+{
+	if (path.size == 0)
+		return true;
+	const char *text = path.data;
+	if (text[0] != '/' || text[path.size - 1] == '/')
+		return false;
+	for (size_t i = 0; i < path.size; i++)
+		if (text[i] == '%' || text[i] == '?' || text[i] == '#' || (text[i] == '/' && text[i + 1] == '/'))
+			return false;
+	request->instance = croft_alloc(path.size);
+	memcpy(request->instance, text + 1, path.size - 1);
+	request->instance[path.size - 1] = '\0';
+	return true;
+}
+
+/* Sets kind, hash and instance. The head is not looked at any more after this. */
 static bool parse_target(struct plane_request *request)
 {
 	struct croft_slice path = request->head.target;
@@ -120,17 +149,28 @@ static bool parse_target(struct plane_request *request)
 			return false;
 		path = CROFT_SLICE(slash, path.size - (size_t)(slash - (const char *)path.data));
 	}
-	if (croft_slice_equal(path, croft_slice_str("/batch"))) {
+	if (cut_suffix(&path, "/batch")) {
 		request->kind = PLANE_BATCHES;
-		return true;
+		return take_instance(request, path);
 	}
-	if (cut_prefix(&path, "/cas/"))
+	enum { HASH = CROFT_HASH_TEXT - 1 };
+	if (path.size < HASH ||
+		!croft_hash_parse(CROFT_SLICE((const char *)path.data + path.size - HASH, HASH),
+			request->digest.hash))
+		return false;
+	path.size -= HASH;
+	if (cut_suffix(&path, "/cas/"))
 		request->kind = PLANE_BLOB;
-	else if (cut_prefix(&path, "/ac/"))
+	else if (cut_suffix(&path, "/ac/"))
 		request->kind = PLANE_ACTION;
-	else if (cut_prefix(&path, "/chunks/"))
+	else if (cut_suffix(&path, "/chunks/"))
 		request->kind = PLANE_CHUNKS;
-	return request->kind != PLANE_NOTHING && croft_hash_parse(path, request->digest.hash);
+	return request->kind != PLANE_NOTHING && take_instance(request, path);
+}
+
+const char *plane_instance(const struct plane_request *request)
+{
+	return request->instance ? request->instance : request->plane->instance_name;
 }
 
 static void refuse_method(struct plane_request *request)
@@ -152,7 +192,7 @@ static void route(struct plane_request *request, bool known)
 		request->close |= has_body;
 		plane_answer_status(request, 404,
 			"there are /cas/<sha256>, /ac/<sha256>, /chunks/<sha256> and /batch, with 64 lower-case hex "
-			"digits\n");
+			"digits, and an instance name before them if you like\n");
 	} else if (request->kind == PLANE_BATCHES) {
 		if (method == HTTP_POST)
 			plane_batch(request);

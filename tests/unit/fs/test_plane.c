@@ -656,6 +656,36 @@ static void keeps_action_results(void **state)
 	free(output.data);
 }
 
+static void instances_have_action_caches_of_their_own(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blob = store_blob(fixture, 50, 801);
+	CROFT_CLEANUP_FD int fd = dial(fixture->port);
+	static const char *const instances[] = {"", "/one", "/two/deep", "/ac", "/one/ac/x"};
+	enum { COUNT = sizeof(instances) / sizeof(instances[0]) };
+	char request[512], value[8];
+	for (int i = 0; i < COUNT; i++) {
+		snprintf(request, sizeof(request), "GET %s/ac/%064d HTTP/1.1\r\n\r\n", instances[i], 5);
+		expect(fd, request, 404, NULL, 0);
+		snprintf(request, sizeof(request),
+			"PUT %s/ac/%064d HTTP/1.1\r\nContent-Length: 6\r\n\r\nvalue%d", instances[i], 5, i);
+		expect(fd, request, 200, "", 0);
+	}
+	for (int i = 0; i < COUNT; i++) {
+		snprintf(value, sizeof(value), "value%d", i);
+		snprintf(request, sizeof(request), "GET %s/ac/%064d HTTP/1.1\r\n\r\n", instances[i], 5);
+		expect(fd, request, 200, value, 6);
+		snprintf(request, sizeof(request), "GET %s/cas/%s HTTP/1.1\r\n\r\n", instances[i], blob.hash);
+		expect(fd, request, 200, blob.data, blob.size);
+	}
+	static const char *const refused[] = {"/", "//one", "/one/", "/one//two", "one", "/o%6ee"};
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		snprintf(request, sizeof(request), "GET %s/ac/%064d HTTP/1.1\r\n\r\n", refused[i], 5);
+		expect(fd, request, 404, NULL, 0);
+	}
+	free(blob.data);
+}
+
 static void refuses_action_results_without_their_outputs(void **state)
 {
 	struct fixture *fixture = *state;
@@ -895,6 +925,7 @@ int main(void)
 		cmocka_unit_test(refuses_to_write_when_read_only),
 		cmocka_unit_test(stores_nothing_of_a_body_that_ends_early),
 		cmocka_unit_test(keeps_action_results),
+		cmocka_unit_test(instances_have_action_caches_of_their_own),
 		cmocka_unit_test(refuses_action_results_without_their_outputs),
 		cmocka_unit_test(keeps_any_value_for_an_action),
 		cmocka_unit_test(bounds_values_for_actions),
