@@ -33,6 +33,9 @@ static void say_ready(void *user, int port, int plane_port)
 	close(announcement->fd);
 }
 
+/* Of the store a second: a terabyte in three days, and little beside what a disk does. */
+enum { SCRUB = 4 << 20 };
+
 static int run(const struct options *options, struct croft_error *err)
 {
 	struct croft_tls tls = {
@@ -42,12 +45,13 @@ static int run(const struct options *options, struct croft_error *err)
 	};
 	uint64_t budget = 0, queue_limit = 0, build_limit = 0, unfit_seconds = 0;
 	uint64_t ready_fd = UINT32_MAX; /* no descriptor */
+	uint64_t scrub = SCRUB;
 	if (!options_arguments(options, 0, 0, err) ||
 		!options_number(options, "ready-fd", 3, INT32_MAX, &ready_fd, err) ||
 		!options_number(options, "queue-limit", 1, UINT32_MAX, &queue_limit, err) ||
 		!options_number(options, "build-limit", 1, UINT32_MAX, &build_limit, err) ||
 		!options_number(options, "unfit-wait", 1, UINT32_MAX, &unfit_seconds, err) ||
-		!options_size(options, "budget", &budget, err))
+		!options_size(options, "budget", &budget, err) || !options_size(options, "scrub", &scrub, err))
 		return MISUSED;
 	if (!tls.certificate_file != !tls.key_file || (tls.authority_file && !tls.certificate_file)) {
 		croft_error_set(err, CROFT_INVALID_ARGUMENT,
@@ -58,6 +62,10 @@ static int run(const struct options *options, struct croft_error *err)
 	if (!state || !follow_parent(options_value(options, "parent"), err))
 		return FAILED;
 	croft_log_setup("serve", options_given(options, "verbose") ? CROFT_LOG_DEBUG : CROFT_LOG_INFO);
+	size_t origin_count = options_count(options, "asset-origin");
+	CROFT_CLEANUP_FREE const char **origins = croft_array(origin_count + 1, sizeof(*origins));
+	for (size_t i = 0; i < origin_count; i++)
+		origins[i] = options_at(options, "asset-origin", i);
 	struct announcement announcement = {options_value(options, "ports-file"), (int)ready_fd};
 	struct croft_serve_config config = {
 		.state = state,
@@ -70,6 +78,9 @@ static int run(const struct options *options, struct croft_error *err)
 		.unfit_ms = unfit_seconds * 1000,
 		.policy = options_value(options, "policy"),
 		.upstream_url = options_value(options, "upstream"),
+		.asset_origins = origins,
+		.asset_origin_count = origin_count,
+		.scrub_bytes_per_second = scrub,
 		.budget_bytes = budget,
 		.ready = say_ready,
 		.user = &announcement,
@@ -83,6 +94,9 @@ static const struct option_spec serve_options[] = {
 	{"plane", 0, "ADDR", "for blobs over HTTP (else the same host, port 8981)"},
 	{"budget", 0, "SIZE", "most bytes that the store may hold (else 90 % of the free disk)"},
 	{"upstream", 0, "URL", "a cache behind this one, read and written through (grpc://, http://)"},
+	{"asset-origin", 0, "URL",
+		"Remote Asset may fetch what is below (http://, https://, ending with /); may be repeated"},
+	{"scrub", 0, "SIZE", "bytes a second of the store that are read and checked (4M; 0: none)"},
 	{"policy", 0, "NAME", "how jobs are placed (else locality)"},
 	{"queue-limit", 0, "N", "most operations that wait; more are told to come back (1,000,000)"},
 	{"build-limit", 0, "N", "most unfinished operations of one build (500,000)"},

@@ -51,7 +51,8 @@ static bool open_store(struct serving *serving, const struct croft_serve_config 
 		return false;
 	serving->store = croft_store_open(
 		&(struct croft_store_config){
-			.path = path, .budget_bytes = config->budget_bytes, .durable = true, .chunked = true},
+			.path = path, .budget_bytes = config->budget_bytes, .durable = true, .chunked = true,
+			.scrub_bytes_per_second = config->scrub_bytes_per_second},
 		err);
 	return serving->store || croft_error_wrap(err, "opening the store");
 }
@@ -117,7 +118,10 @@ static bool start_server(struct serving *serving, const struct croft_serve_confi
 	serving->services = croft_services_create(
 		&(struct croft_services_config){.store = serving->store,
 			.sched = serving->sched,
-			.upstream = serving->upstream},
+			.upstream = serving->upstream,
+			.asset_origins = config->asset_origins,
+			.asset_origin_count = config->asset_origin_count,
+			.folder = config->state},
 		err);
 	if (!serving->services)
 		return false;

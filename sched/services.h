@@ -17,6 +17,10 @@ struct croft_services_config {
 	struct croft_store *store; /* borrowed */
 	struct croft_sched *sched; /* borrowed; NULL: no execution (Capabilities say so) */
 	struct croft_upstream *upstream; /* borrowed; NULL: none */
+	/* URLs, ending with a slash, below which assets are fetched that nobody pushed; none: nothing is. */
+	const char *const *asset_origins;
+	size_t asset_origin_count;
+	const char *folder; /* for what is being fetched; NULL: /var/tmp */
 };
 
 struct croft_services *croft_services_create(const struct croft_services_config *config,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Remote Asset: names for content, pushed by clients. Nothing is fetched from origins.
+ * Remote Asset: names for content, pushed by clients, or fetched from where that is allowed (origin.c).
  *
  * An asset is one record per URI: its key holds the kind (a blob and a directory of the same name are
  * two assets), the instance, the URI and all qualifiers, so that a fetch matches exactly what was
@@ -8,6 +8,7 @@
  * the FetchBlobResponse for it, which stands for directories too.
  */
 #include "sched/services/internal.h"
+#include "sched/services/origin.h"
 
 #include "proto/base/io.h"
 
@@ -97,6 +98,23 @@ static bool read_timestamp(const Google__Protobuf__Timestamp *timestamp, const c
 	return true;
 }
 
+static struct croft_slice record_of(const struct names *names, Reapi__Digest *content,
+	Google__Protobuf__Timestamp *expires, struct croft_arena *arena)
+{
+	Asset__FetchBlobResponse response = ASSET__FETCH_BLOB_RESPONSE__INIT;
+	response.qualifiers = names->qualifiers;
+	response.n_qualifiers = names->qualifier_count;
+	response.expires_at = expires;
+	response.blob_digest = content;
+	response.digest_function = REAPI__DIGEST_FUNCTION__VALUE__SHA256;
+	struct croft_slice encoded = croft_message_encode(&response.base, arena);
+	uint64_t pushed = htole64((uint64_t)croft_unix_ns());
+	char *value = croft_arena_alloc(arena, sizeof(pushed) + encoded.size);
+	memcpy(value, &pushed, sizeof(pushed));
+	memcpy(value + sizeof(pushed), encoded.data, encoded.size);
+	return CROFT_SLICE(value, sizeof(pushed) + encoded.size);
+}
+
 /* Fetch ---------------------------------------------------------------------------------------- */
 
 /* An asset of that name, if it is young enough. False with code OK: there is none. */
@@ -128,9 +146,70 @@ static bool fetch_one(struct croft_services *services, const struct names *names
 	return pushed_ns >= oldest_ns;
 }
 
+/* Only what changes nothing about the bytes but which are accepted. False: one that we do not know. */
+static bool find_integrity(const struct names *names, const char **integrity)
+{
+	*integrity = NULL;
+	for (size_t i = 0; i < names->qualifier_count; i++) {
+		if (strcmp(names->qualifiers[i]->name, "checksum.sri") == 0)
+			*integrity = names->qualifiers[i]->value;
+		else if (strcmp(names->qualifiers[i]->name, "bazel.canonical_id") != 0)
+			return false;
+	}
+	return true;
+}
+
+/* From the first of the URIs that may be fetched and can be. It is an asset from then on, as if it had been
+ * pushed. False with code OK: none may be fetched. */
+static bool fetch_from_origin(struct croft_services *services, struct croft_call *call,
+	const struct names *names, uint64_t timeout_ms, Asset__FetchBlobResponse **found,
+	struct croft_error *err)
+{
+	struct croft_arena *arena = croft_call_arena(call);
+	struct origin_request request = {.timeout_ms = timeout_ms};
+	struct croft_digest digest;
+	size_t i = 0;
+	if (names->kind != ASSET_BLOB || !find_integrity(names, &request.integrity))
+		return false;
+	for (; i < names->uri_count; i++) {
+		request.uri = names->uris[i];
+		if (!origins_allow(services->origins, request.uri))
+			continue;
+		*err = CROFT_ERROR_INIT;
+		if (origin_fetch(services->origins, services->store, call, &request, &digest, err))
+			break;
+	}
+	if (i == names->uri_count)
+		return false;
+	struct croft_ref ref = {CROFT_REF_BLOB, digest};
+	Reapi__Digest *content = croft_digest_to_message(&digest, arena);
+	if (!croft_store_record_put(services->store, CROFT_RECORD_ASSET, asset_key(names, request.uri, arena),
+			record_of(names, content, NULL, arena), &ref, !croft_digest_is_empty(&digest), 0, err))
+		return croft_error_wrap(err, "asset '%.200s'", request.uri);
+	*found = croft_arena_alloc(arena, sizeof(**found));
+	asset__fetch_blob_response__init(*found);
+	(*found)->uri = names->uris[i];
+	(*found)->blob_digest = content;
+	(*found)->qualifiers = names->qualifiers;
+	(*found)->n_qualifiers = names->qualifier_count;
+	(*found)->digest_function = REAPI__DIGEST_FUNCTION__VALUE__SHA256;
+	(*found)->status = status_message(NULL, arena);
+	return true;
+}
+
+static uint64_t milliseconds(const Google__Protobuf__Duration *duration)
+{
+	if (!duration || duration->seconds < 0 || duration->nanos < 0)
+		return 0;
+	uint64_t seconds = duration->seconds < INT32_MAX ? (uint64_t)duration->seconds : INT32_MAX;
+	uint64_t left = seconds * 1000 + (uint64_t)duration->nanos / 1000000;
+	return left || (!duration->seconds && !duration->nanos) ? left : 1;
+}
+
 /* The asset, or a response whose status says that there is none. NULL: failed. */
 static Asset__FetchBlobResponse *fetch(struct croft_services *services, struct croft_call *call,
-	struct names *names, const Google__Protobuf__Timestamp *oldest, struct croft_error *err)
+	struct names *names, const Google__Protobuf__Timestamp *oldest,
+	const Google__Protobuf__Duration *timeout, struct croft_error *err)
 {
 	struct croft_arena *arena = croft_call_arena(call);
 	Asset__FetchBlobResponse *found = NULL;
@@ -148,9 +227,12 @@ static Asset__FetchBlobResponse *fetch(struct croft_services *services, struct c
 			return NULL;
 	}
 	struct croft_error missing = CROFT_ERROR_INIT;
-	croft_error_set(&missing, CROFT_NOT_FOUND,
-		"no such asset was pushed, or not all of it is in the store any more: '%.300s'",
-		names->uris[0]);
+	if (fetch_from_origin(services, call, names, milliseconds(timeout), &found, &missing))
+		return found;
+	if (missing.code == CROFT_OK)
+		croft_error_set(&missing, CROFT_NOT_FOUND,
+			"no such asset was pushed, or not all of it is in the store any more: '%.300s'",
+			names->uris[0]);
 	found = croft_arena_alloc(arena, sizeof(*found));
 	asset__fetch_blob_response__init(found);
 	found->status = status_message(&missing, arena);
@@ -164,7 +246,7 @@ static bool fetch_blob(struct croft_call *call, void *user, struct croft_error *
 	struct names names = {ASSET_BLOB, request->instance_name, request->uris, request->n_uris,
 		request->qualifiers, request->n_qualifiers, request->digest_function};
 	Asset__FetchBlobResponse *response =
-		fetch(user, call, &names, request->oldest_content_accepted, err);
+		fetch(user, call, &names, request->oldest_content_accepted, request->timeout, err);
 	return response && croft_call_write(call, &response->base, err);
 }
 
@@ -174,7 +256,7 @@ static bool fetch_directory(struct croft_call *call, void *user, struct croft_er
 	struct names names = {ASSET_DIRECTORY, request->instance_name, request->uris, request->n_uris,
 		request->qualifiers, request->n_qualifiers, request->digest_function};
 	const Asset__FetchBlobResponse *found =
-		fetch(user, call, &names, request->oldest_content_accepted, err);
+		fetch(user, call, &names, request->oldest_content_accepted, request->timeout, err);
 	if (!found)
 		return false;
 	Asset__FetchDirectoryResponse response = ASSET__FETCH_DIRECTORY_RESPONSE__INIT;
@@ -213,23 +295,6 @@ static bool add_references(struct references *references, enum croft_ref_kind ki
 		if (!add_reference(references, kind, messages[i], what, err))
 			return false;
 	return true;
-}
-
-static struct croft_slice record_of(const struct names *names, Reapi__Digest *content,
-	Google__Protobuf__Timestamp *expires, struct croft_arena *arena)
-{
-	Asset__FetchBlobResponse response = ASSET__FETCH_BLOB_RESPONSE__INIT;
-	response.qualifiers = names->qualifiers;
-	response.n_qualifiers = names->qualifier_count;
-	response.expires_at = expires;
-	response.blob_digest = content;
-	response.digest_function = REAPI__DIGEST_FUNCTION__VALUE__SHA256;
-	struct croft_slice encoded = croft_message_encode(&response.base, arena);
-	uint64_t pushed = htole64((uint64_t)croft_unix_ns());
-	char *value = croft_arena_alloc(arena, sizeof(pushed) + encoded.size);
-	memcpy(value, &pushed, sizeof(pushed));
-	memcpy(value + sizeof(pushed), encoded.data, encoded.size);
-	return CROFT_SLICE(value, sizeof(pushed) + encoded.size);
 }
 
 static bool push(struct croft_services *services, struct croft_call *call, struct names *names,

@@ -14,6 +14,7 @@ enum { BATCH_BYTES = 4000000 };
 /* Data in one message of a stream. */
 enum { STREAM_CHUNK_BYTES = 1 << 20 };
 
+struct origins;
 struct reflection;
 struct uploads;
 struct watchers;
@@ -23,6 +24,7 @@ struct croft_services {
 	struct croft_sched *sched;
 	struct croft_upstream *upstream;
 	struct uploads *uploads;
+	struct origins *origins;
 	struct watchers *watchers;
 	struct reflection *reflection;
 };

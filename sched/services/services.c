@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sched/services/internal.h"
 
+#include "sched/services/origin.h"
 #include "sched/services/uploads.h"
 
 #include <stdlib.h>
@@ -8,7 +9,12 @@
 struct croft_services *croft_services_create(const struct croft_services_config *config,
 	struct croft_error *err)
 {
+	struct origins *origins = origins_create(
+		config->asset_origins, config->asset_origin_count, config->folder, err);
+	if (!origins)
+		return NULL;
 	struct croft_services *services = croft_zalloc(sizeof(*services));
+	services->origins = origins;
 	services->store = config->store;
 	services->sched = config->sched;
 	services->upstream = config->upstream;
@@ -42,6 +48,7 @@ void croft_services_destroy(struct croft_services *services)
 	if (!services)
 		return;
 	uploads_destroy(services->uploads);
+	origins_destroy(services->origins);
 	watchers_destroy(services->watchers);
 	reflection_destroy(services->reflection);
 	free(services);

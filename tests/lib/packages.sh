@@ -3,7 +3,7 @@
 
 build_packages="build-essential meson ninja-build pkg-config protobuf-compiler protobuf-c-compiler
 libprotobuf-dev libprotobuf-c-dev libgrpc-dev libxxhash-dev liburing-dev libseccomp-dev libssl-dev
-liblmdb-dev libzstd-dev libfuse3-dev fuse3 libarchive-dev libjansson-dev libcmocka-dev
+liblmdb-dev libzstd-dev libcurl4-openssl-dev libfuse3-dev fuse3 libarchive-dev libjansson-dev libcmocka-dev
 ca-certificates"
 
 test_packages="clang libclang-rt-14-dev python3 python3-grpcio python3-protobuf iproute2

@@ -19,6 +19,8 @@ struct loopback {
 	struct croft_server *server;
 	struct croft_channel *channel;
 	struct croft_arena *arena;
+	const char *const *origins; /* to be set before the start */
+	size_t origin_count;
 };
 
 static inline void loopback_start(struct loopback *loopback)
@@ -33,7 +35,9 @@ static inline void loopback_start(struct loopback *loopback)
 		&(struct croft_store_config){.path = loopback->folder, .budget_bytes = 1 << 30, .chunked = true}, &err);
 	assert_ok(loopback->store, err);
 	loopback->services = croft_services_create(
-		&(struct croft_services_config){.store = loopback->store}, &err);
+		&(struct croft_services_config){.store = loopback->store,
+			.asset_origins = loopback->origins, .asset_origin_count = loopback->origin_count,
+			.folder = loopback->folder}, &err);
 	assert_ok(loopback->services, err);
 	loopback->server =
 		croft_server_create(&(struct croft_server_config){.address = "127.0.0.1:0"}, &err);

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* FetchBlob of what nobody pushed: from a small HTTP server, where that is allowed. */
+#include "build/bazel/remote/asset/v1/remote_asset.pb-c.h"
+#include "google/rpc/status.pb-c.h"
+#include "proto/base/cleanup.h"
+#include "tests/unit/sched/loopback.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* "hello" */
+#define GOOD_SHA256 "sha256-LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="
+#define OTHER_SHA256 "sha256-LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCU="
+
+static struct loopback loopback;
+static struct croft_error err;
+static int listener, origin_port;
+static pthread_t origin;
+static unsigned asked; /* atomic: requests that came */
+
+static const char *answer_to(const char *request)
+{
+	if (strncmp(request, "GET /in/good ", 13) == 0)
+		return "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+	if (strncmp(request, "GET /in/near ", 13) == 0)
+		return "HTTP/1.1 302 x\r\nLocation: good\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody";
+	if (strncmp(request, "GET /in/round ", 14) == 0)
+		return "HTTP/1.1 302 x\r\nLocation: round\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+	if (strncmp(request, "GET /in/away ", 13) == 0)
+		return "HTTP/1.1 302 x\r\nLocation: /out/good\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+	if (strncmp(request, "GET /in/short ", 14) == 0)
+		return "HTTP/1.1 200 OK\r\nContent-Length: 50\r\nConnection: close\r\n\r\nhello";
+	if (strncmp(request, "GET /in/broken ", 15) == 0)
+		return "HTTP/1.1 500 x\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+	if (strncmp(request, "GET /out/", 9) == 0)
+		return "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecret";
+	return "HTTP/1.1 404 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+}
+
+static void *serve(void *unused)
+{
+	for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0; close(fd)) {
+		char request[4096];
+		size_t size = 0;
+		ssize_t got;
+		request[0] = '\0';
+		while (!strstr(request, "\r\n\r\n") && size + 1 < sizeof(request) &&
+			(got = recv(fd, request + size, sizeof(request) - 1 - size, 0)) > 0)
+			request[size += (size_t)got] = '\0';
+		__atomic_fetch_add(&asked, 1, __ATOMIC_RELAXED);
+		const char *answer = answer_to(request);
+		send(fd, answer, strlen(answer), MSG_NOSIGNAL);
+	}
+	return NULL;
+}
+
+static int set_up(void **state)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof(address);
+	listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_return_code(bind(listener, (struct sockaddr *)&address, length), 0);
+	assert_return_code(listen(listener, 16), 0);
+	assert_return_code(getsockname(listener, (struct sockaddr *)&address, &length), 0);
+	origin_port = ntohs(address.sin_port);
+	asked = 0;
+	assert_int_equal(pthread_create(&origin, NULL, serve, NULL), 0);
+	static char prefix[64];
+	static const char *prefixes[] = {prefix};
+	snprintf(prefix, sizeof(prefix), "http://127.0.0.1:%d/in/", origin_port);
+	loopback.origins = prefixes;
+	loopback.origin_count = 1;
+	loopback_start(&loopback);
+	err = CROFT_ERROR_INIT;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	loopback_stop(&loopback);
+	shutdown(listener, SHUT_RDWR);
+	pthread_join(origin, NULL);
+	close(listener);
+	return 0;
+}
+
+static const Asset__FetchBlobResponse *fetch_uri(const char *uri, const char *name, const char *value)
+{
+	Asset__FetchBlobRequest request = ASSET__FETCH_BLOB_REQUEST__INIT;
+	Asset__Qualifier qualifier = ASSET__QUALIFIER__INIT, *qualifiers[] = {&qualifier};
+	qualifier.name = (char *)name;
+	qualifier.value = (char *)value;
+	request.n_uris = 1;
+	request.uris = (char *[]){(char *)uri};
+	request.n_qualifiers = name != NULL;
+	request.qualifiers = qualifiers;
+	const Asset__FetchBlobResponse *answer = croft_unary(loopback.channel, NULL,
+		"/build.bazel.remote.asset.v1.Fetch/FetchBlob", &request.base,
+		&asset__fetch_blob_response__descriptor, loopback.arena, &err);
+	assert_ok(answer, err);
+	return answer;
+}
+
+static const Asset__FetchBlobResponse *fetch(const char *path, const char *name, const char *value)
+{
+	return fetch_uri(
+		croft_arena_printf(loopback.arena, "http://127.0.0.1:%d%s", origin_port, path), name, value);
+}
+
+static void assert_hello(const Asset__FetchBlobResponse *answer)
+{
+	struct croft_digest digest = croft_digest_of("hello", 5);
+	struct croft_slice bytes;
+	assert_int_equal(answer->status->code, CROFT_OK);
+	assert_string_equal(answer->blob_digest->hash, croft_digest_to_message(&digest, loopback.arena)->hash);
+	assert_int_equal(answer->blob_digest->size_bytes, 5);
+	assert_ok(croft_store_get(loopback.store, &digest, loopback.arena, &bytes, &err), err);
+	assert_memory_equal(bytes.data, "hello", 5);
+}
+
+static void what_an_origin_has_is_fetched_once(void **state)
+{
+	assert_hello(fetch("/in/good", NULL, NULL));
+	assert_int_equal(asked, 1);
+	assert_hello(fetch("/in/good", NULL, NULL));
+	assert_int_equal(asked, 1);
+	assert_hello(fetch("/in/near", NULL, NULL));
+	assert_int_equal(asked, 3);
+}
+
+static void bytes_of_another_hash_are_refused(void **state)
+{
+	assert_hello(fetch("/in/good", "checksum.sri", GOOD_SHA256));
+	assert_hello(fetch("/in/good", "checksum.sri", "md5-x " OTHER_SHA256 " " GOOD_SHA256));
+	assert_int_equal(fetch("/in/good", "checksum.sri", OTHER_SHA256)->status->code, CROFT_ABORTED);
+	/* A weaker hash that is right does not make up for a stronger one. */
+	assert_int_equal(fetch("/in/good", "checksum.sri", GOOD_SHA256 " sha384-"
+		"LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCRLPJNul+wow4m6Dsqxbnin")->status->code, CROFT_ABORTED);
+	assert_int_equal(fetch("/in/good", "checksum.sri", "md5-x")->status->code, CROFT_INVALID_ARGUMENT);
+	/* What we do not know might change what is meant. */
+	asked = 0;
+	assert_int_equal(fetch("/in/good", "vcs.branch", "x")->status->code, CROFT_NOT_FOUND);
+	assert_int_equal(asked, 0);
+}
+
+static void nothing_is_fetched_from_elsewhere(void **state)
+{
+	static const char *const paths[] = {
+		"/out/good", "/in/../out/good", "/in/%2e%2e/out/good", "/in/..%2fout/good", "/in", "/inside"};
+	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
+		assert_int_equal(fetch(paths[i], NULL, NULL)->status->code, CROFT_NOT_FOUND);
+	static const char *const uris[] = {
+		"file:///etc/passwd", "http://127.0.0.1/in/good", "http://127.0.0.1@localhost/in/good", "x"};
+	for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++)
+		assert_int_equal(fetch_uri(uris[i], NULL, NULL)->status->code, CROFT_NOT_FOUND);
+	assert_int_equal(asked, 0);
+	assert_int_equal(fetch("/in/away", NULL, NULL)->status->code, CROFT_PERMISSION_DENIED);
+	assert_int_equal(asked, 1);
+}
+
+static void an_origins_failures_are_told(void **state)
+{
+	assert_int_equal(fetch("/in/none", NULL, NULL)->status->code, CROFT_NOT_FOUND);
+	assert_int_equal(fetch("/in/broken", NULL, NULL)->status->code, CROFT_UNAVAILABLE);
+	assert_int_equal(fetch("/in/short", NULL, NULL)->status->code, CROFT_UNAVAILABLE);
+	assert_int_equal(fetch("/in/round", NULL, NULL)->status->code, CROFT_UNAVAILABLE);
+	struct croft_digest hello = croft_digest_of("hello", 5);
+	bool there;
+	assert_ok(croft_store_has(loopback.store, &hello, 1, &there, &err), err);
+	assert_false(there);
+}
+
+static void prefixes_are_whole_paths(void **state)
+{
+	static const char *const wrong[] = {"http://host/path", "ftp://host/", "host/", "", "http://host/%2e/"};
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		struct croft_services_config config = {
+			.store = loopback.store, .asset_origins = &wrong[i], .asset_origin_count = 1};
+		assert_null(croft_services_create(&config, &err));
+		assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+		err = CROFT_ERROR_INIT;
+	}
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(what_an_origin_has_is_fetched_once),
+		TEST(bytes_of_another_hash_are_refused),
+		TEST(nothing_is_fetched_from_elsewhere),
+		TEST(an_origins_failures_are_told),
+		TEST(prefixes_are_whole_paths),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
