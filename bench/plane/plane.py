@@ -107,7 +107,7 @@ class Bench:
     def bar(self, name, value, goal):
         met = value >= goal
         self.good &= met
-        print(f"BAR {name} {value:.2f} {goal} {'met' if met else 'missed'}", flush=True)
+        print(f"BAR {name} {value:.2f} >={goal} {'ok' if met else 'short'}", flush=True)
 
     def large(self, size):
         root = f"{self.folder}/www"
