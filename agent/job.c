@@ -147,12 +147,6 @@ static void on_started(void *user, uint64_t pid_namespace)
 		croft_log(CROFT_LOG_WARNING, "job %s will have no account of its inputs: %s",
 			job->message->operation, err.message);
 	prefetch(job);
-	Farm__JobStarted started = FARM__JOB_STARTED__INIT;
-	started.lease = job->message->lease;
-	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
-	message.kind_case = FARM__AGENT_MESSAGE__KIND_JOB_STARTED;
-	message.job_started = &started;
-	croft_session_send(job->session, &message);
 }
 
 static void on_output(void *user, int stream, struct croft_slice data)

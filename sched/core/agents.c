@@ -353,14 +353,9 @@ static void hear(struct session *session, const Farm__AgentMessage *message)
 	if (!session->agent)
 		return; /* before Hello, or after another session took over */
 	session->agent->heard_ns = croft_now_ns();
-	struct task *task;
 	switch (message->kind_case) {
 	case FARM__AGENT_MESSAGE__KIND_HEARTBEAT:
 		on_heartbeat(session, message->heartbeat);
-		break;
-	case FARM__AGENT_MESSAGE__KIND_JOB_STARTED:
-		if ((task = own_task(session, message->job_started->lease)))
-			task_run(task);
 		break;
 	case FARM__AGENT_MESSAGE__KIND_JOB_OUTPUT:
 		on_output(session, message->job_output);

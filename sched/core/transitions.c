@@ -241,6 +241,7 @@ static void give_jobs(struct croft_sched *sched, struct announcements *all)
 		} else {
 			job_add_peers(sched, handing->job, task, all->arena);
 			agent_give(task, handing->job, all->arena);
+			task_run(task);
 		}
 	}
 }

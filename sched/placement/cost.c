@@ -49,10 +49,18 @@ static double add_lack(struct croft_placement *placement, const struct inputs *i
 	uint32_t to, const uint32_t *agents, size_t count, struct lack *lack)
 {
 	struct presence *presence = placement->presence;
+	enum { AT_ONCE = 48 };
 	uint8_t levels[COST_MOST];
 	double read = 0;
+	/* Look-ups that are begun together. */
+	size_t block = count > AT_ONCE / 2 ? 2 : AT_ONCE / count;
+	uint32_t fetched = from;
 	for (uint32_t i = from; i < to; i++) {
-		presence_prefetch(presence, inputs->roots + i, inputs->count - i, agents, count);
+		if (i == fetched) {
+			size_t ahead = to - i < block ? to - i : block;
+			presence_prefetch(presence, inputs->roots + i, ahead, agents, count);
+			fetched += (uint32_t)ahead;
+		}
 		double bytes = (double)presence_bytes(presence, inputs->roots[i]);
 		double rarity = 1 - (double)presence_holders(presence, inputs->roots[i]) /
 			(double)(placement->open_agents + 1);

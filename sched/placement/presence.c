@@ -219,13 +219,14 @@ void presence_get_many(const struct presence *presence, uint32_t root, const uin
 void presence_prefetch(const struct presence *presence, const uint32_t *roots, size_t count,
 	const uint32_t *agents, size_t agent_count)
 {
-	if (count > 8)
-		__builtin_prefetch(&presence->roots[roots[8]].posting);
-	if (count > 5)
-		posting_prefetch(&presence->roots[roots[5]].posting, presence->agents, agents, agent_count);
-	if (count > 2)
+	/* Each step's addresses stand in what the step before brought: all are under way at once. */
+	for (size_t i = 0; i < count; i++)
+		__builtin_prefetch(&presence->roots[roots[i]].posting);
+	for (size_t i = 0; i < count; i++)
+		posting_prefetch(&presence->roots[roots[i]].posting, presence->agents, agents, agent_count);
+	for (size_t i = 0; i < count; i++)
 		posting_prefetch_groups(
-			&presence->roots[roots[2]].posting, presence->agents, agents, agent_count);
+			&presence->roots[roots[i]].posting, presence->agents, agents, agent_count);
 }
 
 void presence_set(struct presence *presence, uint32_t root, uint32_t agent, uint8_t level)

@@ -43,7 +43,7 @@ uint8_t presence_get(const struct presence *presence, uint32_t root, uint32_t ag
 /* The same of several agents; one pass over the posting's table. */
 void presence_get_many(const struct presence *presence, uint32_t root, const uint32_t *agents,
 	size_t count, uint8_t *levels);
-/* Of roots that will be looked up one after the other, while the first is. */
+/* Of roots that are about to be looked up; few agents or few roots at a time, as caches are small. */
 void presence_prefetch(const struct presence *presence, const uint32_t *roots, size_t count,
 	const uint32_t *agents, size_t agent_count);
 void presence_set(struct presence *presence, uint32_t root, uint32_t agent, uint8_t level);
