@@ -6,7 +6,7 @@ libprotobuf-dev libprotobuf-c-dev libgrpc-dev libxxhash-dev liburing-dev libsecc
 liblmdb-dev libzstd-dev libcurl4-openssl-dev libfuse3-dev fuse3 libarchive-dev libjansson-dev libcmocka-dev
 ca-certificates"
 
-test_packages="clang libclang-rt-14-dev python3 python3-grpcio python3-protobuf iproute2
+test_packages="clang libclang-rt-14-dev python3 python3-grpcio python3-protobuf python3-yaml iproute2
 btrfs-progs busybox-static curl openssl procps util-linux nginx-light ccache"
 
 # Clients that Debian has, and what their jobs find in their root.
