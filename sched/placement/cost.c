@@ -52,6 +52,8 @@ static double add_lack(struct croft_placement *placement, const struct inputs *i
 	enum { AT_ONCE = 48 };
 	uint8_t levels[COST_MOST];
 	double read = 0;
+	if (count == 0)
+		return 0;
 	/* Look-ups that are begun together. */
 	size_t block = count > AT_ONCE / 2 ? 2 : AT_ONCE / count;
 	uint32_t fetched = from;
