@@ -5,6 +5,7 @@
  *	session.c    the FUSE device: mounting, INIT, threads, the end
  *	operations.c what each request does
  *	partial.c    reading large files by chunks
+ *	siblings.c   small files that are read one after the other
  *	saved.c      what passes to the process that goes on with a mount
  *	wait.c       requests that wait for a fetch
  */
@@ -18,6 +19,7 @@
 #include "fs/mount/node.h"
 #include "fs/mount/partial.h"
 #include "fs/mount/ring.h"
+#include "fs/mount/siblings.h"
 #include "fs/mount/saved.h"
 
 #include <stdatomic.h>
@@ -36,6 +38,7 @@ struct croft_mount {
 	struct directory_cache *directories;
 	struct blobs *blobs;
 	struct partials *partials;
+	struct siblings *siblings;
 	struct accounts *accounts;
 	struct waiting *waiting;
 

@@ -114,6 +114,17 @@ static bool reply_node(struct request *request, const struct node *node)
 	return true;
 }
 
+/* A file or symlink at that place of the directory that the request is about. */
+static bool reply_child(struct request *request, const struct node *node, size_t place)
+{
+	struct fuse_entry_param entry = entry_of(request->mount, node);
+	if (node->kind == NODE_FILE)
+		siblings_note(request->mount->siblings, entry.ino, request->node, place);
+	if (fuse_reply_entry(request->fuse, &entry) != 0)
+		nodes_forget(request->mount->nodes, entry.ino, 1);
+	return true;
+}
+
 static bool reply_absent(struct request *request, double remembered_s)
 {
 	struct fuse_entry_param entry = {.ino = 0, .entry_timeout = remembered_s};
@@ -165,7 +176,7 @@ static bool lookup_in_directory(struct request *request, const struct node *pare
 		answered = reply_directory(request, parent, name, &child);
 	} else {
 		struct node node = directory_node(directory, entry);
-		answered = reply_node(request, &node);
+		answered = reply_child(request, &node, (size_t)(entry - directory->entries));
 	}
 	release_directory(mount, directory);
 	return answered;
@@ -279,6 +290,9 @@ static bool list(struct listing *listing, const char *name, uint64_t ino, mode_t
 		if (need <= room) {
 			if (node)
 				entry = entry_of(request->mount, node);
+			if (node && node->kind == NODE_FILE)
+				siblings_note(request->mount->siblings, entry.ino, request->node,
+					(size_t)next - 3); /* behind the dots; `next` is one further */
 			fuse_add_direntry_plus(request->fuse, to, room, name, &entry, next);
 		}
 	}
@@ -427,6 +441,8 @@ static bool run_read(struct request *request)
 		fuse_reply_buf(request->fuse, NULL, 0);
 		return true;
 	}
+	if (request->offset == 0)
+		siblings_read(request, &node);
 	struct croft_digest digest = node_digest(&node);
 	struct croft_error err;
 	struct open_blob *blob = blobs_open(mount->blobs, &digest, &err);

@@ -227,6 +227,7 @@ struct croft_mount *croft_mount_create(const struct croft_mount_config *config,
 	mount->directories = directory_cache_create(DIRECTORY_CACHE_BYTES);
 	mount->blobs = blobs_create(config->store);
 	mount->partials = partials_create(config->store);
+	mount->siblings = siblings_create();
 	mount->accounts = accounts_create();
 	mount->waiting = waiting_create(mount);
 	set_roots(mount, config->root);
@@ -450,6 +451,7 @@ void croft_mount_destroy(struct croft_mount *mount)
 	waiting_release(mount->waiting);
 	accounts_destroy(mount->accounts);
 	partials_destroy(mount->partials);
+	siblings_destroy(mount->siblings);
 	blobs_destroy(mount->blobs);
 	directory_cache_destroy(mount->directories);
 	nodes_destroy(mount->nodes);

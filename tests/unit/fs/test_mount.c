@@ -437,6 +437,55 @@ static void *read_thread(void *path)
 	return (void *)(intptr_t)open_error(path);
 }
 
+/* d/000 to d/199, on the farm; returns how much was asked for until the directory was listed. */
+static unsigned list_200(struct fixture *fixture, struct croft_digest *root)
+{
+	struct croft_tree_builder *builder = new_tree();
+	for (int i = 0; i < 200; i++) {
+		char path[16];
+		snprintf(path, sizeof(path), "d/%03d", i);
+		add_file(builder, path, put(fixture, ON_FARM, path), false);
+	}
+	*root = finish_tree(fixture, ON_FARM, builder);
+	mount_it(fixture, true, NULL);
+	assert_int_equal(count_entries(place(fixture, root, "d")), 202);
+	return farm_asked(fixture->farm);
+}
+
+static void read_one(struct fixture *fixture, const struct croft_digest *root, int number)
+{
+	char path[16];
+	snprintf(path, sizeof(path), "d/%03d", number);
+	assert_content(place(fixture, root, path), path);
+}
+
+static void small_files_that_are_read_in_order_are_fetched_ahead(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest root;
+	unsigned asked = list_200(fixture, &root);
+	for (int i = 0; i < 3; i++)
+		read_one(fixture, &root, i);
+	assert_int_equal(farm_asked(fixture->farm), asked + 3);
+	read_one(fixture, &root, 3);
+	farm_await(fixture->farm, asked + 4 + 16);
+	for (int i = 4; i < 200; i++)
+		read_one(fixture, &root, i);
+	assert_int_equal(farm_moved(fixture->farm), asked + 200);
+}
+
+static void small_files_that_are_read_here_and_there_fetch_no_others(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest root;
+	unsigned asked = list_200(fixture, &root), count = 0;
+	for (int i = 0; i < 60; i++, count++)
+		read_one(fixture, &root, i * 77 % 200);
+	for (int i = 1; i < 199; i += 3, count++)
+		read_one(fixture, &root, i);
+	assert_in_range(farm_asked(fixture->farm), asked + 60, asked + count);
+}
+
 static void readers_wait_for_a_fetch_and_all_get_it(void **state)
 {
 	struct fixture *fixture = *state;
@@ -947,6 +996,8 @@ int main(int argc, char **argv)
 		mount_test(only_the_exact_name_of_a_digest_is_a_tree),
 		mount_test(a_tree_can_be_the_root_of_the_mount),
 		mount_test(no_file_that_was_not_read_is_fetched),
+		mount_test(small_files_that_are_read_in_order_are_fetched_ahead),
+		mount_test(small_files_that_are_read_here_and_there_fetch_no_others),
 		mount_test(readers_wait_for_a_fetch_and_all_get_it),
 		mount_test(a_killed_process_does_not_wait_for_its_fetch),
 		mount_test(a_signal_that_does_not_kill_does_not_disturb_a_read),

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Small files that are read one after the other as they stand in their directory (cat, grep -r, tar): those
+ * behind are fetched ahead, more each time, so that a directory costs a few round trips and not one for each
+ * file. Whoever reads here and there, as a compiler does, gets what it reads and nothing else.
+ */
+#ifndef CROFT_FS_MOUNT_SIBLINGS_H
+#define CROFT_FS_MOUNT_SIBLINGS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct siblings;
+struct request;
+struct node;
+
+struct siblings *siblings_create(void);
+void siblings_destroy(struct siblings *siblings);
+/* Where a file's node was seen last: at that place in the directory that is the node `parent`. */
+void siblings_note(struct siblings *siblings, uint64_t node, uint64_t parent, size_t place);
+/* The file's first bytes are being read. */
+void siblings_read(struct request *request, const struct node *node);
+
+#endif
