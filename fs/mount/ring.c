@@ -9,6 +9,7 @@
 #include <liburing.h>
 #include <linux/fuse.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -326,9 +327,25 @@ static bool register_slots(struct ring *ring, struct croft_error *err)
 	return croft_error_errno(err, -result, "registering with FUSE");
 }
 
+/* The kernel queues a request with the CPU that it comes from: answered there, no other CPU has to be woken. One
+ * that this process may not run on serves from elsewhere. */
+static void stay_on_cpu(const struct ring *ring)
+{
+	cpu_set_t *own = CPU_ALLOC(ring->number + 1);
+	size_t size = CPU_ALLOC_SIZE(ring->number + 1);
+	if (!own)
+		abort();
+	CPU_ZERO_S(size, own);
+	CPU_SET_S(ring->number, size, own);
+	if (ring->rings->count == ring->rings->queue_count)
+		pthread_setaffinity_np(pthread_self(), size, own);
+	CPU_FREE(own);
+}
+
 static void *serve(void *user)
 {
 	struct ring *ring = user;
+	stay_on_cpu(ring);
 	struct croft_error err = CROFT_ERROR_INIT;
 	if (!register_slots(ring, &err)) {
 		say_started(ring->rings, &err);
