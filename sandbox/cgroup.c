@@ -13,41 +13,85 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static bool write_value(const char *root, const char *name, unsigned cell, const char *file,
-	const char *value)
+/* Opens a file of a cell's group, or finds it among those that this process keeps open; `keep` is NULL where
+ * it does not, and the caller closes. */
+static int open_file(struct cgroups *cgroups, const char *root, unsigned cell, const char *file, int mode,
+	struct kept **keep)
 {
 	char path[4096];
-	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, name, cell, file);
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	*keep = NULL;
+	bool keeping = cgroups->keeping && cell == cgroups->kept_cell;
+	for (unsigned i = 0; keeping && i < cgroups->kept_count; i++)
+		if (cgroups->kept[i].root == root && cgroups->kept[i].mode == mode &&
+			strcmp(cgroups->kept[i].file, file) == 0) {
+			*keep = &cgroups->kept[i];
+			return cgroups->kept[i].fd;
+		}
+	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, cgroups->name, cell, file);
+	int fd = open(path, mode | O_CLOEXEC);
+	if (fd >= 0 && keeping && cgroups->kept_count < KEPT_MOST) {
+		*keep = &cgroups->kept[cgroups->kept_count++];
+		**keep = (struct kept){.root = root, .file = file, .mode = mode, .fd = fd};
+	}
+	return fd;
+}
+
+static bool write_value(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
+	const char *value)
+{
+	struct kept *kept;
+	int fd = open_file(cgroups, root, cell, file, O_WRONLY, &kept);
 	if (fd < 0)
 		return false;
-	bool ok = write(fd, value, strlen(value)) >= 0;
-	close(fd);
+	bool ok = pwrite(fd, value, strlen(value), 0) >= 0;
+	if (!kept)
+		close(fd);
 	return ok;
 }
 
-static bool write_number(const char *root, const char *name, unsigned cell, const char *file,
+/* A limit stays what it is until it is written: nobody else may. */
+static bool write_limit(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
+	const char *value)
+{
+	struct kept *kept;
+	int fd = open_file(cgroups, root, cell, file, O_WRONLY, &kept);
+	if (fd < 0)
+		return false;
+	bool ok = (kept && strcmp(kept->written, value) == 0) || pwrite(fd, value, strlen(value), 0) >= 0;
+	if (kept)
+		snprintf(kept->written, sizeof(kept->written), "%s", ok ? value : "");
+	else
+		close(fd);
+	return ok;
+}
+
+static bool write_number(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
 	uint64_t value, const char *unlimited)
 {
 	char text[32];
 	snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
-	return write_value(root, name, cell, file, value ? text : unlimited);
+	return write_limit(cgroups, root, cell, file, value ? text : unlimited);
+}
+
+static ssize_t read_text(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
+	char *text, size_t size)
+{
+	struct kept *kept;
+	int fd = open_file(cgroups, root, cell, file, O_RDONLY, &kept);
+	ssize_t got = fd < 0 ? -1 : pread(fd, text, size - 1, 0);
+	if (fd >= 0 && !kept)
+		close(fd);
+	text[got > 0 ? got : 0] = '\0';
+	return got;
 }
 
 /* The number behind `key` in a file of "key number" lines, or the file's only number for key NULL. */
-static uint64_t read_number(const char *root, const char *name, unsigned cell, const char *file,
+static uint64_t read_number(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
 	const char *key)
 {
-	char path[4096], text[4096];
-	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, name, cell, file);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	char text[4096];
+	if (read_text(cgroups, root, cell, file, text, sizeof(text)) <= 0)
 		return 0;
-	ssize_t got = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (got <= 0)
-		return 0;
-	text[got] = '\0';
 	if (!key)
 		return strtoull(text, NULL, 10);
 	size_t size = strlen(key);
@@ -60,28 +104,27 @@ static uint64_t read_number(const char *root, const char *name, unsigned cell, c
 bool cgroups_limit(struct cgroups *cgroups, unsigned cell, const struct wire_spec *spec,
 	unsigned others, struct croft_error *err)
 {
-	const char *name = cgroups->name;
 	uint64_t processes = spec->processes ? spec->processes + others : 0;
 	bool ok = true;
 	if (cgroups->v2) {
 		const char *root = cgroups->roots[0];
 		char quota[64];
 		snprintf(quota, sizeof(quota), "%llu 100000", (unsigned long long)spec->cpu_millis * 100);
-		ok = write_number(root, name, cell, "memory.max", spec->memory_bytes, "max") &&
-			write_number(root, name, cell, "pids.max", processes, "max") &&
-			write_value(root, name, cell, "cpu.max", spec->cpu_millis ? quota : "max");
-		write_value(root, name, cell, "memory.swap.max", "0");
-		write_value(root, name, cell, "memory.oom.group", "1");
+		ok = write_number(cgroups, root, cell, "memory.max", spec->memory_bytes, "max") &&
+			write_number(cgroups, root, cell, "pids.max", processes, "max") &&
+			write_limit(cgroups, root, cell, "cpu.max", spec->cpu_millis ? quota : "max");
+		write_limit(cgroups, root, cell, "memory.swap.max", "0");
+		write_limit(cgroups, root, cell, "memory.oom.group", "1");
 	} else {
 		if (cgroups->roots[V1_MEMORY]) {
-			ok = write_number(cgroups->roots[V1_MEMORY], name, cell, "memory.limit_in_bytes",
+			ok = write_number(cgroups, cgroups->roots[V1_MEMORY], cell, "memory.limit_in_bytes",
 				spec->memory_bytes, "-1");
-			write_value(cgroups->roots[V1_MEMORY], name, cell, "memory.max_usage_in_bytes", "0");
+			write_value(cgroups, cgroups->roots[V1_MEMORY], cell, "memory.max_usage_in_bytes", "0");
 		}
 		if (ok && cgroups->roots[V1_PIDS])
-			ok = write_number(cgroups->roots[V1_PIDS], name, cell, "pids.max", processes, "max");
+			ok = write_number(cgroups, cgroups->roots[V1_PIDS], cell, "pids.max", processes, "max");
 		if (ok && cgroups->roots[V1_CPU])
-			ok = write_number(cgroups->roots[V1_CPU], name, cell, "cpu.cfs_quota_us",
+			ok = write_number(cgroups, cgroups->roots[V1_CPU], cell, "cpu.cfs_quota_us",
 				spec->cpu_millis * 100, "-1");
 	}
 	return ok || croft_error_errno(err, errno, "setting the limits of cell %u", cell);
@@ -93,28 +136,36 @@ bool cgroups_enter(struct cgroups *cgroups, unsigned cell, pid_t pid, struct cro
 	snprintf(text, sizeof(text), "%d", pid);
 	for (int i = 0; i < V1_COUNT; i++)
 		if (cgroups->roots[i] &&
-			!write_value(cgroups->roots[i], cgroups->name, cell, "cgroup.procs", text))
+			!write_value(cgroups, cgroups->roots[i], cell, "cgroup.procs", text))
 			return croft_error_errno(err, errno, "entering the cgroup of cell %u", cell);
 	return true;
 }
 
-/* Over all devices. Lines are "8:0 rbytes=1 wbytes=2 …" (v2) or "8:0 Read 1" (v1). */
-static void read_traffic(const struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters)
+void cgroups_forget(struct cgroups *cgroups)
 {
-	char path[4096], text[16384];
+	for (unsigned i = 0; i < cgroups->kept_count; i++)
+		close(cgroups->kept[i].fd);
+	cgroups->kept_count = 0;
+	cgroups->keeping = false;
+}
+
+void cgroups_keep(struct cgroups *cgroups, unsigned cell)
+{
+	cgroups->keeping = true;
+	cgroups->kept_cell = cell;
+}
+
+/* Over all devices. Lines are "8:0 rbytes=1 wbytes=2 …" (v2) or "8:0 Read 1" (v1). */
+static void read_traffic(struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters)
+{
+	char text[16384];
 	const char *root = cgroups->roots[cgroups->v2 ? 0 : V1_BLKIO];
 	if (!root)
 		return;
-	snprintf(path, sizeof(path), "%s/%s/%u/%s", root, cgroups->name, cell,
-		cgroups->v2 ? "io.stat" : "blkio.throttle.io_service_bytes");
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	if (fd >= 0)
-		close(fd);
-	if (got < 0)
+	if (read_text(cgroups, root, cell, cgroups->v2 ? "io.stat" : "blkio.throttle.io_service_bytes", text,
+			sizeof(text)) < 0)
 		return; /* version 2 without the io controller */
 	counters->traffic = true;
-	text[got] = '\0';
 	for (char *at = text; (at = strpbrk(at, "Rrw")); at++) {
 		char *digits = at + strcspn(at, "0123456789\n");
 		if (strncmp(at, "rbytes=", 7) == 0 || strncmp(at, "Read ", 5) == 0)
@@ -140,32 +191,34 @@ bool cgroups_limit_processes(const struct cgroups *cgroups)
 	return cgroups->roots[cgroups->v2 ? 0 : V1_PIDS] != NULL;
 }
 
-uint64_t cgroups_cpu_ns(const struct cgroups *cgroups, unsigned cell)
+uint64_t cgroups_cpu_ns(struct cgroups *cgroups, unsigned cell)
 {
 	if (cgroups->v2)
-		return read_number(cgroups->roots[0], cgroups->name, cell, "cpu.stat", "usage_usec") * 1000;
+		return read_number(cgroups, cgroups->roots[0], cell, "cpu.stat", "usage_usec") * 1000;
 	return cgroups->roots[V1_CPUACCT]
-		? read_number(cgroups->roots[V1_CPUACCT], cgroups->name, cell, "cpuacct.usage", NULL)
+		? read_number(cgroups, cgroups->roots[V1_CPUACCT], cell, "cpuacct.usage", NULL)
 		: 0;
 }
 
-void cgroups_count(const struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters)
+void cgroups_count(struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters)
 {
-	const char *name = cgroups->name;
 	*counters = (struct cgroup_counters){.cpu_ns = cgroups_cpu_ns(cgroups, cell)};
 	if (cgroups->v2) {
 		const char *root = cgroups->roots[0];
-		counters->kills = read_number(root, name, cell, "memory.events", "oom_kill");
-		counters->user_ns = read_number(root, name, cell, "cpu.stat", "user_usec") * 1000;
-		counters->system_ns = read_number(root, name, cell, "cpu.stat", "system_usec") * 1000;
+		counters->kills = read_number(cgroups, root, cell, "memory.events", "oom_kill");
+		counters->user_ns = read_number(cgroups, root, cell, "cpu.stat", "user_usec") * 1000;
+		counters->system_ns = read_number(cgroups, root, cell, "cpu.stat", "system_usec") * 1000;
 	} else if (cgroups->roots[V1_MEMORY]) {
 		const char *root = cgroups->roots[V1_MEMORY];
-		counters->kills = read_number(root, name, cell, "memory.oom_control", "oom_kill");
-		counters->memory_bytes = read_number(root, name, cell, "memory.usage_in_bytes", NULL);
+		counters->kills = read_number(cgroups, root, cell, "memory.oom_control", "oom_kill");
+		counters->memory_bytes = read_number(cgroups, root, cell, "memory.usage_in_bytes", NULL);
 	}
+	if (cgroups->roots[0])
+		counters->peak_bytes = read_number(cgroups, cgroups->roots[0], cell,
+			cgroups->v2 ? "memory.peak" : "memory.max_usage_in_bytes", NULL);
 	int pids = cgroups->v2 ? 0 : V1_PIDS;
 	if (cgroups->roots[pids])
-		counters->refusals = read_number(cgroups->roots[pids], name, cell, "pids.events", "max");
+		counters->refusals = read_number(cgroups, cgroups->roots[pids], cell, "pids.events", "max");
 	read_traffic(cgroups, cell, counters);
 }
 
@@ -184,8 +237,7 @@ void cgroups_measure(struct cgroups *cgroups, unsigned cell, const struct cgroup
 		report->system_ns = both - report->user_ns;
 	}
 	if (cgroups->roots[0]) {
-		report->peak_memory_bytes = read_number(cgroups->roots[0], cgroups->name, cell,
-			cgroups->v2 ? "memory.peak" : "memory.max_usage_in_bytes", NULL);
+		report->peak_memory_bytes = now.peak_bytes;
 		report->memory_exceeded = now.kills > before->kills;
 		report->memory_measured = 1;
 	}
@@ -196,13 +248,13 @@ void cgroups_measure(struct cgroups *cgroups, unsigned cell, const struct cgroup
 	}
 }
 
-bool cgroups_reusable(const struct cgroups *cgroups, unsigned cell,
+bool cgroups_reusable(struct cgroups *cgroups, unsigned cell,
 	const struct cgroup_counters *before)
 {
 	/* A version 2 group's peak stays what it was. */
 	if (cgroups->v2)
 		return false;
 	const char *root = cgroups->roots[V1_MEMORY];
-	uint64_t left = root ? read_number(root, cgroups->name, cell, "memory.usage_in_bytes", NULL) : 0;
+	uint64_t left = root ? read_number(cgroups, root, cell, "memory.usage_in_bytes", NULL) : 0;
 	return left <= before->memory_bytes + (1 << 20);
 }

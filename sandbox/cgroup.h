@@ -6,6 +6,7 @@
 #include "sandbox/internal.h"
 
 enum { V1_MEMORY, V1_PIDS, V1_CPU, V1_CPUACCT, V1_BLKIO, V1_COUNT };
+enum { KEPT_MOST = 24 };
 
 struct cgroups {
 	bool v2;
@@ -14,6 +15,14 @@ struct cgroups {
 	char name[64];
 	char leaf[64]; /* v2: below the root, where the agent's own processes went; "": they stayed */
 	unsigned cells;
+	/* Files of one cell, in its keeper, for which opening them is a good part of a job's cost. */
+	bool keeping;
+	unsigned kept_cell, kept_count;
+	struct kept {
+		const char *root, *file;
+		int mode, fd;
+		char written[40];
+	} kept[KEPT_MOST];
 };
 
 #endif

@@ -237,6 +237,7 @@ struct cgroups *cgroups_open(unsigned cells, struct croft_arena *arena, const ch
 void cgroups_renew(struct cgroups *cgroups, unsigned cell)
 {
 	char path[4096];
+	cgroups_forget(cgroups);
 	for (int i = 0; i < V1_COUNT; i++) {
 		if (!cgroups->roots[i])
 			continue;
@@ -244,6 +245,7 @@ void cgroups_renew(struct cgroups *cgroups, unsigned cell)
 		if (rmdir(path) == 0 || errno == ENOENT)
 			mkdir(path, 0755);
 	}
+	cgroups_keep(cgroups, cell);
 }
 
 void cgroups_close(struct cgroups *cgroups)

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -202,6 +203,10 @@ static void reset_signals(void)
 	struct sigaction plain = {.sa_handler = SIG_DFL};
 	for (int number = 1; number < NSIG; number++)
 		sigaction(number, &plain, NULL);
+}
+
+static void unblock_signals(void)
+{
 	sigset_t none;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -291,17 +296,20 @@ static bool make_root(const struct job *job, struct croft_error *err)
 {
 	static const struct host_view here = {-1, -1, -1};
 	const struct nursery *nursery = job->nursery;
-	char root[256];
-	snprintf(root, sizeof(root), "%s/root", nursery->skeleton.at);
-	if (!nursery->context->privileged &&
-		!root_mount(nursery->context, nursery->cell, root, &here, job->spec, err))
-		return false;
-	if (job->root < 0 && chdir("/") < 0)
-		return croft_error_errno(err, errno, "entering /");
+	int root = job->root;
+	if (!nursery->context->privileged) {
+		char path[256];
+		snprintf(path, sizeof(path), "%s/root", nursery->skeleton.at);
+		root = root_make(nursery->context, nursery->cell, path, &here, job->spec, err);
+		if (root < 0)
+			return false;
+		if (chdir("/") < 0)
+			return croft_error_errno(err, errno, "entering /");
+	}
 	/* A namespace without any interface is nobody else's. */
 	if (job->spec->network == CROFT_NETWORK_NONE && unshare(CLONE_NEWNET) < 0)
 		return croft_error_errno(err, errno, "making a network namespace");
-	return set_names(job->spec, err) && inside_enter(&nursery->skeleton, job->root, job->spec, err);
+	return set_names(job->spec, err) && inside_enter(&nursery->skeleton, root, job->spec, err);
 }
 
 /* Inside already, where links lead nowhere else. */
@@ -373,13 +381,15 @@ static bool close_all(struct job *job, struct croft_error *err)
 	return true;
 }
 
-static void command_main(const struct nursery *nursery)
+static int command_main(void *user)
 {
+	const struct nursery *nursery = user;
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct job job = {.nursery = nursery, .inner = nursery->inner};
 	struct status status = {.kind = STATUS_STARTED};
 	char byte;
 	setsid();
+	reset_signals();
 	if (!receive_job(&job))
 		_exit(1);
 	const char **arguments = wire_list(job.spec, job.spec->arguments);
@@ -387,7 +397,7 @@ static void command_main(const struct nursery *nursery)
 	bool ok = prepare(&job, &err);
 	if (ok && (!status_tell(job.inner, &status) || (job.wait && recv(job.inner, &byte, 1, 0) != 1)))
 		_exit(1);
-	reset_signals();
+	unblock_signals();
 	if (ok && close_all(&job, &err) && close_off(&job, &err)) {
 		status.kind = STATUS_EXEC;
 		status.number = execute(arguments,
@@ -397,6 +407,25 @@ static void command_main(const struct nursery *nursery)
 	}
 	tell_failure(job.inner, &err);
 	_exit(126);
+}
+
+enum { COMMAND_STACK = 256 << 10 };
+
+/* The command uses init's memory until it is executed: there is nothing to copy, and nothing to let go of
+ * while it is waited for. Init keeps still meanwhile. Sanitizers know no processes with one memory. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { COMMAND_SHARES = 0 };
+#else
+enum { COMMAND_SHARES = CLONE_VM };
+#endif
+
+static pid_t start_command(const struct nursery *nursery)
+{
+	char *stack = mmap(NULL, COMMAND_STACK, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+	return stack == MAP_FAILED
+		? -1
+		: clone(command_main, stack + COMMAND_STACK, COMMAND_SHARES | SIGCHLD, (void *)nursery);
 }
 
 /* Pid 1 -------------------------------------------------------------------------------------------- */
@@ -437,14 +466,12 @@ int init_main(const struct nursery *nursery)
 		tell_failure(nursery->inner, &err);
 		return 1;
 	}
-	pid_t command = fork();
+	pid_t command = start_command(nursery);
 	if (command < 0) {
 		croft_error_errno(&err, errno, "starting the command");
 		tell_failure(nursery->inner, &err);
 		return 1;
 	}
-	if (command == 0)
-		command_main(nursery);
 	status.pid_namespace = own_namespace(&nursery->skeleton);
 	if (!status_tell(nursery->inner, &status))
 		return 1;

@@ -242,7 +242,7 @@ bool inside_enter(const struct skeleton *skeleton, int root, const struct wire_s
 	snprintf(path, sizeof(path), "%s/root", skeleton->at);
 	if (skeleton->at[0] && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return croft_error_errno(err, errno, "taking leave of the host's mounts");
-	if (root >= 0 && move_mount(root, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+	if (move_mount(root, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
 		return croft_error_errno(err, errno, "mounting the root");
 	if (!move_into(skeleton, path, "proc", err) || !move_into(skeleton, path, "dev", err) ||
 		!seal(path, spec, err))

@@ -142,6 +142,7 @@ struct launcher_context {
 	uint32_t uid_base;
 	bool shared_uids;
 	bool privileged; /* root in the initial user namespace */
+	bool on_disk; /* what jobs write, rather than in memory */
 	int *user_namespaces; /* one per slot, for idmapped mounts; -1: cannot be made */
 	struct cgroups *cgroups;
 	struct sock_fprog seccomp[3];
@@ -152,7 +153,7 @@ static inline unsigned launcher_cells(const struct launcher_context *context)
 {
 	return context->slots * CELLS_PER_SLOT;
 }
-/* The cell's directory below the state directory: upper/, work/, input-upper/, input-work/, lower0/… */
+/* The cell's directory below the state directory: places/, upper/, work/, input-upper/, input-work/ */
 void cell_path(const struct launcher_context *context, unsigned cell, const char *name, char *path,
 	size_t size);
 /* The kernel ids of the cell's slot begin here. Never two of a slot's cells run a job at a time. */
@@ -196,24 +197,34 @@ bool mounts_own(const struct launcher_context *context, struct croft_error *err)
 
 /* network.c: brings up the loopback interface of this process's network namespace. */
 bool network_raise_loopback(struct croft_error *err);
-/* All that a job can leave in the network namespace of `pid`: sockets, traffic, counts. Malloc'ed text, to
- * be compared with that of a fresh one; NULL: cannot be read. */
-char *network_traces(pid_t pid);
+/* All that a job can leave in the network namespace of `pid`: sockets, traffic, counts. */
+enum { NETWORK_TRACES = 7 };
+struct network_watch {
+	int files[NETWORK_TRACES];
+	bool blind; /* something cannot be seen */
+};
+#define NETWORK_UNWATCHED {.files = {-1, -1, -1, -1, -1, -1, -1}}
+void network_watch(struct network_watch *watch, pid_t pid);
+void network_unwatch(struct network_watch *watch);
+/* Malloc'ed text, to be compared with that of a fresh one; NULL: cannot be read. */
+char *network_traces(const struct network_watch *watch);
 
-/* root.c: the file system of a sandbox, from the host's side. Directories for a job to come: */
-bool root_prepare(const struct launcher_context *context, unsigned cell, struct croft_error *err);
+/* root.c: the file system of a sandbox, from the host's side. Directories for a job to come; those that no
+ * job can write to are made the first time. */
+bool root_prepare(const struct launcher_context *context, unsigned cell, bool first,
+	struct croft_error *err);
 /* Where layers are found: the host's mount namespace and root, and the way back. All -1: here. */
 struct host_view {
 	int mounts, root, own_mounts;
 };
-/* Mounts everything at `root`. */
-bool root_mount(const struct launcher_context *context, unsigned cell, const char *root,
+/* The root with everything in it, mounted nowhere yet; -1 on error. `root` is a place for mounting it
+ * meanwhile. */
+int root_make(const struct launcher_context *context, unsigned cell, const char *root,
 	const struct host_view *host, const struct wire_spec *spec, struct croft_error *err);
 /* The fanotify group hears from now on what is opened of the job's inputs, wherever their overlay is
  * mounted. */
-bool root_watch(int fanotify, const char *root, const struct wire_spec *spec,
-	struct croft_error *err);
-/* Undoes both. */
+bool root_watch(int fanotify, int root, const struct wire_spec *spec, struct croft_error *err);
+/* Undoes root_make and what the job wrote. */
 bool root_remove(const struct launcher_context *context, unsigned cell, struct croft_error *err);
 
 /* inside.c: the same from inside. A skeleton is a small tmpfs with root/, proc/ and dev/, where a sandbox
@@ -230,7 +241,7 @@ bool inside_make_skeleton(const char *place, int dev, bool alone, const struct w
 /* In init: what each job has of its own. */
 bool inside_mount_own(const struct skeleton *skeleton, const struct wire_spec *spec,
 	struct croft_error *err);
-/* In the command: root (a mount; -1: it was mounted in the skeleton) becomes "/". */
+/* In the command: root, a mount, becomes "/". */
 bool inside_enter(const struct skeleton *skeleton, int root, const struct wire_spec *spec,
 	struct croft_error *err);
 
@@ -308,8 +319,11 @@ struct cgroups;
 struct cgroups *cgroups_open(unsigned cells, struct croft_arena *arena, const char **limits);
 /* Bits of enum croft_enforced. */
 uint32_t cgroups_enforce(const struct cgroups *cgroups);
-/* A fresh one in the place of the old. */
+/* A fresh one in the place of the old, whose files this process keeps. */
 void cgroups_renew(struct cgroups *cgroups, unsigned cell);
+/* For a keeper: files of the cell's group stay open once they were. Not in its children. */
+void cgroups_keep(struct cgroups *cgroups, unsigned cell);
+void cgroups_forget(struct cgroups *cgroups);
 bool cgroups_enter(struct cgroups *cgroups, unsigned cell, pid_t pid, struct croft_error *err);
 /* `others`: processes in it that are none of the job's. */
 bool cgroups_limit(struct cgroups *cgroups, unsigned cell, const struct wire_spec *spec,
@@ -318,18 +332,19 @@ bool cgroups_limit(struct cgroups *cgroups, unsigned cell, const struct wire_spe
 bool cgroups_limit_processes(const struct cgroups *cgroups);
 /* What its counters say now: a job's use is the difference of two. */
 struct cgroup_counters {
-	uint64_t cpu_ns, user_ns, system_ns, kills, refusals, read_bytes, written_bytes, memory_bytes;
+	uint64_t cpu_ns, user_ns, system_ns, kills, refusals, read_bytes, written_bytes, memory_bytes,
+		peak_bytes;
 	bool traffic; /* whether bytes read and written are known */
 };
-void cgroups_count(const struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters);
+void cgroups_count(struct cgroups *cgroups, unsigned cell, struct cgroup_counters *counters);
 /* What the job used since; to be asked when it is over. */
 void cgroups_measure(struct cgroups *cgroups, unsigned cell, const struct cgroup_counters *before,
 	struct report *report);
 /* Whether it may serve another job, whose use can be told from this one's. */
-bool cgroups_reusable(const struct cgroups *cgroups, unsigned cell,
+bool cgroups_reusable(struct cgroups *cgroups, unsigned cell,
 	const struct cgroup_counters *before);
 /* Processor time so far; 0 where no cgroup counts it. */
-uint64_t cgroups_cpu_ns(const struct cgroups *cgroups, unsigned cell);
+uint64_t cgroups_cpu_ns(struct cgroups *cgroups, unsigned cell);
 void cgroups_close(struct cgroups *cgroups);
 
 #endif

@@ -34,12 +34,14 @@ struct keeper {
 	struct host_view host;
 	pid_t nursery;
 	int births, inner;
+	struct network_watch network;
 	char *traces; /* of its network namespace as it was made */
 	pid_t init;
 	int init_fd, init_mounts;
 	uint64_t pid_namespace;
 	struct croft_error failure; /* why no sandbox is ready, if none is */
 	bool ready;
+	bool placed; /* its directories that outlive jobs are there */
 	struct cgroup_counters before;
 	/* Of the job: */
 	const struct wire_spec *spec;
@@ -145,6 +147,8 @@ static bool clone_nursery(struct keeper *keeper, const struct wire_spec *spec, s
 		for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 			if (own[i] >= 0)
 				close(own[i]);
+		cgroups_forget(keeper->context->cgroups);
+		network_unwatch(&keeper->network);
 		nursery_main(&nursery);
 	}
 	close(births[1]);
@@ -162,7 +166,8 @@ static bool start_nursery(struct keeper *keeper, const struct wire_spec *spec,
 {
 	struct cgroups *cgroups = keeper->context->cgroups;
 	cgroups_renew(cgroups, keeper->cell);
-	return use_network(keeper, spec, err) && clone_nursery(keeper, spec, err) &&
+	return cgroups_limit(cgroups, keeper->cell, &plain, 1, err) &&
+		use_network(keeper, spec, err) && clone_nursery(keeper, spec, err) &&
 		map_ids(keeper, spec, err) && cgroups_enter(cgroups, keeper->cell, keeper->nursery, err);
 }
 
@@ -229,12 +234,16 @@ static void make_ready(struct keeper *keeper, const struct wire_spec *spec)
 	const struct launcher_context *context = keeper->context;
 	struct croft_error *err = &keeper->failure;
 	*err = (struct croft_error)CROFT_ERROR_INIT;
-	keeper->ready = root_prepare(context, keeper->cell, err) &&
+	keeper->ready = root_prepare(context, keeper->cell, !keeper->placed, err) &&
 		(keeper->nursery > 0 || start_nursery(keeper, spec, err)) && make_init(keeper, err);
 	if (!keeper->ready)
 		return;
-	if (!keeper->traces)
-		keeper->traces = network_traces(keeper->nursery);
+	keeper->placed = true;
+	if (!keeper->traces) {
+		network_unwatch(&keeper->network);
+		network_watch(&keeper->network, keeper->nursery);
+		keeper->traces = network_traces(&keeper->network);
+	}
 	cgroups_count(context->cgroups, keeper->cell, &keeper->before);
 }
 
@@ -338,16 +347,13 @@ static bool begin(struct keeper *keeper, const int request[REQUEST_FDS], struct 
 	if (context->privileged) {
 		char path[4096];
 		cell_root(context, keeper->cell, path, sizeof(path));
-		if (!root_mount(context, keeper->cell, path, &keeper->host, spec, err))
+		root = root_make(context, keeper->cell, path, &keeper->host, spec, err);
+		if (root < 0)
 			return false;
 		/* A job is not to fail for its account. */
 		struct croft_error unwatched = CROFT_ERROR_INIT;
-		if (request[4] >= 0 && !root_watch(request[4], path, spec, &unwatched))
+		if (request[4] >= 0 && !root_watch(request[4], root, spec, &unwatched))
 			fprintf(stderr, "croft: what a job reads will not be known: %s\n", unwatched.message);
-		root = open_tree(
-			AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
-		if (root < 0)
-			return croft_error_errno(err, errno, "opening the root %s", path);
 	}
 	int fds[] = {request[0], request[2], request[3], root};
 	return send_order(
@@ -479,7 +485,7 @@ static bool is_clean(struct keeper *keeper)
 		return false;
 	while (receive_status(keeper, MSG_DONTWAIT))
 		;
-	CROFT_CLEANUP_FREE char *traces = network_traces(keeper->nursery);
+	CROFT_CLEANUP_FREE char *traces = network_traces(&keeper->network);
 	return traces && strcmp(traces, keeper->traces) == 0 &&
 		cgroups_reusable(keeper->context->cgroups, keeper->cell, &keeper->before);
 }
@@ -569,7 +575,7 @@ void keeper_main(const struct launcher_context *context, unsigned cell, int requ
 {
 	struct keeper keeper = {.context = context, .cell = cell, .requests = requests, .agent = agent,
 		.host_network = -1, .host = {-1, -1, -1}, .nursery = -1, .births = -1, .inner = -1, .init = -1,
-		.init_fd = -1, .init_mounts = -1, .denials = {.listener = -1}, .failure = CROFT_ERROR_INIT};
+		.init_fd = -1, .init_mounts = -1, .network = NETWORK_UNWATCHED, .denials = {.listener = -1}, .failure = CROFT_ERROR_INIT};
 	int fds[REQUEST_FDS];
 	prctl(PR_SET_NAME, "croft-sandbox");
 	prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -29,31 +29,48 @@ bool network_raise_loopback(struct croft_error *err)
 /* Counters of packets and of everything that protocols did, failed attempts too; all sockets (of the
  * files only the first line of sockstat: the others count the whole host's); unix sockets by name, which
  * one left in flight to itself may hold; labels that outlive their socket. */
-char *network_traces(pid_t pid)
+static const char *const files[NETWORK_TRACES] = {
+	"sockstat", "dev", "snmp", "netstat", "snmp6", "unix", "ip6_flowlabel"};
+
+void network_watch(struct network_watch *watch, pid_t pid)
 {
-	static const char *const files[] = {
-		"sockstat", "dev", "snmp", "netstat", "snmp6", "unix", "ip6_flowlabel"};
-	enum { ROOM = 64 * 1024 };
 	char path[64];
+	for (size_t i = 0; i < NETWORK_TRACES; i++) {
+		snprintf(path, sizeof(path), "/proc/%d/net/%s", pid, files[i]);
+		watch->files[i] = open(path, O_RDONLY | O_CLOEXEC);
+		/* There may be no IPv6. What else cannot be opened is something that nobody would see. */
+		watch->blind |= watch->files[i] < 0 && (errno != ENOENT || i == 0);
+	}
+}
+
+void network_unwatch(struct network_watch *watch)
+{
+	for (size_t i = 0; i < NETWORK_TRACES; i++)
+		if (watch->files[i] >= 0)
+			close(watch->files[i]);
+	*watch = (struct network_watch)NETWORK_UNWATCHED;
+}
+
+char *network_traces(const struct network_watch *watch)
+{
+	enum { ROOM = 64 * 1024 };
 	char *text = croft_alloc(ROOM);
 	size_t used = 0;
-	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
-		snprintf(path, sizeof(path), "/proc/%d/net/%s", pid, files[i]);
-		CROFT_CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0 && errno == ENOENT && i > 0)
-			continue; /* no IPv6 */
+	bool ok = !watch->blind;
+	for (size_t i = 0; ok && i < NETWORK_TRACES; i++) {
 		size_t begin = used;
-		ssize_t got = -1;
-		while (fd >= 0 && used < ROOM - 1 && (got = read(fd, text + used, ROOM - 1 - used)) > 0)
+		ssize_t got = watch->files[i] < 0 ? 0 : -1;
+		while (watch->files[i] >= 0 && used < ROOM - 1 &&
+			(got = pread(watch->files[i], text + used, ROOM - 1 - used, (off_t)(used - begin))) > 0)
 			used += (size_t)got;
 		text[used] = '\0';
-		if (got != 0) {
-			free(text);
-			return NULL;
-		}
+		ok = got == 0;
 		if (i == 0)
 			used = begin + strcspn(text + begin, "\n");
 	}
 	text[used] = '\0';
-	return text;
+	if (ok)
+		return text;
+	free(text);
+	return NULL;
 }

@@ -9,12 +9,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -95,6 +97,12 @@ static void remove_staging(struct launcher_context *context)
 	free((char *)context->staging);
 }
 
+static bool is_on_disk(const char *path)
+{
+	struct statfs fs;
+	return statfs(path, &fs) < 0 || (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC);
+}
+
 static bool prepare_context(struct croft_launcher *launcher,
 	const struct croft_launcher_config *config, struct croft_arena *arena, const char **limits,
 	struct croft_error *err)
@@ -105,6 +113,7 @@ static bool prepare_context(struct croft_launcher *launcher,
 	context->uid_base = config->uid_base ? config->uid_base : CROFT_DEFAULT_UID_BASE;
 	context->shared_uids = config->shared_uids;
 	context->privileged = geteuid() == 0;
+	context->on_disk = is_on_disk(context->state);
 	context->user_namespaces = croft_array(config->slots, sizeof(int));
 	for (unsigned slot = 0; slot < config->slots; slot++)
 		context->user_namespaces[slot] = context->privileged

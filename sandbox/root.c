@@ -110,28 +110,18 @@ static bool forbid_writing(int tree, const char *source, struct croft_error *err
 		croft_error_errno(err, errno, "making the layer %s read-only", source);
 }
 
-/* Mounts a layer on `target`, with its owners mapped into the slot's range where the kernel and
- * the file system can: the job's root then owns its inputs. Without, they belong to nobody inside, and
- * can be read but not replaced. */
-static bool mount_lower(const struct launcher_context *context, unsigned cell, int tree,
-	const char *source, const char *target, bool writable, struct croft_error *err)
+/* Owners of a layer are mapped into the slot's range where the kernel and the file system can: the job's
+ * root then owns its inputs. Without, they belong to nobody inside, and can be read but not replaced. */
+static bool map_owners(const struct launcher_context *context, unsigned cell, int tree,
+	const char *source, struct croft_error *err)
 {
-	if (!writable && !forbid_writing(tree, source, err))
-		return false;
-	if (context->user_namespaces[cell / CELLS_PER_SLOT] >= 0) {
-		struct mount_attr map = {
-			.attr_set = MOUNT_ATTR_IDMAP,
-			.userns_fd = (uint64_t)context->user_namespaces[cell / CELLS_PER_SLOT],
-		};
-		if (mount_setattr(tree, "", AT_EMPTY_PATH, &map, sizeof(map)) < 0 && errno != EINVAL &&
-			errno != EPERM)
-			return croft_error_errno(err, errno, "mapping the owners of %s", source);
-	}
-	if (mkdir(target, 0755) < 0 && errno != EEXIST)
-		return croft_error_errno(err, errno, "making %s", target);
-	if (move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-		return croft_error_errno(err, errno, "mounting the layer %s", source);
-	return true;
+	struct mount_attr map = {
+		.attr_set = MOUNT_ATTR_IDMAP,
+		.userns_fd = (uint64_t)context->user_namespaces[cell / CELLS_PER_SLOT],
+	};
+	return context->user_namespaces[cell / CELLS_PER_SLOT] < 0 ||
+		mount_setattr(tree, "", AT_EMPTY_PATH, &map, sizeof(map)) == 0 || errno == EINVAL ||
+		errno == EPERM || croft_error_errno(err, errno, "mapping the owners of %s", source);
 }
 
 /* Makes cell/name owned by the job's root. */
@@ -171,29 +161,84 @@ static bool make_in_upper(const struct launcher_context *context, unsigned cell,
 	return true;
 }
 
-/* A mount's options are there to read for everyone inside: names relative to the cell's directory,
- * where root_mount went, tell nothing of the host. */
-static bool mount_overlay(const struct launcher_context *context, const char *lower,
-	const char *upper, const char *work, const char *target, bool trusted, struct croft_error *err)
+/* What an overlay is made of. Names are relative to the cell's directory, where root_mount went: a mount's
+ * options are there to read for everyone inside, and shall tell nothing of the host. */
+struct overlay {
+	const char *places; /* a layer above all trees; NULL: none */
+	const char **sources; /* of the trees, for people */
+	const int *trees;
+	const char *mount_points; /* where trees are mounted that the kernel cannot take as they are */
+	const char *upper, *work;
+	bool trusted; /* devices and set-user-id programs count */
+};
+
+/* Since Linux 6.15 layers need not be mounted anywhere. */
+static bool add_trees(int fs, const struct overlay *overlay)
 {
-	CROFT_CLEANUP_FD int fs = fsopen("overlay", FSOPEN_CLOEXEC);
-	if (fs < 0)
-		return croft_error_errno(err, errno, "opening overlayfs");
-	if (fsconfig(fs, FSCONFIG_SET_STRING, "source", "croft", 0) < 0 ||
-		fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir", lower, 0) < 0 ||
-		fsconfig(fs, FSCONFIG_SET_STRING, "upperdir", upper, 0) < 0 ||
-		fsconfig(fs, FSCONFIG_SET_STRING, "workdir", work, 0) < 0 ||
-		(!context->privileged && fsconfig(fs, FSCONFIG_SET_FLAG, "userxattr", NULL, 0) < 0) ||
-		fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
-		return errno == ELOOP
-			? croft_error_set(err, CROFT_INVALID_ARGUMENT,
-				  "two of the root layers are one directory, or one of them contains another")
-			: croft_error_errno(err, errno, "making the overlay over %s", lower);
-	unsigned attributes = trusted ? 0 : MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
-	CROFT_CLEANUP_FD int tree = fsmount(fs, FSMOUNT_CLOEXEC, attributes);
-	if (tree < 0 || move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-		return croft_error_errno(err, errno, "mounting the overlay on %s", target);
+	if (overlay->places && fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir+", overlay->places, 0) < 0)
+		return false;
+	for (size_t i = 0; overlay->sources[i]; i++)
+		if (fsconfig(fs, FSCONFIG_SET_FD, "lowerdir+", NULL, overlay->trees[i]) < 0)
+			return false;
 	return true;
+}
+
+static bool add_mounted(int fs, const struct overlay *overlay, struct croft_error *err)
+{
+	char joined[(MAX_ROOTS + 1) * 32];
+	size_t used = (size_t)snprintf(joined, sizeof(joined), "%s", overlay->places ? overlay->places : "");
+	for (size_t i = 0; overlay->sources[i] && i < MAX_ROOTS; i++) {
+		char name[32];
+		snprintf(name, sizeof(name), "%s%zu", overlay->mount_points, i);
+		if (mkdir(name, 0755) < 0 && errno != EEXIST)
+			return croft_error_errno(err, errno, "making %s", name);
+		if (move_mount(overlay->trees[i], "", AT_FDCWD, name, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+			return croft_error_errno(err, errno, "mounting the layer %s", overlay->sources[i]);
+		used += (size_t)snprintf(joined + used, sizeof(joined) - used, "%s%s", used ? ":" : "", name);
+	}
+	return fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir", joined, 0) == 0 ||
+		croft_error_errno(err, errno, "naming the layers %s", joined);
+}
+
+/* Volatile: nobody reads what a job wrote once the machine has gone down, and without it the kernel
+ * writes the whole host's file system to disk whenever an overlay on it ends. */
+static bool create_overlay(const struct launcher_context *context, int fs, const struct overlay *overlay)
+{
+	return fsconfig(fs, FSCONFIG_SET_STRING, "source", "croft", 0) == 0 &&
+		fsconfig(fs, FSCONFIG_SET_STRING, "upperdir", overlay->upper, 0) == 0 &&
+		fsconfig(fs, FSCONFIG_SET_STRING, "workdir", overlay->work, 0) == 0 &&
+		(!context->on_disk || fsconfig(fs, FSCONFIG_SET_FLAG, "volatile", NULL, 0) == 0) &&
+		(context->privileged || fsconfig(fs, FSCONFIG_SET_FLAG, "userxattr", NULL, 0) == 0) &&
+		fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0;
+}
+
+/* An overlay that is mounted nowhere yet; -1 on error. */
+static int make_overlay(const struct launcher_context *context, const struct overlay *overlay,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_FD int detached = fsopen("overlay", FSOPEN_CLOEXEC);
+	CROFT_CLEANUP_FD int mounted = -1;
+	int fs = detached;
+	if (detached >= 0 && !(add_trees(detached, overlay) && create_overlay(context, detached, overlay))) {
+		/* One of two layers that are one directory may be the reason, too: this time it is told. */
+		fs = mounted = fsopen("overlay", FSOPEN_CLOEXEC);
+		if (mounted >= 0 && !add_mounted(mounted, overlay, err))
+			return -1;
+		if (mounted >= 0 && !create_overlay(context, mounted, overlay)) {
+			if (errno == ELOOP)
+				croft_error_set(err, CROFT_INVALID_ARGUMENT,
+					"two of the root layers are one directory, or one of them contains another");
+			else
+				croft_error_errno(err, errno, "making the overlay over %s", overlay->sources[0]);
+			return -1;
+		}
+	}
+	int tree = fs < 0 ? -1
+					  : fsmount(fs, FSMOUNT_CLOEXEC,
+							overlay->trusted ? 0 : MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID);
+	if (tree < 0)
+		croft_error_errno(err, errno, "mounting an overlay");
+	return tree;
 }
 
 static bool uses_input(const struct wire_spec *spec)
@@ -223,36 +268,49 @@ static bool make_places(const struct launcher_context *context, unsigned cell,
 	return true;
 }
 
-static bool mount_root(const struct launcher_context *context, unsigned cell, const char *target,
+static bool close_layers(const struct launcher_context *context, unsigned cell,
 	const struct wire_spec *spec, const struct sources *sources, struct croft_error *err)
 {
-	char joined[MAX_ROOTS * 16] = "";
-	size_t used = 0;
-	for (size_t i = 0; sources->roots[i] && i < MAX_ROOTS; i++) {
-		char name[16];
-		snprintf(name, sizeof(name), "lower%zu", i);
-		if (!mount_lower(context, cell, sources->root_trees[i], sources->roots[i], name,
-				weak(spec, WEAKEN_OVERLAY), err))
+	bool writable = weak(spec, WEAKEN_OVERLAY);
+	for (size_t i = 0; sources->roots[i]; i++)
+		if ((!writable && !forbid_writing(sources->root_trees[i], sources->roots[i], err)) ||
+			!map_owners(context, cell, sources->root_trees[i], sources->roots[i], err))
 			return false;
-		used += (size_t)snprintf(joined + used, sizeof(joined) - used, "%s%s", i ? ":" : "", name);
-	}
-	if (weak(spec, WEAKEN_OVERLAY))
-		return mount("lower0", target, NULL, MS_BIND | MS_REC, NULL) == 0 ||
-			croft_error_errno(err, errno, "binding the layer to %s", target);
-	return mount_overlay(
-		context, joined, "upper", "work", target, weak(spec, WEAKEN_NOSUID), err);
+	return !sources->input[0] ||
+		(forbid_writing(sources->input_tree[0], sources->input[0], err) &&
+		map_owners(context, cell, sources->input_tree[0], sources->input[0], err));
 }
 
-static bool mount_input(const struct launcher_context *context, unsigned cell, const char *root,
-	const struct wire_spec *spec, const struct sources *sources, struct croft_error *err)
+/* The root, mounted nowhere yet; -1 on error. */
+static int make_root(const struct launcher_context *context, const struct wire_spec *spec,
+	struct sources *sources, struct croft_error *err)
+{
+	struct overlay overlay = {"places", sources->roots, sources->root_trees, "lower", "upper", "work",
+		weak(spec, WEAKEN_NOSUID)};
+	if (!weak(spec, WEAKEN_OVERLAY))
+		return make_overlay(context, &overlay, err);
+	int tree = sources->root_trees[0];
+	sources->root_trees[0] = -1;
+	return tree;
+}
+
+static bool mount_at(int tree, const char *path, struct croft_error *err)
+{
+	return move_mount(tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH) == 0 ||
+		croft_error_errno(err, errno, "mounting the overlay on %s", path);
+}
+
+static bool mount_input(const struct launcher_context *context, const char *root,
+	const struct wire_spec *spec, struct sources *sources, struct croft_error *err)
 {
 	char target[4096];
 	if (!uses_input(spec))
 		return true;
 	snprintf(target, sizeof(target), "%s%s", root, wire_text(spec, spec->input_target));
-	return mount_lower(
-			   context, cell, sources->input_tree[0], sources->input[0], "input-lower", false, err) &&
-		mount_overlay(context, "input-lower", "input-upper", "input-work", target, false, err);
+	struct overlay overlay = {NULL, sources->input, sources->input_tree, "input-lower", "input-upper",
+		"input-work", false};
+	CROFT_CLEANUP_FD int tree = make_overlay(context, &overlay, err);
+	return tree >= 0 && mount_at(tree, target, err);
 }
 
 static bool touch(const char *path, struct croft_error *err)
@@ -300,65 +358,89 @@ static bool make_mounts(const char *root, const struct wire_spec *spec,
 	return true;
 }
 
-bool root_prepare(const struct launcher_context *context, unsigned cell, struct croft_error *err)
+bool root_prepare(const struct launcher_context *context, unsigned cell, bool first,
+	struct croft_error *err)
 {
 	static const struct {
 		const char *name;
 		mode_t mode;
-	} places[] = {{"upper", 0755}, {"work", 0755}, {"upper/proc", 0555}, {"upper/dev", 0755},
-		{"upper/tmp", 01777}};
+	} places[] = {{"", 0755}, {"work", 0755}, {"places", 0755}, {"places/proc", 0555},
+		{"places/dev", 0755}, {"places/tmp", 01777}};
 	char path[4096];
 	cell_path(context, cell, "", path, sizeof(path));
-	if (mkdir(path, 0755) < 0 && errno != EEXIST)
+	if (first && mkdir(path, 0755) < 0 && errno != EEXIST)
 		return croft_error_errno(err, errno, "making %s", path);
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+	for (size_t i = 1; first && i < sizeof(places) / sizeof(places[0]); i++)
 		if (!make_owned(context, cell, places[i].name, places[i].mode, err))
 			return false;
-	return true;
+	return make_owned(context, cell, "upper", 0755, err);
 }
 
-bool root_mount(const struct launcher_context *context, unsigned cell, const char *root,
+int root_make(const struct launcher_context *context, unsigned cell, const char *root,
 	const struct host_view *host, const struct wire_spec *spec, struct croft_error *err)
 {
 	char path[4096];
 	struct sources sources;
+	int tree = -1;
 	bool ok = open_all(host, spec, &sources, err);
 	cell_path(context, cell, "", path, sizeof(path));
 	if (ok && chdir(path) < 0)
 		ok = croft_error_errno(err, errno, "entering %s", path);
-	ok = ok && make_places(context, cell, spec, err) &&
-		mount_root(context, cell, root, spec, &sources, err) &&
-		mount_input(context, cell, root, spec, &sources, err) && make_mounts(root, spec, &sources, err);
+	ok = ok && close_layers(context, cell, spec, &sources, err) && make_places(context, cell, spec, err) &&
+		(tree = make_root(context, spec, &sources, err)) >= 0;
+	/* What lies in the root is mounted while the root is, since kernels before 6.15 cannot otherwise. */
+	if (ok && (uses_input(spec) || sources.mounts[0])) {
+		ok = mount_at(tree, root, err) && mount_input(context, root, spec, &sources, err) &&
+			make_mounts(root, spec, &sources, err);
+		close(tree);
+		tree = ok ? open_tree(AT_FDCWD, root, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE) : -1;
+		if (ok && tree < 0)
+			croft_error_errno(err, errno, "opening the root %s", root);
+	}
 	close_sources(&sources);
-	return ok;
+	return tree;
 }
 
-bool root_watch(int fanotify, const char *root, const struct wire_spec *spec,
-	struct croft_error *err)
+bool root_watch(int fanotify, int root, const struct wire_spec *spec, struct croft_error *err)
+{
+	const char *path = uses_input(spec) ? wire_text(spec, spec->input_target) + 1 : ".";
+	if (fanotify_mark(fanotify, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, root, path) < 0)
+		return croft_error_errno(err, errno, "watching what is opened in the root");
+	return true;
+}
+
+/* What is not mounted needs no unmounting. */
+static bool unmount_all(const struct launcher_context *context, unsigned cell, struct croft_error *err)
 {
 	char path[4096];
-	snprintf(path, sizeof(path), "%s%s", root,
-		uses_input(spec) ? wire_text(spec, spec->input_target) : "");
-	if (fanotify_mark(fanotify, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, AT_FDCWD, path) < 0)
-		return croft_error_errno(err, errno, "watching what is opened in %s", path);
+	cell_root(context, cell, path, sizeof(path));
+	if (umount2(path, MNT_DETACH) < 0 && errno != EINVAL && errno != EPERM)
+		return croft_error_errno(err, errno, "unmounting %s", path);
+	cell_path(context, cell, "input-lower0", path, sizeof(path));
+	umount2(path, MNT_DETACH);
+	for (size_t i = 0; i < MAX_ROOTS; i++) {
+		char name[32];
+		snprintf(name, sizeof(name), "lower%zu", i);
+		cell_path(context, cell, name, path, sizeof(path));
+		if (umount2(path, MNT_DETACH) < 0)
+			return true; /* layers are numbered without gaps */
+	}
 	return true;
 }
 
 bool root_remove(const struct launcher_context *context, unsigned cell, struct croft_error *err)
 {
+	/* All that a job can have written to. */
+	static const char *const written[] = {"upper", "work/work", "input-upper", "input-work"};
 	char path[4096];
-	cell_root(context, cell, path, sizeof(path));
-	/* What is not mounted needs no unmounting. */
-	if (chdir("/") < 0 || (umount2(path, MNT_DETACH) < 0 && errno != EINVAL && errno != EPERM))
-		return croft_error_errno(err, errno, "unmounting %s", path);
-	for (size_t i = 0; i <= MAX_ROOTS; i++) {
-		char name[16] = "input-lower";
-		if (i < MAX_ROOTS)
-			snprintf(name, sizeof(name), "lower%zu", i);
-		cell_path(context, cell, name, path, sizeof(path));
-		if (umount2(path, MNT_DETACH) < 0 && i < MAX_ROOTS)
-			i = MAX_ROOTS - 1; /* layers are numbered without gaps */
+	if (chdir("/") < 0)
+		return croft_error_errno(err, errno, "leaving the directory of a sandbox");
+	if (!unmount_all(context, cell, err))
+		return false;
+	for (size_t i = 0; i < sizeof(written) / sizeof(written[0]); i++) {
+		cell_path(context, cell, written[i], path, sizeof(path));
+		if (!croft_remove_tree(AT_FDCWD, path, err))
+			return false;
 	}
-	cell_path(context, cell, "", path, sizeof(path));
-	return croft_remove_tree(AT_FDCWD, path, err);
+	return true;
 }
