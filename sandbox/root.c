@@ -278,7 +278,7 @@ static bool close_layers(const struct launcher_context *context, unsigned cell,
 			return false;
 	return !sources->input[0] ||
 		(forbid_writing(sources->input_tree[0], sources->input[0], err) &&
-		map_owners(context, cell, sources->input_tree[0], sources->input[0], err));
+			map_owners(context, cell, sources->input_tree[0], sources->input[0], err));
 }
 
 /* The root, mounted nowhere yet; -1 on error. */

@@ -19,7 +19,7 @@
 
 enum { CONCURRENT = 4 };
 
-static char folder[64], root[80], state[80], program[96];
+static char folder[64], root[80], program[96];
 static struct croft_launcher *launcher;
 
 static void fail(const char *what, const char *why)
@@ -38,14 +38,13 @@ static void make_root(const char *binary)
 	if (!mkdtemp(folder) || chmod(folder, 0755) < 0)
 		fail(folder, strerror(errno));
 	snprintf(root, sizeof(root), "%s/root", folder);
-	snprintf(state, sizeof(state), "%s/state", folder);
 	snprintf(program, sizeof(program), "%s/bin/true", root);
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
 		snprintf(path, sizeof(path), "%s%s", root, places[i]);
 		if (mkdir(path, 0755) < 0)
 			fail(path, strerror(errno));
 	}
-	if (mkdir(state, 0755) < 0 || !croft_read_file(AT_FDCWD, binary, 16 << 20, &data, &size, &err) ||
+	if (!croft_read_file(AT_FDCWD, binary, 16 << 20, &data, &size, &err) ||
 		!croft_write_file(AT_FDCWD, program, data, size, 0755, &err))
 		fail(program, err.message);
 	free(data);
@@ -184,29 +183,30 @@ static double per_second(const struct kind *kind, unsigned seconds)
 	return sum / ((double)(croft_now_ns() - start) / 1e9);
 }
 
-static void bar(const char *name, double value, double goal, bool least)
+static void bar(const char *name, const char *where, double value, double goal, bool least)
 {
 	bool ok = least ? value >= goal : value <= goal;
-	printf("BAR %s %.2f %s%.2f %s\n", name, value, least ? ">=" : "<=", goal, ok ? "ok" : "short");
+	printf("BAR %s%s %.2f %s%.2f %s\n", name, where, value, least ? ">=" : "<=", goal, ok ? "ok" : "short");
 }
 
-int main(int argc, char **argv)
+/* With upper layers below `parent`. */
+static void measure(const char *parent, const char *where, unsigned runs, unsigned seconds)
 {
-	unsigned runs = argc > 2 ? (unsigned)atoi(argv[2]) : 400;
-	unsigned seconds = argc > 3 ? (unsigned)atoi(argv[3]) : 4;
 	struct kind kinds[] = {
 		{"croft", run_croft, NULL, NULL}, {"spawn", run_plain, NULL, NULL}, {"bwrap", run_bwrap, NULL, NULL}};
 	double whole[3], first[3], rate[3] = {0};
 	struct croft_arena *arena = croft_arena_create();
 	struct croft_error err = CROFT_ERROR_INIT;
 	const char *limits = "";
-	if (argc < 2 || runs == 0)
-		fail("usage", "bench-sandbox STATIC-TRUE [RUNS [SECONDS]]");
-	make_root(argv[1]);
+	char state[64];
+	snprintf(state, sizeof(state), "%s/croft-bench-XXXXXX", parent);
+	if (!mkdtemp(state))
+		fail(state, strerror(errno));
 	launcher = croft_launcher_start(
 		&(struct croft_launcher_config){.state = state, .slots = CONCURRENT}, arena, &limits, &err);
 	if (!launcher)
 		fail("the launcher", err.message);
+	printf("\nupper layers in %s; ", parent);
 	printf("not enforced here: %s\n", *limits ? limits : "nothing is missing");
 	for (int i = 0; i < 3; i++) {
 		kinds[i].whole = calloc(runs, sizeof(uint64_t));
@@ -233,11 +233,26 @@ int main(int argc, char **argv)
 		free(kinds[i].whole);
 		free(kinds[i].exec);
 	}
-	bar("start-to-end-of-bwrap", whole[0] / whole[2], 0.35, false);
-	bar("request-to-exec-of-spawn", first[0] / first[1], 1.5, false);
-	bar("per-second-of-bwrap", rate[0] / rate[2], 3, true);
+	bar("start-to-end-of-bwrap", where, whole[0] / whole[2], 0.35, false);
+	bar("request-to-exec-of-spawn", where, first[0] / first[1], 1.5, false);
+	bar("per-second-of-bwrap", where, rate[0] / rate[2], 3, true);
 	croft_launcher_stop(launcher);
 	croft_arena_destroy(arena);
+	if (!croft_remove_tree(AT_FDCWD, state, &err))
+		fail(state, err.message);
+}
+
+int main(int argc, char **argv)
+{
+	unsigned runs = argc > 2 ? (unsigned)atoi(argv[2]) : 400;
+	unsigned seconds = argc > 3 ? (unsigned)atoi(argv[3]) : 4;
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (argc < 2 || runs == 0)
+		fail("usage", "bench-sandbox STATIC-TRUE [RUNS [SECONDS]]");
+	make_root(argv[1]);
+	measure("/var/tmp", "", runs, seconds);
+	/* As bwrap's own --tmpfs. */
+	measure("/dev/shm", "-in-memory", runs, seconds);
 	if (!croft_remove_tree(AT_FDCWD, folder, &err))
 		fail(folder, err.message);
 	return 0;
