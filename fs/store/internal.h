@@ -321,6 +321,8 @@ struct croft_store {
 		bool collect;         /* somebody waits for an eviction down to… */
 		uint64_t collect_bytes;
 		uint64_t want_bytes, want_inodes; /* that writers wait for */
+		bool look;              /* somebody waits for a look at the disk */
+		uint64_t looked_ns;     /* when there was the last for that reason */
 		uint64_t barren_ns; /* when the last round began that could not free enough; 0: none */
 		struct croft_error failure;       /* of the last checkpoint; OK when it went well */
 		uint64_t first_ns;                /* since when something is pending; keeper's */

@@ -427,6 +427,14 @@ static void *keep(void *user)
 	uint64_t target_bytes, target_inodes;
 	pthread_mutex_lock(&store->lock);
 	while (!store->keeper.stop) {
+		if (store->keeper.look) {
+			pthread_mutex_unlock(&store->lock);
+			store_look_at_disk(store);
+			pthread_mutex_lock(&store->lock);
+			store->keeper.look = false;
+			store->keeper.looked_ns = croft_now_ns();
+			pthread_cond_broadcast(&store->changed);
+		}
 		uint64_t now_ns = croft_now_ns(), now_ms = store_now_ms(store);
 		if (store->pending.settled == 0)
 			store->keeper.first_ns = 0;

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 static const uint32_t format_version = 1;
+static const uint64_t look_interval_ns = 100000000; /* between looks at a disk that is full */
 static const uint64_t default_lease_ms = 30 * 60 * 1000;
 
 enum {
@@ -91,6 +92,21 @@ static bool fits(const struct croft_store *store, uint64_t bytes, uint64_t inode
 		   store_used_inodes(store) + inodes <= store->budget_inodes;
 }
 
+/* Whether the disk, of which others may have freed some, limits the store, and the keeper has looked at it anew.
+ * Nothing else would make it, once nothing fits. The lock is held, not over the look. */
+static bool disk_was_looked_at(struct croft_store *store)
+{
+	uint64_t now_ns = croft_now_ns();
+	if (store->disk_bytes >= store->budget_bytes - store->segment_limit || store->keeper.stop ||
+		now_ns - store->keeper.looked_ns < look_interval_ns)
+		return false;
+	store->keeper.look = true;
+	pthread_cond_signal(&store->keeper.wake);
+	while (store->keeper.look && !store->keeper.stop)
+		pthread_cond_wait(&store->changed, &store->lock);
+	return true;
+}
+
 bool store_reserve(struct croft_store *store, uint64_t bytes, uint64_t inodes,
 	struct croft_error *err)
 {
@@ -102,6 +118,8 @@ bool store_reserve(struct croft_store *store, uint64_t bytes, uint64_t inodes,
 		uint64_t barren_ns = store->keeper.barren_ns;
 		if (bytes > store_limit_bytes(store) || store->keeper.stop ||
 			(barren_ns && barren_ns + 100000000 > asked_ns)) {
+			if (disk_was_looked_at(store))
+				continue;
 			if (waiting) {
 				store->keeper.want_bytes -= bytes;
 				store->keeper.want_inodes -= inodes;
