@@ -4,6 +4,8 @@
 
 #include "cli/ref.h"
 
+#include "cli/view.h"
+
 #include "proto/base/cleanup.h"
 
 #include "build/bazel/remote/asset/v1/remote_asset.pb-c.h"
@@ -72,20 +74,33 @@ static bool fetch_named(struct client *client, const char *uri, struct croft_dig
 bool ref_root(struct client *client, const struct ref *ref, struct croft_digest *root,
 	struct croft_error *err)
 {
+	struct croft_error failure = CROFT_ERROR_INIT;
 	if (ref->by_digest) {
 		*root = ref->digest;
+		/* What cannot be read is told by whoever looks into it. */
+		if (!view_of_action(client, &ref->digest, root, &failure) && failure.code != CROFT_OK &&
+			failure.code != CROFT_NOT_FOUND) {
+			*err = failure;
+			return false;
+		}
 		return true;
 	}
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct croft_error failure = CROFT_ERROR_INIT;
 	const char *uri = croft_arena_printf(arena, ARTIFACT_URI "%.*s", (int)ref->name.size,
 		(const char *)ref->name.data);
 	if (fetch_named(client, uri, root, arena, &failure))
 		return true;
-	if (failure.code == CROFT_NOT_FOUND)
-		return croft_error_set(err, CROFT_NOT_FOUND,
-			"\"%.*s\" is neither a digest nor a name that `croft import --name` gave here",
-			(int)ref->name.size, (const char *)ref->name.data);
+	if (failure.code == CROFT_NOT_FOUND) {
+		failure = CROFT_ERROR_INIT;
+		const char *name = croft_arena_strndup(arena, ref->name.data, ref->name.size);
+		if (view_of_operation(client, name, root, &failure))
+			return true;
+		if (failure.code == CROFT_OK)
+			return croft_error_set(err, CROFT_NOT_FOUND,
+				"\"%s\" is neither a digest nor a name that `croft import --name` gave here, nor a "
+				"job that the farm remembers",
+				name);
+	}
 	if (err)
 		*err = failure;
 	return croft_error_wrap(err, "looking up \"%.*s\"", (int)ref->name.size,

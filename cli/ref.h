@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How people name content: "<hash>-<size>" (or with '/') is a Directory by digest, anything else a
- * name that `croft import --name` gave. ":PATH" behind it is a place in that tree.
+ * How people name content: "<hash>-<size>" (or with '/') is a Directory by digest, or an Action, which stands for its
+ * job as a tree (cli/view.h); anything else is a name that `croft import --name` gave, or that of a job's operation.
+ * ":PATH" behind it is a place in that tree.
  */
 #ifndef CROFT_CLI_REF_H
 #define CROFT_CLI_REF_H

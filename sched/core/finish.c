@@ -92,6 +92,7 @@ static struct finished *begin_end(struct croft_sched *sched, struct task *task,
 	memcpy(finished->lease, task->lease, NAME_TEXT);
 	finished->source = (struct result_source){
 		.action = task->action,
+		.input_root = task->input_root,
 		.instance_name = croft_arena_strdup(arena, task->instance_name),
 		.reason = task->reason ? croft_arena_strdup(arena, task->reason) : NULL,
 		.do_not_cache = task->do_not_cache,

@@ -70,6 +70,18 @@ static void add_placement(
 	metadata->n_auxiliary_metadata = count + 1;
 }
 
+static struct croft_ref *with_inputs(const struct result_source *source, struct croft_arena *arena,
+	const struct croft_ref *refs, size_t *count)
+{
+	struct croft_ref *more = croft_arena_array(arena, *count + 2, sizeof(*more));
+	if (*count)
+		memcpy(more, refs, *count * sizeof(*refs));
+	more[(*count)++] = (struct croft_ref){CROFT_REF_BLOB, source->action};
+	if (!croft_digest_is_empty(&source->input_root))
+		more[(*count)++] = (struct croft_ref){CROFT_REF_DIRECTORY, source->input_root};
+	return more;
+}
+
 void result_make(struct result *result, const struct result_source *source,
 	const Farm__JobDone *done)
 {
@@ -102,6 +114,9 @@ void result_make(struct result *result, const struct result_source *source,
 	result->record.value = croft_message_encode(&done->result->base, result->arena);
 	result->to_keep = croft_action_result_refs(
 		done->result, result->arena, &refs, &result->record.ref_count, &err);
+	/* Of a failure, what it was built from is kept as well: people look into it. */
+	if (result->to_keep && result->failed)
+		refs = with_inputs(source, result->arena, refs, &result->record.ref_count);
 	result->record.refs = refs;
 	if (!result->to_keep)
 		not_kept(result, &err);

@@ -12,7 +12,7 @@
 #include "croft/v1/farm.pb-c.h"
 
 struct result_source {
-	struct croft_digest action;
+	struct croft_digest action, input_root;
 	const char *instance_name;
 	const char *reason; /* why it was placed where it ran */
 	bool do_not_cache, cancelled;

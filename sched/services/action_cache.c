@@ -108,6 +108,27 @@ static bool get_action_result(struct croft_call *call, void *user, struct croft_
 		croft_call_write(call, &result->base, err);
 }
 
+/* GetFailedResult, of our own ------------------------------------------------------------------- */
+
+static bool get_failed_result(struct croft_call *call, void *user, struct croft_error *err)
+{
+	struct croft_services *services = user;
+	struct croft_arena *arena = croft_call_arena(call);
+	const Reapi__GetActionResultRequest *request = croft_call_request(call);
+	struct croft_digest action;
+	struct croft_slice value;
+	if (!digest_function_check(request->digest_function, err) ||
+		!digest_read(request->action_digest, "action_digest", &action, err) ||
+		!croft_store_record_get(services->store, CROFT_RECORD_FAILURE,
+			action_key(request->instance_name, &action, arena), arena, &value, err))
+		return false;
+	Reapi__ActionResult *result =
+		croft_message_decode(&reapi__action_result__descriptor, value, arena, NULL, err);
+	if (!result)
+		err->code = CROFT_DATA_LOSS;
+	return result && croft_call_write(call, &result->base, err);
+}
+
 /* UpdateActionResult --------------------------------------------------------------------------- */
 
 /* Inlined bytes become a blob: a result in the cache holds digests only. */
@@ -211,6 +232,8 @@ static const struct croft_rpc_method methods[] = {
 	{ACTION_CACHE "UpdateActionResult", CROFT_RPC_UNARY,
 		&reapi__update_action_result_request__descriptor, &reapi__action_result__descriptor,
 		update_action_result, false},
+	{"/croft.v1.Farm/GetFailedResult", CROFT_RPC_UNARY, &reapi__get_action_result_request__descriptor,
+		&reapi__action_result__descriptor, get_failed_result, false},
 };
 
 void serve_action_cache(struct croft_services *services, struct croft_server *server)

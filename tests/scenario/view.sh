@@ -1,0 +1,65 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Jobs as trees: by action or by operation, of success and of failure, listed, compared and mounted.
+. "$(dirname "$0")/lib.sh"
+[ -e /dev/fuse ] || { echo "there is no /dev/fuse here"; exit 77; }
+
+mkdir -p "$folder/root/bin" "$folder/root/src" "$folder/mnt"
+for name in sh mkdir cp chmod ln; do cp /bin/busybox "$folder/root/bin/$name"; done
+echo 'int main;' >"$folder/root/src/main.c"
+"$CROFT" farm -n 1 --slots 1 --state "$folder/farm" --listen 127.0.0.1:0 >"$folder/farm.out" 2>"$folder/farm.log" &
+pids+=("$!")
+for _ in $(seq 300); do grep -qs '^farm at' "$folder/farm.out" && break; sleep 0.1; done
+CROFT_SERVER=$(sed -n 's/^farm at \([^,]*\),.*/\1/p' "$folder/farm.out")
+export CROFT_SERVER
+"$CROFT" import --name root "$folder/root" >/dev/null
+leave() {
+    local status=$?
+    umount -l "$folder/mnt" 2>/dev/null
+    finish $status
+}
+trap leave EXIT
+
+# build STATUS: a job that makes a tree and a tool and ends like that; sets action and operation.
+build() {
+    local status=0
+    timeout 100 "$CROFT" run --json -d root -o out -o tool -- sh -c "mkdir -p out/sub; cp src/main.c out/sub/copy
+        ln -s sub/copy out/link; cp bin/sh tool; chmod +x tool; echo made; echo said >&2; exit $1" \
+        >"$folder/run.json" 2>/dev/null || status=$?
+    same "$1" "$status"
+    action=$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["action"])' "$folder/run.json")
+    operation=$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["operation"])' "$folder/run.json")
+}
+
+# looks REF: the job is there whole.
+looks() {
+    same "inputs outputs stderr stdout" "$("$CROFT" ls "$1" | sed 's,/$,,' | sort | xargs)"
+    same made "$("$CROFT" cat "$1:stdout")"
+    same said "$("$CROFT" cat "$1:stderr")"
+    same 'int main;' "$("$CROFT" cat "$1:outputs/out/link")"
+    "$CROFT" find "$1" | grep -q 'outputs/out/sub/copy$'
+    "$CROFT" du "$1" >/dev/null
+    "$CROFT" diff "$1:inputs" root
+}
+
+for status in 0 3; do
+    echo "a job that ends with $status is a tree by its operation and its action"
+    build $status
+    looks "$operation"
+    looks "$action"
+    "$CROFT" mount --state "$folder/caches" "$action" "$folder/mnt"
+    diff -r --no-dereference "$folder/root" "$folder/mnt/inputs"
+    same "made said" "$(cat "$folder/mnt/stdout" "$folder/mnt/stderr" | xargs)"
+    cmp "$folder/mnt/outputs/out/sub/copy" "$folder/root/src/main.c"
+    same "sub/copy" "$(readlink "$folder/mnt/outputs/out/link")"
+    [ -x "$folder/mnt/outputs/tool" ]
+    umount "$folder/mnt"
+    for cache in "$folder"/caches/[0-9]*/; do flock -w 60 "$cache" true; done
+done
+
+echo "what failed is remembered, and run again all the same"
+build 3
+same False "$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["cached"])' "$folder/run.json")"
+
+echo "what nobody knows is told"
+fails 1 'nor a job' "$CROFT" ls 00000000000000000000000000000000
