@@ -178,6 +178,9 @@ static bool open_session(struct croft_mount *mount, const struct croft_mount_con
 	if (fuse_session_mount(mount->session, mount->mountpoint) == 0)
 		return exchange_init(mount, err);
 	/* libfuse has said on standard error what it was. */
+	if (access("/dev/fuse", R_OK | W_OK) != 0 && errno == EACCES)
+		return croft_error_set(err, CROFT_PERMISSION_DENIED,
+			"/dev/fuse may be used by root only on this machine: distributions give it mode 0666");
 	if (access("/dev/fuse", R_OK | W_OK) != 0)
 		return croft_error_errno(err, errno, "/dev/fuse");
 	return croft_error_set(err, CROFT_FAILED_PRECONDITION, "FUSE could not be mounted on %s",

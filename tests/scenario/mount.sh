@@ -52,3 +52,26 @@ unmount "$folder/mnt"
 echo "what cannot be mounted is explained"
 fails 1 'No such file' "$CROFT" mount --plane "$plane" "$digest" "$folder/nowhere"
 fails 1 'is the server running' "$CROFT" mount tree "$folder/mnt"
+
+echo "an ordinary user mounts through fusermount3, if /dev/fuse is everyone's"
+serve server
+user=65534 own=$folder/own
+mkdir -p "$own/mnt" "$own/state"
+chmod 755 "$folder"
+cp "$CROFT" "$own/croft" # where it stands others may not look
+chown -R $user "$own"
+# as_user MODE COMMAND...: in a mount namespace of its own, with a /dev/fuse of that mode.
+as_user() {
+    unshare -m bash -ec 'mount -t tmpfs -o mode=755 tmpfs '"$folder"'/second
+        mknod '"$folder"'/second/fuse c 10 229; chmod '"$1"' '"$folder"'/second/fuse
+        mount --bind '"$folder"'/second/fuse /dev/fuse
+        exec setpriv --reuid='$user' --regid='$user' --clear-groups "${@:1}"' as_user "${@:2}"
+}
+as_user 666 bash -ec '
+    "$0" mount --server "$1" --state "$2/state" tree "$2/mnt"
+    diff -r --no-dereference "$3" "$2/mnt"
+    [ "$(stat -c %u "$2/mnt/large")" = "$(id -u)" ]
+    fusermount3 -u "$2/mnt"
+    for cache in "$2"/state/[0-9]*/; do flock -w 60 "$cache" true; done' \
+    "$own/croft" "$CROFT_SERVER" "$own" "$tree"
+fails 1 'by root only' as_user 600 "$own/croft" mount --server "$CROFT_SERVER" --state "$own/state" tree "$own/mnt"
