@@ -299,6 +299,8 @@ static int look_after_orphan(struct life *life)
 	croft_log(CROFT_LOG_INFO, "no agent for %llu s, and nothing is open: ending",
 		(unsigned long long)idle_ms / 1000);
 	server_end(life->server);
+	if (!life->mount)
+		eventfd_write(life->stop_fd, 1);
 	return -1;
 }
 
