@@ -157,6 +157,22 @@ static void set_read_ahead(const struct croft_mount *mount)
 		croft_log(CROFT_LOG_DEBUG, "%s: %s; reading ahead less", path, strerror(errno));
 }
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#else
+#define __lsan_disable()
+#define __lsan_enable()
+#endif
+
+/* libfuse frees its copy of the path when it unmounts, which one that was handed over never does. */
+static int mount_session(struct croft_mount *mount)
+{
+	__lsan_disable();
+	int result = fuse_session_mount(mount->session, mount->mountpoint);
+	__lsan_enable();
+	return result;
+}
+
 static bool open_session(struct croft_mount *mount, const struct croft_mount_config *config,
 	struct croft_error *err)
 {
@@ -175,7 +191,7 @@ static bool open_session(struct croft_mount *mount, const struct croft_mount_con
 			repeat_init(mount, config->saved->device, err);
 	}
 	errno = 0;
-	if (fuse_session_mount(mount->session, mount->mountpoint) == 0)
+	if (mount_session(mount) == 0)
 		return exchange_init(mount, err);
 	/* libfuse has said on standard error what it was. */
 	if (access("/dev/fuse", R_OK | W_OK) != 0 && errno == EACCES)
