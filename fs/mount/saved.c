@@ -44,7 +44,8 @@ struct saved_request {
 
 static void put(FILE *file, const void *data, size_t size)
 {
-	fwrite(data, 1, size, file); /* errors are looked for at the end */
+	if (size > 0)
+		fwrite(data, 1, size, file); /* errors are looked for at the end */
 }
 
 static uint64_t write_nodes(struct croft_mount *mount, FILE *file)
