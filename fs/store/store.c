@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 static const uint32_t format_version = 1;
-static const uint64_t look_interval_ns = 100000000; /* between looks at a disk that is full */
 static const uint64_t default_lease_ms = 30 * 60 * 1000;
 
 enum {
@@ -92,13 +91,12 @@ static bool fits(const struct croft_store *store, uint64_t bytes, uint64_t inode
 		   store_used_inodes(store) + inodes <= store->budget_inodes;
 }
 
-/* Whether the disk, of which others may have freed some, limits the store, and the keeper has looked at it anew.
- * Nothing else would make it, once nothing fits. The lock is held, not over the look. */
-static bool disk_was_looked_at(struct croft_store *store)
+/* Whether the disk, of which others may have freed some, limits the store, and the keeper has looked at it for the
+ * first time since then. Nothing else would make it, once nothing fits. The lock is held, not over the look. */
+static bool disk_was_looked_at(struct croft_store *store, uint64_t since_ns)
 {
-	uint64_t now_ns = croft_now_ns();
 	if (store->disk_bytes >= store->budget_bytes - store->segment_limit || store->keeper.stop ||
-		now_ns - store->keeper.looked_ns < look_interval_ns)
+		store->keeper.looked_ns >= since_ns)
 		return false;
 	store->keeper.look = true;
 	pthread_cond_signal(&store->keeper.wake);
@@ -118,7 +116,7 @@ bool store_reserve(struct croft_store *store, uint64_t bytes, uint64_t inodes,
 		uint64_t barren_ns = store->keeper.barren_ns;
 		if (bytes > store_limit_bytes(store) || store->keeper.stop ||
 			(barren_ns && barren_ns + 100000000 > asked_ns)) {
-			if (disk_was_looked_at(store))
+			if (disk_was_looked_at(store, asked_ns))
 				continue;
 			if (waiting) {
 				store->keeper.want_bytes -= bytes;

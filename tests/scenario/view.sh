@@ -15,7 +15,7 @@ export CROFT_SERVER
 "$CROFT" import --name root "$folder/root" >/dev/null
 leave() {
     local status=$?
-    umount -l "$folder/mnt" 2>/dev/null
+    umount -l "$folder/mnt" 2>/dev/null || true
     finish $status
 }
 trap leave EXIT
