@@ -164,9 +164,14 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 	struct croft_agent_config config = *asked;
 	struct croft_machine machine = {
 		.root_image = config.root_image, .allow_network = config.allow_network,
+		.nested_server = config.allow_nested ? config.server : NULL,
 		.owner = owner_of_inputs()};
 	if (config.slots == 0)
 		config.slots = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+	if (config.allow_nested && config.tls)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"--allow-nested passes on what jobs say as it is, which a server with TLS does not take: give jobs "
+			"network=on and certificates of their own instead");
 	if (!croft_make_directories(config.state, err))
 		return false;
 	CROFT_CLEANUP_FD int lock = lock_state(config.state, err);

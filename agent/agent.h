@@ -27,6 +27,7 @@ struct croft_agent_config {
 	uint64_t cache_bytes;
 	bool classic_fuse; /* /dev/fuse even where io_uring is offered (fs/daemon.h) */
 	enum croft_staging staging; /* how inputs come to jobs */
+	bool allow_nested;  /* jobs that ask for remoteApisSocketPath get at the farm's calls */
 	bool allow_network; /* jobs that ask for network=on get this machine's network */
 	const struct croft_tls *tls; /* or NULL */
 };

@@ -4,6 +4,7 @@
 #include "agent/account.h"
 #include "agent/image.h"
 #include "agent/logs.h"
+#include "agent/nested.h"
 #include "agent/opens.h"
 #include "agent/options.h"
 #include "agent/outputs.h"
@@ -40,6 +41,8 @@ struct croft_job {
 	struct croft_touched touched;
 	uint64_t output_connection[2]; /* by which stdout and stderr went to the server last */
 	bool line_open; /* stderr does not end with a whole line */
+	struct croft_nested *nested; /* its own way to the farm; or NULL */
+	struct croft_sandbox_mount nested_mount;
 	bool prefetched;
 	bool accounted;            /* the filesystem daemon counts what it fetches */
 	uint64_t pid_namespace;    /* 0 until the sandbox started */
@@ -274,6 +277,27 @@ static bool prepare(struct croft_job *job, struct croft_error *err)
 	return croft_job_logs_open(job->machine->state, message->lease, &job->logs, err);
 }
 
+static bool open_nested(struct croft_job *job, struct croft_error *err)
+{
+	if (!job->options.farm_socket)
+		return true;
+	if (!job->machine->nested_server)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"the job asks for remoteApisSocketPath, which this agent does not allow: start it with "
+			"--allow-nested");
+	job->nested_mount.source = croft_arena_printf(job->arena, "%s/%s.socket", job->machine->state,
+		job->message->lease);
+	job->nested_mount.target =
+		croft_path_resolve("/", "/", job->options.farm_socket + strspn(job->options.farm_socket, "/"),
+			job->arena);
+	if (!job->nested_mount.target || !job->nested_mount.target[1])
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"platform property remoteApisSocketPath: '%s' is no path in the job's root",
+			job->options.farm_socket);
+	job->nested = croft_nested_start(job->nested_mount.source, job->machine->nested_server, err);
+	return job->nested != NULL;
+}
+
 static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_error *err)
 {
 	if (!stage_input(job, err))
@@ -293,6 +317,8 @@ static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_er
 		.working_directory = job->layout.working_directory,
 		.uid = job->options.uid,
 		.gid = job->options.gid,
+		.mounts = &job->nested_mount,
+		.mount_count = job->nested ? 1 : 0,
 		.network = job->options.network,
 		.hostname = job->options.hostname,
 		.umask_given = job->options.umask_given,
@@ -508,7 +534,9 @@ void croft_job_run(struct croft_job *job)
 	job->metadata.input_fetch_start_timestamp = now(job);
 	if (job->machine->peers)
 		croft_peers_begin(job->machine->peers, job->machine->daemon, job->message);
-	bool ok = prepare(job, &err) && run_in_sandbox(job, &err);
+	bool ok = prepare(job, &err) && open_nested(job, &err) && run_in_sandbox(job, &err);
+	croft_nested_stop(job->nested);
+	job->nested = NULL;
 	if (job->machine->peers)
 		croft_peers_end(job->machine->peers, job->message);
 	job->metadata.worker_completed_timestamp = now(job);

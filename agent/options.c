@@ -157,6 +157,8 @@ static bool read_property(struct croft_job_options *options,
 		options->gid = (uint32_t)number;
 	} else if (strcmp(property->name, "network") == 0) {
 		return read_network(options, property, err);
+	} else if (strcmp(property->name, "remoteApisSocketPath") == 0) {
+		options->farm_socket = property->value;
 	} else if (strcmp(property->name, "croft-root") == 0) {
 		if (strcmp(property->value, "image") != 0 && strcmp(property->value, "input") != 0)
 			return bad_value(property, "one of input, image", err);

@@ -16,6 +16,7 @@ struct croft_job_options {
 	const char *root_image; /* the job's own choice; or NULL: the agent's. Borrowed from the job */
 	uint32_t uid, gid;
 	enum croft_network network;
+	const char *farm_socket; /* where it finds the farm's calls, absolute inside; NULL: nowhere. Borrowed */
 	/* Limits; 0: none. */
 	uint64_t memory_bytes, processes, disk_bytes, disk_inodes, file_bytes, capture_bytes, cpu_seconds;
 	/* What makes runs alike; NULL, false and 0: as usual. */

@@ -22,6 +22,7 @@ struct croft_machine {
 	const char *state;           /* directory for logs of running jobs */
 	const char *agent_id;
 	bool allow_network;
+	const char *nested_server; /* where jobs' own calls go; NULL: they may make none */
 	uint32_t owner; /* of what the mount shows */
 	struct croft_presence *presence;
 	struct croft_peers *peers; /* NULL: nobody is asked */

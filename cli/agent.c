@@ -57,6 +57,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.classic_fuse = options_given(options, "classic-fuse"),
 		.staging = way,
 		.allow_network = options_given(options, "allow-network"),
+		.allow_nested = options_given(options, "allow-nested"),
 		.tls = wants_tls ? &tls : NULL,
 	};
 	return croft_agent_run(&config, err) ? 0 : FAILED;
@@ -71,6 +72,7 @@ static const struct option_spec agent_options[] = {
 	{"plane", 0, "ADDR", "serve the cache to other agents there (else by the way to the server)"},
 	{"no-peers", 0, NULL, "neither serve the cache to other agents nor ask them for blobs"},
 	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
+	{"allow-nested", 0, NULL, "jobs that ask for remoteApisSocketPath may call the farm themselves"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
 	{"classic-fuse", 0, NULL, "use /dev/fuse even where FUSE over io_uring is switched on"},
 	{"staging", 0, "WAY", "how inputs come to jobs: fuse, reflink, hardlink, copy (else auto)"},
