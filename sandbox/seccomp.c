@@ -137,6 +137,11 @@ static int add_ioctl(scmp_filter_ctx filter)
 		if (!(TIOCLINUX >> bit & 1))
 			code = allow(filter, "ioctl",
 				SCMP_A1(SCMP_CMP_MASKED_EQ, ~0ull << bit, (uint64_t)(TIOCLINUX >> bit | 1) << bit));
+	/* C libraries whose ioctl takes an int (musl) extend the sign of requests from 0x80000000 on, such as
+	 * TIOCGPTN; the two are not among these. */
+	if (code == 0)
+		code = allow(filter, "ioctl",
+			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff80000000ull, 0xffffffff80000000ull));
 	return code;
 }
 
