@@ -220,7 +220,10 @@ static int make_overlay(const struct launcher_context *context, const struct ove
 	CROFT_CLEANUP_FD int mounted = -1;
 	int fs = detached;
 	if (detached >= 0 && !(add_trees(detached, overlay) && create_overlay(context, detached, overlay))) {
-		/* One of two layers that are one directory may be the reason, too: this time it is told. */
+		/* One of two layers that are one directory may be the reason, too: this time it is told. What a
+		 * volatile overlay leaves when it fails would be taken for that of one that went down. */
+		if (!croft_remove_tree(AT_FDCWD, "work/work", err))
+			return -1;
 		fs = mounted = fsopen("overlay", FSOPEN_CLOEXEC);
 		if (mounted >= 0 && !add_mounted(mounted, overlay, err))
 			return -1;
@@ -281,11 +284,48 @@ static bool close_layers(const struct launcher_context *context, unsigned cell,
 			map_owners(context, cell, sources->input_tree[0], sources->input[0], err));
 }
 
-/* The root, mounted nowhere yet; -1 on error. */
-static int make_root(const struct launcher_context *context, const struct wire_spec *spec,
-	struct sources *sources, struct croft_error *err)
+/* The cell's directory, which is the working one, is below that of the tree. */
+static bool lies_in(int tree)
 {
-	struct overlay overlay = {"places", sources->roots, sources->root_trees, "lower", "upper", "work",
+	struct stat top, here = {0}, before;
+	int at = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	bool in = false, more = at >= 0 && fstat(tree, &top) == 0;
+	while (more && !in) {
+		before = here;
+		more = fstat(at, &here) == 0 && (here.st_ino != before.st_ino || here.st_dev != before.st_dev);
+		in = more && here.st_ino == top.st_ino && here.st_dev == top.st_dev;
+		int above = more && !in ? openat(at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+		close(at);
+		at = above;
+		more = at >= 0;
+	}
+	if (at >= 0)
+		close(at);
+	return in;
+}
+
+/* One layer must not lie in another: where the root holds the agent's state (such as "/") the special places are
+ * made in the writable layer. */
+static bool separate_places(const struct launcher_context *context, unsigned cell,
+	const struct sources *sources, const char **places, struct croft_error *err)
+{
+	*places = "places";
+	for (size_t i = 0; sources->roots[i] && *places; i++)
+		if (lies_in(sources->root_trees[i]))
+			*places = NULL;
+	return *places || (make_owned(context, cell, "upper/proc", 0555, err) &&
+				make_owned(context, cell, "upper/dev", 0755, err) &&
+				make_owned(context, cell, "upper/tmp", 01777, err));
+}
+
+/* The root, mounted nowhere yet; -1 on error. */
+static int make_root(const struct launcher_context *context, unsigned cell,
+	const struct wire_spec *spec, struct sources *sources, struct croft_error *err)
+{
+	const char *places;
+	if (!separate_places(context, cell, sources, &places, err))
+		return -1;
+	struct overlay overlay = {places, sources->roots, sources->root_trees, "lower", "upper", "work",
 		weak(spec, WEAKEN_NOSUID)};
 	if (!weak(spec, WEAKEN_OVERLAY))
 		return make_overlay(context, &overlay, err);
@@ -387,7 +427,7 @@ int root_make(const struct launcher_context *context, unsigned cell, const char 
 	if (ok && chdir(path) < 0)
 		ok = croft_error_errno(err, errno, "entering %s", path);
 	ok = ok && close_layers(context, cell, spec, &sources, err) && make_places(context, cell, spec, err) &&
-		(tree = make_root(context, spec, &sources, err)) >= 0;
+		(tree = make_root(context, cell, spec, &sources, err)) >= 0;
 	/* What lies in the root is mounted while the root is, since kernels before 6.15 cannot otherwise. */
 	if (ok && (uses_input(spec) || sources.mounts[0])) {
 		ok = mount_at(tree, root, err) && mount_input(context, root, spec, &sources, err) &&
