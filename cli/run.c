@@ -80,6 +80,23 @@ static bool inputs_vanished(const struct follow_result *followed, const struct c
 		(!followed->response || followed->response->status->n_details > 0);
 }
 
+/* Each call is tried again for a while by itself; a server that is away for longer has as long as the job's own calls
+ * give it. What was sent before is not sent again. */
+static bool upload_patiently(struct run *run, struct croft_error *err)
+{
+	uint64_t until = croft_now_ns() + run->request.patience_ms * 1000000;
+	struct croft_error failure;
+	do {
+		failure = CROFT_ERROR_INIT;
+		if (job_upload(&run->job, &run->client, &failure))
+			return true;
+		progress("waiting for the server: %s", failure.message);
+	} while (failure.code == CROFT_UNAVAILABLE && croft_now_ns() < until && !follow_cancelled());
+	progress_clear();
+	*err = failure;
+	return false;
+}
+
 /* An action whose inputs vanished between upload and Execute is uploaded once more. */
 static bool execute(struct run *run, struct croft_error *err)
 {
@@ -88,7 +105,7 @@ static bool execute(struct run *run, struct croft_error *err)
 		struct croft_error failure = CROFT_ERROR_INIT;
 		uint64_t start = croft_now_ns();
 		run->result = (struct result){0};
-		if (!job_upload(&run->job, &run->client, err))
+		if (!upload_patiently(run, err))
 			return false;
 		run->result.upload_ms = (croft_now_ns() - start) / 1000000;
 		start = croft_now_ns();
