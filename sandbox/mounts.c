@@ -10,6 +10,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -40,7 +43,61 @@ static int climb(int seen, const char *below)
 	}
 }
 
-bool mounts_own(const struct launcher_context *context, struct croft_error *err)
+/* "\\040" and such (proc_pid_mountinfo(5)), in place. */
+static void unescape(char *text)
+{
+	char *to = text;
+	for (const char *from = text; *from; to++) {
+		bool escaped = from[0] == '\\' && from[1] && from[2] && from[3];
+		*to = escaped ? (char)((from[1] - '0') * 64 + (from[2] - '0') * 8 + (from[3] - '0')) : *from;
+		from += escaped ? 4 : 1;
+	}
+	*to = '\0';
+}
+
+static bool stands_below(const char *path, const char *top)
+{
+	size_t size = strcmp(top, "/") == 0 ? 0 : strlen(top);
+	return strncmp(path, top, size) == 0 && (path[size] == '/' || path[size] == '\0');
+}
+
+/* The kernel's own views, and what we work in. */
+static bool is_needed(const struct launcher_context *context, const char *point)
+{
+	return stands_below(context->state, point) ||
+		(context->staging && stands_below(context->staging, point)) ||
+		stands_below(point, "/proc") || stands_below(point, "/sys") || stands_below(point, "/dev");
+}
+
+/* Where the host's mounts are private, those that it unmounts would live on here for as long as we do: a disk could
+ * not be taken out, the process behind a FUSE mount would not end. Layers are looked up in the host's namespace. */
+static void let_go_of_the_hosts(const struct launcher_context *context)
+{
+	CROFT_CLEANUP_FREE char **points = NULL;
+	CROFT_CLEANUP_FREE char *line = NULL;
+	size_t count = 0, room = 0, line_room = 0;
+	FILE *list = fopen("/proc/self/mountinfo", "re");
+	while (list && getline(&line, &line_room, list) > 0) {
+		char *point = NULL;
+		if (sscanf(line, "%*s %*s %*s %*s %ms", &point) != 1)
+			continue;
+		unescape(point);
+		if (count == room)
+			points = croft_realloc(points, room = room * 2 + 64, sizeof(*points));
+		points[count++] = point;
+	}
+	if (list)
+		fclose(list);
+	/* The last ones first: they stand upon the others. */
+	while (count > 0) {
+		char *point = points[--count];
+		if (!is_needed(context, point))
+			umount2(point, MNT_DETACH | UMOUNT_NOFOLLOW);
+		free(point);
+	}
+}
+
+static bool leave_namespace(const struct launcher_context *context, struct croft_error *err)
 {
 	if (unshare(CLONE_NEWNS) < 0)
 		return croft_error_errno(err, errno, "leaving the host's mount namespace");
@@ -59,5 +116,13 @@ bool mounts_own(const struct launcher_context *context, struct croft_error *err)
 		fchdir(tree) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 ||
 		chdir("/") < 0)
 		return croft_error_errno(err, errno, "making the chroot the root of a mount namespace");
+	return true;
+}
+
+bool mounts_own(const struct launcher_context *context, struct croft_error *err)
+{
+	if (!leave_namespace(context, err))
+		return false;
+	let_go_of_the_hosts(context);
 	return true;
 }

@@ -36,11 +36,17 @@ echo "a part of it, beside it"
 "$CROFT" mount --state "$folder/caches" tree:a/b "$folder/second"
 same 17 "$(cat "$folder/second/file17")"
 
-echo "unmounting ends it"
+echo "unmounting ends it, also where an agent has made its sandboxes meanwhile"
+"$CROFT" agent --state "$folder/agent" --name one >>"$folder/agent.log" 2>&1 &
+agent=$!
+pids+=("$agent")
+for _ in $(seq 300); do "$CROFT" agents | grep ' ready ' >/dev/null && break; sleep 0.1; done
 unmount "$folder/mnt"
 unmount "$folder/second"
 # Their processes give back the caches a moment later.
 for cache in "$folder"/caches/[0-9]*/; do flock -w 60 "$cache" true; done
+kill -TERM "$agent"
+wait "$agent"
 
 echo "what was read is read again without the farm"
 digest=$("$CROFT" import "$tree")
