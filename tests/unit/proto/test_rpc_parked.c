@@ -178,8 +178,10 @@ static struct croft_stream *open_watch(void)
 static struct croft_stream *open_method(const char *path)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
+	/* On a busy machine the first connection may take more than one attempt. */
+	struct croft_call_options options = {.wait_for_ready = true};
 	struct croft_stream *stream = croft_stream_open(
-		channel, NULL, path, &bytestream__write_response__descriptor, &err);
+		channel, &options, path, &bytestream__write_response__descriptor, &err);
 	assert_ok(stream != NULL, err);
 	return stream;
 }

@@ -66,7 +66,7 @@ static int set_up(void **state)
 	assert_return_code(listen(listener, 16), 0);
 	assert_return_code(getsockname(listener, (struct sockaddr *)&address, &length), 0);
 	origin_port = ntohs(address.sin_port);
-	asked = 0;
+	__atomic_store_n(&asked, 0, __ATOMIC_RELAXED);
 	assert_int_equal(pthread_create(&origin, NULL, serve, NULL), 0);
 	static char prefix[64];
 	static const char *prefixes[] = {prefix};
@@ -124,11 +124,11 @@ static void assert_hello(const Asset__FetchBlobResponse *answer)
 static void what_an_origin_has_is_fetched_once(void **state)
 {
 	assert_hello(fetch("/in/good", NULL, NULL));
-	assert_int_equal(asked, 1);
+	assert_int_equal(__atomic_load_n(&asked, __ATOMIC_RELAXED), 1);
 	assert_hello(fetch("/in/good", NULL, NULL));
-	assert_int_equal(asked, 1);
+	assert_int_equal(__atomic_load_n(&asked, __ATOMIC_RELAXED), 1);
 	assert_hello(fetch("/in/near", NULL, NULL));
-	assert_int_equal(asked, 3);
+	assert_int_equal(__atomic_load_n(&asked, __ATOMIC_RELAXED), 3);
 }
 
 static void bytes_of_another_hash_are_refused(void **state)
@@ -141,9 +141,9 @@ static void bytes_of_another_hash_are_refused(void **state)
 		"LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCRLPJNul+wow4m6Dsqxbnin")->status->code, CROFT_ABORTED);
 	assert_int_equal(fetch("/in/good", "checksum.sri", "md5-x")->status->code, CROFT_INVALID_ARGUMENT);
 	/* What we do not know might change what is meant. */
-	asked = 0;
+	__atomic_store_n(&asked, 0, __ATOMIC_RELAXED);
 	assert_int_equal(fetch("/in/good", "vcs.branch", "x")->status->code, CROFT_NOT_FOUND);
-	assert_int_equal(asked, 0);
+	assert_int_equal(__atomic_load_n(&asked, __ATOMIC_RELAXED), 0);
 }
 
 static void nothing_is_fetched_from_elsewhere(void **state)
@@ -156,9 +156,9 @@ static void nothing_is_fetched_from_elsewhere(void **state)
 		"file:///etc/passwd", "http://127.0.0.1/in/good", "http://127.0.0.1@localhost/in/good", "x"};
 	for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++)
 		assert_int_equal(fetch_uri(uris[i], NULL, NULL)->status->code, CROFT_NOT_FOUND);
-	assert_int_equal(asked, 0);
+	assert_int_equal(__atomic_load_n(&asked, __ATOMIC_RELAXED), 0);
 	assert_int_equal(fetch("/in/away", NULL, NULL)->status->code, CROFT_PERMISSION_DENIED);
-	assert_int_equal(asked, 1);
+	assert_int_equal(__atomic_load_n(&asked, __ATOMIC_RELAXED), 1);
 }
 
 static void an_origins_failures_are_told(void **state)
