@@ -12,6 +12,7 @@ a link of 1 Gbit/s with round trips of 0, 1, 10 and 50 ms, each time with empty 
 import argparse
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -353,6 +354,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one round of each")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--round-trips", type=int, nargs="*", default=[0, 1, 10, 50], metavar="MS")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is mounted goes, too
     bench = Bench(parser.parse_args())
     try:
         bench.run()
