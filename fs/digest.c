@@ -158,6 +158,13 @@ bool croft_digest_from_message(const Reapi__Digest *message, const char *what,
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "%s: size_bytes %" PRId64 " is negative",
 			what, message->size_bytes);
 	digest->size_bytes = (uint64_t)message->size_bytes;
+	/* Blobs of no bytes are never looked up, so another hash than theirs would go unnoticed. */
+	struct croft_digest empty;
+	if (croft_digest_is_empty(digest) &&
+		(empty = croft_digest_of("", 0), !croft_digest_equal(digest, &empty)))
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"%s: size_bytes 0 does not go with hash '%s', which is not that of the empty blob", what,
+			message->hash);
 	return true;
 }
 

@@ -20,10 +20,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	char text[CROFT_DIGEST_TEXT];
 	if (resource_parse_read(name, &resource, NULL)) {
 		check_inside(resource.instance, data, size);
-		croft_digest_format(&resource.digest, '/', text);
-		/* It ends with its digest, whatever stands before. */
-		size_t digest_size = strlen(text);
-		if (digest_size > size || memcmp(data + size - digest_size, text, CROFT_HASH_TEXT - 1) != 0)
+		croft_hash_format(resource.digest.hash, text);
+		/* It ends with its digest, whatever stands before; the size may begin with zeros. */
+		size_t digits = 0;
+		while (digits < size && data[size - 1 - digits] != '/')
+			digits++;
+		size_t tail = digits + 1 + CROFT_HASH_TEXT - 1;
+		if (tail > size || memcmp(data + size - tail, text, CROFT_HASH_TEXT - 1) != 0)
 			abort();
 	}
 	if (resource_parse_write(name, &resource, NULL)) {

@@ -89,7 +89,8 @@ static void check(struct croft_store *store, const struct segment *segment)
 	/* What fsck left is what it is said to be. */
 	for (size_t i = 0; i < segment->count; i++) {
 		struct croft_slice bytes;
-		if (segment->digests[i].size_bytes >= MOST ||
+		/* Blobs of no bytes are not looked up. */
+		if (segment->digests[i].size_bytes >= MOST || croft_digest_is_empty(&segment->digests[i]) ||
 			!croft_store_get(store, &segment->digests[i], arena, &bytes, NULL))
 			continue;
 		struct croft_digest got = croft_digest_of(bytes.data, bytes.size);

@@ -36,9 +36,23 @@ static void bad_digests_are_refused(void **state)
 	}
 }
 
+static void no_bytes_have_the_empty_hash(void **state)
+{
+	struct croft_digest digest, some = croft_digest_of("x", 1);
+	struct croft_arena *arena = croft_arena_create();
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_digest empty = croft_digest_of("", 0);
+	assert_true(croft_digest_from_message(croft_digest_to_message(&empty, arena), "it", &digest, &err));
+	some.size_bytes = 0;
+	assert_false(croft_digest_from_message(croft_digest_to_message(&some, arena), "it", &digest, &err));
+	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+	croft_arena_destroy(arena);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(no_bytes_have_the_empty_hash),
 		cmocka_unit_test(the_empty_blob_has_its_known_digest),
 		cmocka_unit_test(a_digest_reads_back_as_it_was_written),
 		cmocka_unit_test(bad_digests_are_refused),
