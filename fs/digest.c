@@ -159,9 +159,7 @@ bool croft_digest_from_message(const Reapi__Digest *message, const char *what,
 			what, message->size_bytes);
 	digest->size_bytes = (uint64_t)message->size_bytes;
 	/* Blobs of no bytes are never looked up, so another hash than theirs would go unnoticed. */
-	struct croft_digest empty;
-	if (croft_digest_is_empty(digest) &&
-		(empty = croft_digest_of("", 0), !croft_digest_equal(digest, &empty)))
+	if (croft_digest_is_empty(digest) && !croft_digest_equal(digest, &croft_digest_empty))
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"%s: size_bytes 0 does not go with hash '%s', which is not that of the empty blob", what,
 			message->hash);
