@@ -340,16 +340,19 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 	};
 	if (!croft_make_directories(daemon.state, err))
 		return false;
-	session->machine->daemon = croft_daemon_attach(&daemon, err);
-	return session->machine->daemon != NULL || croft_error_wrap(err, "starting the filesystem");
+	struct croft_daemon *attached = croft_daemon_attach(&daemon, err);
+	/* The thread that hears signals looks at it, too. */
+	__atomic_store_n(&session->machine->daemon, attached, __ATOMIC_RELEASE);
+	return attached != NULL || croft_error_wrap(err, "starting the filesystem");
 }
 
 void croft_session_renew_daemon(struct croft_session *session)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
-	if (!session->machine->daemon)
+	struct croft_daemon *daemon = __atomic_load_n(&session->machine->daemon, __ATOMIC_ACQUIRE);
+	if (!daemon)
 		croft_log(CROFT_LOG_WARNING, "there is no filesystem daemon to replace yet");
-	else if (croft_daemon_renew(session->machine->daemon, &err))
+	else if (croft_daemon_renew(daemon, &err))
 		croft_log(CROFT_LOG_INFO, "the filesystem daemon was replaced, its mount goes on");
 	else
 		croft_log(CROFT_LOG_WARNING, "the filesystem daemon was not replaced: %s", err.message);
