@@ -120,8 +120,7 @@ static bool has_service(const file_type *file, const char *symbol)
 
 static bool defines(const file_type *file, const char *symbol)
 {
-	/* protobuf-c's options have no package. */
-	const char *rest = file->package ? behind(symbol, file->package) : symbol;
+	const char *rest = behind(symbol, file->package);
 	return rest && *rest &&
 		(has_message(file->message_type, file->n_message_type, rest) ||
 			has_enum(file->enum_type, file->n_enum_type, rest) || has_service(file, rest));
