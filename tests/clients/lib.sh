@@ -45,6 +45,12 @@ install() {
     exec 9>&-
 }
 
+# npm_packages NAME@VERSION... FOLDER: to be given to `install`.
+npm_packages() {
+    npm install --prefix "${*: -1}" --cache "${*: -1}/.npm" --no-audit --no-fund --ignore-scripts "${@:1:$#-1}" &&
+        rm -rf "${*: -1}/.npm"
+}
+
 # wants PROGRAM PACKAGE
 wants() { command -v "$1" >/dev/null || skip "$1 is missing (Debian: $2): not run"; }
 

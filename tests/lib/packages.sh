@@ -12,6 +12,8 @@ btrfs-progs busybox-static curl git openssl procps rsync util-linux nginx-light 
 # Clients that Debian has, and what their jobs find in their root.
 client_packages="bazel-bootstrap bazel-bootstrap-data bazel-platforms bazel-rules-java bubblewrap g++ make
 python3-venv zip"
+# Not where another package than Debian's brings it.
+command -v npm >/dev/null || client_packages+=" npm"
 
 demo_packages="dpkg-dev python3"
 
