@@ -2,6 +2,7 @@
 #include "agent/agent.h"
 
 #include "agent/image.h"
+#include "agent/opens.h"
 #include "agent/peers.h"
 #include "agent/presence.h"
 #include "agent/session.h"
@@ -194,12 +195,14 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (ok) {
 		machine.presence = croft_presence_create();
+		machine.listeners = croft_listeners_create();
 		machine.peers = config.no_peers ? NULL : croft_peers_create();
 		machine.channel = croft_channel_create(config.server, config.tls, err);
 		ok = machine.channel && run_session(&config, &machine, err);
 	}
 	croft_daemon_detach(machine.daemon, false);
 	croft_presence_destroy(machine.presence);
+	croft_listeners_destroy(machine.listeners);
 	croft_peers_destroy(machine.peers);
 	croft_channel_destroy(machine.channel);
 	croft_launcher_stop(machine.launcher);

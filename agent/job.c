@@ -488,7 +488,7 @@ static bool collect(struct croft_job *job, struct croft_sandbox *sandbox, bool w
 
 static bool run_in_sandbox(struct croft_job *job, struct croft_error *err)
 {
-	job->opens = croft_opens_start();
+	job->opens = croft_opens_start(job->machine->listeners);
 	struct croft_sandbox *sandbox = make_sandbox(job, err);
 	if (!sandbox)
 		return false;

@@ -2,6 +2,7 @@
 #include "agent/opens.h"
 
 #include "proto/base/arena.h"
+#include "proto/base/cleanup.h"
 #include "proto/base/log.h"
 
 #include <errno.h>
@@ -16,9 +17,16 @@
 #include <sys/fanotify.h>
 #include <unistd.h>
 
-enum { PATHS_AT_MOST = 1 << 17, BUCKETS_AT_FIRST = 1024 };
+enum { PATHS_AT_MOST = 1 << 17, BUCKETS_AT_FIRST = 1024, IDLE_AT_MOST = 64 };
+
+struct croft_listeners {
+	pthread_mutex_t lock; /* guards: everything below */
+	int idle[IDLE_AT_MOST];
+	unsigned count;
+};
 
 struct croft_opens {
+	struct croft_listeners *listeners;
 	int fanotify, stop;
 	pthread_t thread;
 	bool running;
@@ -118,14 +126,57 @@ static void *listen_all(void *user)
 	return NULL;
 }
 
-struct croft_opens *croft_opens_start(void)
+/* Groups --------------------------------------------------------------------------------------------- */
+
+struct croft_listeners *croft_listeners_create(void)
 {
-	int fanotify = fanotify_init(
+	struct croft_listeners *listeners = croft_zalloc(sizeof(*listeners));
+	pthread_mutex_init(&listeners->lock, NULL);
+	return listeners;
+}
+
+void croft_listeners_destroy(struct croft_listeners *listeners)
+{
+	if (!listeners)
+		return;
+	while (listeners->count > 0)
+		close(listeners->idle[--listeners->count]);
+	pthread_mutex_destroy(&listeners->lock);
+	free(listeners);
+}
+
+static int take_group(struct croft_listeners *listeners)
+{
+	CROFT_LOCKED(&listeners->lock);
+	if (listeners->count > 0)
+		return listeners->idle[--listeners->count];
+	return fanotify_init(
 		FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS,
 		O_RDONLY | O_LARGEFILE | O_CLOEXEC | O_NOATIME | O_NONBLOCK);
+}
+
+/* Without its mark it hears of nothing more. */
+static void give_group(struct croft_listeners *listeners, int fanotify)
+{
+	bool clean = fanotify_mark(fanotify, FAN_MARK_FLUSH | FAN_MARK_FILESYSTEM, 0, AT_FDCWD, "/") == 0;
+	pthread_mutex_lock(&listeners->lock);
+	bool kept = clean && listeners->count < IDLE_AT_MOST;
+	if (kept)
+		listeners->idle[listeners->count++] = fanotify;
+	pthread_mutex_unlock(&listeners->lock);
+	if (!kept)
+		close(fanotify);
+}
+
+/* One job ------------------------------------------------------------------------------------------- */
+
+struct croft_opens *croft_opens_start(struct croft_listeners *listeners)
+{
+	int fanotify = take_group(listeners);
 	if (fanotify < 0)
 		return NULL;
 	struct croft_opens *opens = croft_zalloc(sizeof(*opens));
+	opens->listeners = listeners;
 	opens->fanotify = fanotify;
 	opens->stop = eventfd(0, EFD_CLOEXEC);
 	opens->bucket_count = BUCKETS_AT_FIRST;
@@ -184,7 +235,8 @@ void croft_opens_destroy(struct croft_opens *opens)
 	if (!opens)
 		return;
 	stop(opens);
-	close(opens->fanotify);
+	read_events(opens); /* what was not waited for is not the next job's */
+	give_group(opens->listeners, opens->fanotify);
 	if (opens->stop >= 0)
 		close(opens->stop);
 	free(opens->text);

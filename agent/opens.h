@@ -15,8 +15,14 @@
 
 struct croft_opens;
 
+/* Groups of fanotify for one job after the other: to end one takes the kernel longer than to run a short job. */
+struct croft_listeners;
+struct croft_listeners *croft_listeners_create(void);
+/* When no job uses one of them. */
+void croft_listeners_destroy(struct croft_listeners *listeners);
+
 /* NULL where the kernel has none, or this is no root of the host. */
-struct croft_opens *croft_opens_start(void);
+struct croft_opens *croft_opens_start(struct croft_listeners *listeners);
 /* For croft_sandbox_spec; borrowed. */
 int croft_opens_fd(const struct croft_opens *opens);
 /* After the job's end: the paths that stand below `prefix` ("" for all), relative to it, each with a
@@ -24,6 +30,7 @@ int croft_opens_fd(const struct croft_opens *opens);
 struct croft_slice croft_opens_finish(struct croft_opens *opens, const char *prefix, size_t *count);
 /* Then: nothing was lost, for want of descriptors or since it was too much. */
 bool croft_opens_complete(const struct croft_opens *opens);
+/* The job's processes are gone by then. */
 void croft_opens_destroy(struct croft_opens *opens);
 
 #endif

@@ -25,6 +25,7 @@ struct croft_machine {
 	const char *nested_server; /* where jobs' own calls go; NULL: they may make none */
 	uint32_t owner; /* of what the mount shows */
 	struct croft_presence *presence;
+	struct croft_listeners *listeners;
 	struct croft_peers *peers; /* NULL: nobody is asked */
 	const char *root_image; /* as croft_agent_config has it */
 };
