@@ -5,25 +5,6 @@
 
 #include "croft/v1/farm.pb-c.h"
 
-#include <string.h>
-
-void croft_account_attach(Reapi__ExecutedActionMetadata *metadata, const ProtobufCMessage *message,
-	struct croft_arena *arena)
-{
-	struct croft_slice wire = croft_message_encode(message, arena);
-	Google__Protobuf__Any *any = croft_arena_alloc(arena, sizeof(*any));
-	google__protobuf__any__init(any);
-	any->type_url = croft_arena_printf(arena, "type.googleapis.com/%s", message->descriptor->name);
-	any->value = (ProtobufCBinaryData){wire.size, (uint8_t *)wire.data};
-	size_t count = metadata->n_auxiliary_metadata;
-	Google__Protobuf__Any **all = croft_arena_array(arena, count + 1, sizeof(*all));
-	if (count)
-		memcpy(all, metadata->auxiliary_metadata, count * sizeof(*all));
-	all[count] = any;
-	metadata->auxiliary_metadata = all;
-	metadata->n_auxiliary_metadata = count + 1;
-}
-
 static Farm__SandboxAccount__DeniedCall *denied_call(const struct croft_denied_call *from,
 	struct croft_arena *arena)
 {
@@ -61,7 +42,8 @@ void croft_account_of_sandbox(Reapi__ExecutedActionMetadata *metadata,
 	account.denied = denied;
 	for (size_t i = 0; i < ended->denied_count; i++)
 		denied[account.n_denied++] = denied_call(&ended->denied[i], arena);
-	croft_account_attach(metadata, &account.base, arena);
+	croft_message_attach(
+		&metadata->auxiliary_metadata, &metadata->n_auxiliary_metadata, &account.base, arena);
 }
 
 struct croft_slice croft_account_hint(const struct croft_sandbox_result *ended, struct croft_arena *arena)

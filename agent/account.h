@@ -8,10 +8,7 @@
 
 #include "build/bazel/remote/execution/v2/remote_execution.pb-c.h"
 
-/* Adds a message of croft/v1 to the result's metadata. */
-void croft_account_attach(Reapi__ExecutedActionMetadata *metadata, const ProtobufCMessage *message,
-	struct croft_arena *arena);
-/* Adds a SandboxAccount there. */
+/* Adds a SandboxAccount to the result's metadata. */
 void croft_account_of_sandbox(Reapi__ExecutedActionMetadata *metadata,
 	const struct croft_sandbox_result *ended, struct croft_arena *arena);
 /* A line for the log of a job that failed, if it was denied system calls; else empty. */

@@ -412,7 +412,8 @@ static void fill_account(struct croft_job *job, const struct croft_mount_account
 	fill_touched(job, inputs);
 	job->done.inputs = inputs;
 
-	croft_account_attach(&job->metadata, &inputs->base, job->arena);
+	croft_message_attach(&job->metadata.auxiliary_metadata, &job->metadata.n_auxiliary_metadata,
+		&inputs->base, job->arena);
 }
 
 /* A job that failed may have failed for what it was denied: its log says so. */

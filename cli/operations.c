@@ -136,6 +136,8 @@ static bool list_agents(struct client *client, struct croft_error *err)
 		printf("%s %s %u/%u", agent->agent_id, agent->state, agent->running, agent->slots);
 		for (size_t at = 0; at < agent->n_properties; at++)
 			printf(" %s=%s", agent->properties[at]->name, agent->properties[at]->value);
+		if (*agent->drain_reason)
+			printf(" (%s)", agent->drain_reason);
 		putchar('\n');
 	}
 	return status != NULL;
@@ -170,7 +172,8 @@ const struct command command_agents = {
 	.name = "agents",
 	.arguments = "[list | drain AGENT… | resume AGENT…]",
 	.summary = "List agents, or take them out of the farm and back",
-	.details = "A drained agent ends its running jobs and gets no more.",
+	.details = "A drained agent ends its running jobs and gets no more, until it is resumed: the farm remembers it over restarts "
+		"of the agent and of the server.",
 	.options = agents_options,
 	.client = true,
 	.run = agents_run,

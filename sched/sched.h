@@ -28,6 +28,7 @@ struct croft_sched_config {
 	uint64_t stall_cap_ms; /* by which waiting for lazy fetches may stretch a timeout; 0: 10 minutes */
 	unsigned max_attempts;      /* of a job whose agents were lost; 0: 3 */
 	unsigned heartbeat_ms;      /* 0: 2000; an agent is lost after 5 without a word */
+	unsigned reconnect_ms;      /* that an agent may take to come back when its stream closed; 0: 3 heartbeats */
 	size_t queue_limit;         /* operations that wait, in all; 0: 1,000,000 */
 	uint64_t unfit_ms; /* how long jobs wait that no agent fits; 0: a minute */
 	size_t tenant_limit;        /* of one build (instance and invocation), with those that run; 0: 500,000 */

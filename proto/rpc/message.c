@@ -201,3 +201,18 @@ struct croft_slice croft_message_encode(const ProtobufCMessage *message, struct 
 	protobuf_c_message_pack(message, wire);
 	return CROFT_SLICE(wire, size);
 }
+
+void croft_message_attach(Google__Protobuf__Any ***list, size_t *count,
+	const ProtobufCMessage *message, struct croft_arena *arena)
+{
+	struct croft_slice wire = croft_message_encode(message, arena);
+	Google__Protobuf__Any *any = croft_arena_alloc(arena, sizeof(*any));
+	google__protobuf__any__init(any);
+	any->type_url = croft_arena_printf(arena, "type.googleapis.com/%s", message->descriptor->name);
+	any->value = (ProtobufCBinaryData){wire.size, (uint8_t *)wire.data};
+	Google__Protobuf__Any **longer = croft_arena_array(arena, *count + 1, sizeof(*longer));
+	if (*count)
+		memcpy(longer, *list, *count * sizeof(*longer));
+	longer[(*count)++] = any;
+	*list = longer;
+}

@@ -14,6 +14,8 @@
 #include "proto/base/error.h"
 #include "proto/base/slice.h"
 
+#include "google/protobuf/any.pb-c.h"
+
 #include <protobuf-c/protobuf-c.h>
 
 struct croft_message_limits {
@@ -33,5 +35,9 @@ void *croft_message_decode(const ProtobufCMessageDescriptor *type, struct croft_
 
 /* The canonical encoding (fields in number order, defaults left out), in the arena. */
 struct croft_slice croft_message_encode(const ProtobufCMessage *message, struct croft_arena *arena);
+
+/* Appends the message, as google.protobuf.Any, to a repeated field of such; in the arena. */
+void croft_message_attach(Google__Protobuf__Any ***list, size_t *count,
+	const ProtobufCMessage *message, struct croft_arena *arena);
 
 #endif

@@ -11,9 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Heartbeats that may be missed before an agent is lost, and how many it may take to come back after
- * its connection broke. */
-enum { MISSED_HEARTBEATS = 5, RECONNECT_HEARTBEATS = 3 };
+/* Heartbeats that may be missed before an agent is lost. */
+enum { MISSED_HEARTBEATS = 5 };
 static const double REFUSED_SECONDS = 0.5;
 
 static void post(struct session *session, Farm__ServerMessage__KindCase kind, void *part)
@@ -217,6 +216,7 @@ static void on_hello(struct session *session, const Farm__Hello *hello)
 	session->agent = agent;
 	agent->heard_ns = croft_now_ns();
 	agent->lost_ns = 0;
+	agent->draining = draining_find(sched, agent->id) != NULL;
 	tell_placement(sched, agent);
 
 	Farm__Welcome welcome = FARM__WELCOME__INIT;
@@ -442,7 +442,7 @@ static void tick_agent(struct croft_sched *sched, struct agent *agent, uint64_t 
 		agent->session = NULL;
 		agent_open(sched, agent);
 		lose_agent(sched, agent, "no heartbeat came");
-	} else if (!agent->session && now_ns > agent->lost_ns + RECONNECT_HEARTBEATS * heartbeat_ns) {
+	} else if (!agent->session && now_ns > agent->lost_ns + sched->config.reconnect_ms * 1000000ull) {
 		lose_agent(sched, agent, "its connection broke");
 	}
 }

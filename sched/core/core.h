@@ -124,7 +124,7 @@ struct agent {
 	uint64_t memory_bytes;
 	struct session *session; /* NULL: not connected */
 	uint64_t heard_ns, lost_ns;
-	bool draining;
+	bool draining; /* as drain.c has it, or since it said so itself in this session */
 	uint64_t cache_bytes, cache_budget_bytes, jobs_done, fetched_bytes;
 	/* From its heartbeats; `moved_bytes` is all that its daemon fetched. */
 	uint64_t moved_bytes, moved_per_second, fetching_blobs, fetching_bytes, from_peers_bytes, served_bytes;
@@ -165,6 +165,8 @@ struct croft_sched {
 	LIST_HEAD(, task) actions[BUCKETS];
 	LIST_HEAD(, task_class) classes;
 	LIST_HEAD(, agent) agents;
+	LIST_HEAD(, draining) draining;
+	pthread_cond_t draining_written;
 	struct croft_placement *placement;
 	struct croft_roots *roots; /* has a lock of its own */
 	STAILQ_HEAD(, task) changed; /* while the lock was held this time */
@@ -308,6 +310,18 @@ void agent_cancel(struct task *task, const char *reason);
 void agent_free(struct agent *agent);
 /* Placement gives it jobs from now on, or no more. */
 void agent_open(struct croft_sched *sched, const struct agent *agent);
+
+/* drain.c ------------------------------------------------------------------------------------ */
+enum { DRAINING_NAME_MOST = 256 };
+/* NULL: nobody drains the agent. */
+struct draining *draining_find(const struct croft_sched *sched, const char *agent_id);
+const char *draining_reason(const struct draining *draining);
+/* reason NULL: it gets jobs again. Returns when that is on disk; gives the lock back meanwhile. */
+bool draining_set(struct croft_sched *sched, const char *agent_id, const char *reason,
+	struct croft_error *err);
+/* False: this record of the journal says nothing of draining. */
+bool draining_restore(struct croft_sched *sched, struct croft_slice key, struct croft_slice value);
+void draining_free(struct croft_sched *sched);
 
 /* logs.c */
 void log_append(struct croft_sched *sched, struct task *task, int stream, uint64_t offset,

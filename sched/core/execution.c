@@ -16,6 +16,8 @@
 #define REQUEST_METADATA "build.bazel.remote.execution.v2.requestmetadata-bin"
 /* BuildGrid's: a message whose only meaning here is that equal ones belong together. */
 #define LOCALITY_HINT "build.buildgrid.schedulingmetadata-bin"
+/* With "yes" an Execute call takes the result of a run that failed, too, instead of another run. */
+#define FAILED_RESULTS "croft-failed-results"
 
 /* An Execute call on its way to a task. Everything in the call's arena. */
 struct execution {
@@ -166,23 +168,37 @@ static struct croft_slice action_key(struct execution *execution)
 	return CROFT_SLICE(key, size);
 }
 
+/* Failures are remembered apart, and are no answer but for who asks for them. */
+static bool find_result(struct execution *execution, struct croft_slice *value,
+	struct croft_error *err)
+{
+	struct croft_arena *arena = croft_call_arena(execution->call);
+	struct croft_store *store = execution->sched->store;
+	struct croft_upstream *upstream = execution->sched->upstream;
+	struct croft_slice key = action_key(execution);
+	if (croft_store_record_get(store, CROFT_RECORD_ACTION, key, arena, value, err))
+		return true;
+	if (upstream && err->code == CROFT_NOT_FOUND) {
+		croft_upstream_bring_result(
+			upstream, execution->request->instance_name, &execution->action_digest);
+		*err = CROFT_ERROR_INIT;
+		if (croft_store_record_get(store, CROFT_RECORD_ACTION, key, arena, value, err))
+			return true;
+	}
+	if (err->code != CROFT_NOT_FOUND ||
+		!croft_slice_equal(croft_call_header(execution->call, FAILED_RESULTS), croft_slice_str("yes")))
+		return false;
+	*err = CROFT_ERROR_INIT;
+	return croft_store_record_get(store, CROFT_RECORD_FAILURE, key, arena, value, err);
+}
+
 /* 1: answered from the cache. 0: not there. -1: an error. */
 static int answer_from_cache(struct execution *execution, struct croft_error *err)
 {
 	struct croft_arena *arena = croft_call_arena(execution->call);
 	struct croft_slice value;
 	struct croft_error failed = CROFT_ERROR_INIT;
-	struct croft_store *store = execution->sched->store;
-	struct croft_upstream *upstream = execution->sched->upstream;
-	struct croft_slice key = action_key(execution);
-	bool found = croft_store_record_get(store, CROFT_RECORD_ACTION, key, arena, &value, &failed);
-	if (!found && upstream && failed.code == CROFT_NOT_FOUND) {
-		croft_upstream_bring_result(
-			upstream, execution->request->instance_name, &execution->action_digest);
-		failed = CROFT_ERROR_INIT;
-		found = croft_store_record_get(store, CROFT_RECORD_ACTION, key, arena, &value, &failed);
-	}
-	if (!found) {
+	if (!find_result(execution, &value, &failed)) {
 		if (failed.code == CROFT_NOT_FOUND)
 			return 0;
 		*err = failed;

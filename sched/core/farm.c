@@ -10,7 +10,8 @@
 
 enum { SHOWN_OPERATIONS = 50 };
 
-static Farm__AgentStatus *agent_status(const struct agent *agent, struct croft_arena *arena)
+static Farm__AgentStatus *agent_status(struct croft_sched *sched, const struct agent *agent,
+	struct croft_arena *arena)
 {
 	Farm__AgentStatus *status = croft_arena_alloc(arena, sizeof(*status));
 	farm__agent_status__init(status);
@@ -19,6 +20,9 @@ static Farm__AgentStatus *agent_status(const struct agent *agent, struct croft_a
 	status->slots = agent->slots;
 	status->running = agent->running;
 	status->state = (char *)(!agent->session ? "lost" : agent->draining ? "draining" : "ready");
+	const struct draining *draining = draining_find(sched, agent->id);
+	if (draining)
+		status->drain_reason = croft_arena_strdup(arena, draining_reason(draining));
 	status->cache_bytes = agent->cache_bytes;
 	status->cache_budget_bytes = agent->cache_budget_bytes;
 	status->jobs_done = agent->jobs_done;
@@ -96,7 +100,7 @@ static void fill_status(struct croft_sched *sched, Farm__FarmStatus *status,
 	status->agents = croft_arena_array(arena, agents, sizeof(void *));
 	status->operations = croft_arena_array(arena, SHOWN_OPERATIONS, sizeof(void *));
 	LIST_FOREACH (agent, &sched->agents, link) {
-		status->agents[status->n_agents++] = agent_status(agent, arena);
+		status->agents[status->n_agents++] = agent_status(sched, agent, arena);
 		struct task *task;
 		LIST_FOREACH (task, &agent->tasks, agent_link)
 			add_operations(task, status, arena);
@@ -135,23 +139,11 @@ static bool drain_agent(struct croft_call *call, void *user, struct croft_error 
 {
 	struct croft_sched *sched = user;
 	const Farm__DrainAgentRequest *request = croft_call_request(call);
-	bool found = false;
 	sched_lock(sched);
-	struct agent *agent;
-	LIST_FOREACH (agent, &sched->agents, link) {
-		if (strcmp(agent->id, request->agent_id) != 0)
-			continue;
-		found = true;
-		agent->draining = !request->resume;
-		agent_open(sched, agent);
-	}
-	dispatch(sched);
+	bool ok = draining_set(sched, request->agent_id, request->resume ? NULL : request->reason, err);
 	sched_unlock(sched);
-	if (!found)
-		return croft_error_set(err, CROFT_NOT_FOUND,
-			"there is no agent '%s': croft status lists them", request->agent_id);
 	Farm__DrainAgentResponse response = FARM__DRAIN_AGENT_RESPONSE__INIT;
-	return croft_call_write(call, &response.base, err);
+	return ok && croft_call_write(call, &response.base, err);
 }
 
 static const char *why_waiting(struct croft_sched *sched, const struct task *task,

@@ -56,18 +56,8 @@ static void add_placement(
 		return;
 	Farm__Placement placement = FARM__PLACEMENT__INIT;
 	placement.reason = (char *)source->reason;
-	struct croft_slice wire = croft_message_encode(&placement.base, arena);
-	Google__Protobuf__Any *any = croft_arena_alloc(arena, sizeof(*any));
-	google__protobuf__any__init(any);
-	any->type_url = (char *)"type.googleapis.com/croft.v1.Placement";
-	any->value = (ProtobufCBinaryData){wire.size, (uint8_t *)wire.data};
-	size_t count = metadata->n_auxiliary_metadata;
-	Google__Protobuf__Any **all = croft_arena_array(arena, count + 1, sizeof(*all));
-	if (count)
-		memcpy(all, metadata->auxiliary_metadata, count * sizeof(*all));
-	all[count] = any;
-	metadata->auxiliary_metadata = all;
-	metadata->n_auxiliary_metadata = count + 1;
+	croft_message_attach(
+		&metadata->auxiliary_metadata, &metadata->n_auxiliary_metadata, &placement.base, arena);
 }
 
 static struct croft_ref *with_inputs(const struct result_source *source, struct croft_arena *arena,

@@ -10,7 +10,8 @@
 #include <time.h>
 
 enum { DEFAULT_ATTEMPTS = 3, DEFAULT_HEARTBEAT_MS = 2000, DEFAULT_QUEUE = 1000000,
-	DEFAULT_TENANT = 500000, TICK_MS = 250, DEFAULT_UNFIT_MS = 60000 };
+	DEFAULT_TENANT = 500000, TICK_MS = 250, DEFAULT_UNFIT_MS = 60000,
+	RECONNECT_HEARTBEATS = 3 };
 static const uint64_t DEFAULT_STALL_CAP_MS = 600000;
 /* How much of what is learned a crash may cost. */
 static const uint64_t LEARNED_NS = UINT64_C(60) * 1000000000;
@@ -65,6 +66,8 @@ static bool restore(void *user, struct croft_slice key, struct croft_slice value
 	struct croft_error *err)
 {
 	struct croft_sched *sched = user;
+	if (draining_restore(sched, key, value))
+		return true;
 	struct task *task = task_restore(sched, value, err);
 	if (task && key.size != TASK_KEY) {
 		/* Earlier versions kept it under its name. */
@@ -88,6 +91,8 @@ static void set_defaults(struct croft_sched *sched, const struct croft_sched_con
 		sched->config.max_attempts = DEFAULT_ATTEMPTS;
 	if (!sched->config.heartbeat_ms)
 		sched->config.heartbeat_ms = DEFAULT_HEARTBEAT_MS;
+	if (!sched->config.reconnect_ms)
+		sched->config.reconnect_ms = RECONNECT_HEARTBEATS * sched->config.heartbeat_ms;
 	if (!sched->config.queue_limit)
 		sched->config.queue_limit = DEFAULT_QUEUE;
 	if (!sched->config.tenant_limit)
@@ -115,6 +120,7 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&sched->log_changed, &attributes);
+	pthread_cond_init(&sched->draining_written, &attributes);
 	pthread_cond_init(&sched->tick, &attributes);
 	pthread_condattr_destroy(&attributes);
 	TAILQ_INIT(&sched->queue);
@@ -198,10 +204,12 @@ void croft_sched_close(struct croft_sched *sched)
 	free_tasks(sched);
 	while (!LIST_EMPTY(&sched->agents))
 		agent_free(LIST_FIRST(&sched->agents));
+	draining_free(sched);
 	free((void *)sched->config.blob_url);
 	free((void *)sched->config.blob_key);
 	free(sched->journal_path);
 	pthread_cond_destroy(&sched->log_changed);
+	pthread_cond_destroy(&sched->draining_written);
 	pthread_cond_destroy(&sched->tick);
 	pthread_mutex_destroy(&sched->lock);
 	free(sched);

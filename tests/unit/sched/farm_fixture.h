@@ -47,8 +47,12 @@ static inline void farm_serve(void)
 {
 	farm.config.path = farm.journal;
 	farm.config.store = farm.store;
+	/* However slow the machine is, no agent of a test is lost for its silence; one whose stream closed is,
+	 * soon. */
 	if (!farm.config.heartbeat_ms)
-		farm.config.heartbeat_ms = 100;
+		farm.config.heartbeat_ms = 3600000;
+	if (!farm.config.reconnect_ms)
+		farm.config.reconnect_ms = 100;
 	farm.sched = croft_sched_open(&farm.config, &err);
 	assert_ok(farm.sched, err);
 	farm.server = croft_server_create(&(struct croft_server_config){.address = "127.0.0.1:0"}, &err);

@@ -125,8 +125,30 @@ static void another_agent_takes_over(void **state)
 	farm_succeeds(stream);
 }
 
+static void a_silent_agent_is_lost(void **state)
+{
+	farm_end_server();
+	farm.config.heartbeat_ms = 20;
+	farm_serve();
+	struct croft_stream *stream = farm_execute("a");
+	assert_int_equal(farm_stage(farm_read(stream)), REAPI__EXECUTION_STAGE__VALUE__QUEUED);
+	fake_connect(&one, 1); /* it has the job before it can be silent for long */
+	assert_int_equal(farm_stage(farm_read(stream)), REAPI__EXECUTION_STAGE__VALUE__EXECUTING);
+	const Longrunning__Operation *operation = farm_read(stream);
+	assert_int_equal(farm_stage(operation), REAPI__EXECUTION_STAGE__VALUE__QUEUED);
+	void *message;
+	while (croft_stream_read(one.stream, farm.arena, &message, &err) == 1)
+		;
+	assert_int_equal(err.code, CROFT_DEADLINE_EXCEEDED);
+	cancel(operation->name);
+	farm_fails(stream, CROFT_CANCELLED);
+}
+
 static void an_agent_that_comes_back_goes_on(void **state)
 {
+	farm_end_server();
+	farm.config.reconnect_ms = 3600000;
+	farm_serve();
 	fake_connect(&one, 1);
 	struct croft_stream *stream = farm_execute("a");
 	const char *lease = fake_job(&one)->lease;
@@ -160,6 +182,9 @@ static void a_result_counts_once(void **state)
 
 static void a_restart_loses_nothing(void **state)
 {
+	farm_end_server();
+	farm.config.reconnect_ms = 3600000;
+	farm_serve();
 	fake_connect(&one, 1);
 	struct croft_stream *leased = farm_execute("leased"), *queued;
 	char *leased_name = croft_arena_strdup(farm.arena, farm_read(leased)->name);
@@ -205,9 +230,6 @@ static void a_lease_given_to_another_is_revoked(void **state)
 
 static void a_refusal_is_no_try(void **state)
 {
-	farm_end_server();
-	farm.config.heartbeat_ms = 1000; /* it is not asked again for a while */
-	farm_serve();
 	fake_connect(&one, 1);
 	struct croft_stream *stream = farm_execute("a");
 	for (int i = 0; i < 4; i++) { /* more than there may be tries */
@@ -244,6 +266,26 @@ static void failures_are_not_answers(void **state)
 		assert_false(response->cached_result);
 		assert_int_equal(response->result->exit_code, 1);
 	}
+}
+
+static void failures_are_answers_for_who_asks_for_them(void **state)
+{
+	struct croft_metadata metadata = {"croft-failed-results", croft_slice_str("yes")};
+	struct croft_call_options asking = {.metadata = &metadata, .metadata_count = 1};
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute_with(&asking, farm_action("a"));
+	fake_done(&one, fake_job(&one)->lease, 3);
+	assert_false(farm_finish(stream)->cached_result);
+	const Reapi__ExecuteResponse *response =
+		farm_finish(farm_execute_with(&asking, farm_action("a")));
+	assert_true(response->cached_result);
+	assert_int_equal(response->result->exit_code, 3);
+	/* A success is the answer from then on. */
+	stream = farm_execute("a");
+	fake_done(&one, fake_job(&one)->lease, 0);
+	farm_succeeds(stream);
+	assert_int_equal(
+		farm_finish(farm_execute_with(&asking, farm_action("a")))->result->exit_code, 0);
 }
 
 static void successes_are(void **state)
@@ -296,6 +338,7 @@ int main(void)
 		ON_A_FARM(what_waits_is_cancelled_at_once),
 		ON_A_FARM(a_job_that_loses_its_agents_is_blamed),
 		ON_A_FARM(another_agent_takes_over),
+		ON_A_FARM(a_silent_agent_is_lost),
 		ON_A_FARM(an_agent_that_comes_back_goes_on),
 		ON_A_FARM(a_result_counts_once),
 		ON_A_FARM(a_restart_loses_nothing),
@@ -303,6 +346,7 @@ int main(void)
 		ON_A_FARM(a_refusal_is_no_try),
 		ON_A_FARM(what_an_agent_could_not_run_is_tried_again),
 		ON_A_FARM(failures_are_not_answers),
+		ON_A_FARM(failures_are_answers_for_who_asks_for_them),
 		ON_A_FARM(successes_are),
 		ON_A_FARM(many_at_once_all_end_once),
 	};

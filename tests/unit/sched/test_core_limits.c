@@ -126,6 +126,46 @@ static void a_draining_agent_is_given_nothing(void **state)
 	farm_succeeds(stream);
 }
 
+static const Farm__AgentStatus *only_agent(void)
+{
+	Farm__GetStatusRequest request = FARM__GET_STATUS_REQUEST__INIT;
+	const Farm__FarmStatus *status =
+		farm_call("/croft.v1.Farm/GetStatus", &request.base, &farm__farm_status__descriptor);
+	assert_ok(status, err);
+	assert_int_equal(status->n_agents, 1);
+	return status->agents[0];
+}
+
+static void draining_outlasts_the_server(void **state)
+{
+	fake_connect(&one, 1);
+	Farm__DrainAgentRequest request = FARM__DRAIN_AGENT_REQUEST__INIT;
+	request.agent_id = (char *)"one";
+	request.reason = (char *)"its disk is old";
+	assert_ok(farm_call("/croft.v1.Farm/DrainAgent", &request.base,
+		&farm__drain_agent_response__descriptor), err);
+	farm_end_server();
+	fake_leave(&one);
+	farm_serve();
+	fake_connect(&one, 1);
+	assert_string_equal(only_agent()->state, "draining");
+	assert_string_equal(only_agent()->drain_reason, "its disk is old");
+	struct croft_stream *stream = farm_execute("a");
+	assert_int_equal(farm_stage(farm_read(stream)), REAPI__EXECUTION_STAGE__VALUE__QUEUED);
+	farm_end_server();
+	croft_stream_destroy(stream);
+	fake_leave(&one);
+	farm_serve();
+	drain("one", true); /* before it is back */
+	fake_connect(&one, 1);
+	assert_string_equal(only_agent()->state, "ready");
+	fake_done(&one, fake_job(&one)->lease, 0);
+	request.agent_id = (char *)"nobody";
+	assert_null(farm_call("/croft.v1.Farm/DrainAgent", &request.base,
+		&farm__drain_agent_response__descriptor));
+	assert_int_equal(err.code, CROFT_NOT_FOUND);
+}
+
 static void a_lost_delta_is_made_up_for(void **state)
 {
 	fake_connect(&one, 1);
@@ -214,6 +254,7 @@ int main(void)
 		ON_A_FARM(every_missing_blob_is_named),
 		ON_A_FARM(a_full_build_is_told_when_to_try_again),
 		ON_A_FARM(a_draining_agent_is_given_nothing),
+		ON_A_FARM(draining_outlasts_the_server),
 		ON_A_FARM(a_lost_delta_is_made_up_for),
 		ON_A_FARM(jobs_of_one_hint_stay_together),
 		ON_A_FARM(operations_are_listed_by_what_they_are),
