@@ -300,7 +300,9 @@ static bool make_root(const struct job *job, struct croft_error *err)
 	if (!nursery->context->privileged) {
 		char path[256];
 		snprintf(path, sizeof(path), "%s/root", nursery->skeleton.at);
-		root = root_make(nursery->context, nursery->cell, path, &here, job->spec, err);
+		struct sources *rest;
+		root = root_make(nursery->context, nursery->cell, path, &here, job->spec, &rest, err);
+		root_close_sources(rest);
 		if (root < 0)
 			return false;
 		if (chdir("/") < 0)

@@ -185,11 +185,10 @@ bool inside_mount_own(const struct skeleton *skeleton, const struct wire_spec *s
 	struct croft_error *err)
 {
 	char path[4096];
+	/* The host's goes with the rest of the skeleton when the root is entered: each unmounting waits for all
+	 * of the kernel's readers. */
 	if (!make_proc(skeleton, spec, err))
 		return false;
-	snprintf(path, sizeof(path), "%s/host-proc", skeleton->at);
-	if (!skeleton->at[0] && umount2(path, MNT_DETACH) < 0)
-		return croft_error_errno(err, errno, "unmounting the host's /proc");
 	if (weak(spec, WEAKEN_DEV))
 		return true;
 	snprintf(path, sizeof(path), "%s/dev/pts", skeleton->at);

@@ -218,9 +218,22 @@ struct host_view {
 	int mounts, root, own_mounts;
 };
 /* The root with everything in it, mounted nowhere yet; -1 on error. `root` is a place for mounting it
- * meanwhile. */
+ * meanwhile. In any case `rest` is what is to be closed when there is time: closing a mount waits for all of
+ * the kernel's readers. */
+struct sources;
 int root_make(const struct launcher_context *context, unsigned cell, const char *root,
-	const struct host_view *host, const struct wire_spec *spec, struct croft_error *err);
+	const struct host_view *host, const struct wire_spec *spec, struct sources **rest,
+	struct croft_error *err);
+void root_close_sources(struct sources *sources);
+/* What its layers are, whatever their names are given to later. */
+struct layer {
+	dev_t device;
+	ino_t inode;
+};
+void root_layers(const struct sources *sources, struct layer layers[MAX_ROOTS]);
+/* Whether the layers that the spec names are those. */
+bool root_still_has(const struct host_view *host, const struct wire_spec *spec,
+	const struct layer layers[MAX_ROOTS]);
 /* The fanotify group hears from now on what is opened of the job's inputs, wherever their overlay is
  * mounted. */
 bool root_watch(int fanotify, int root, const struct wire_spec *spec, struct croft_error *err);

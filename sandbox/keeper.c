@@ -46,6 +46,7 @@ struct keeper {
 	/* Of the job: */
 	const struct wire_spec *spec;
 	int control;
+	struct sources *rest;
 	struct status end; /* the last that was told */
 	bool taken; /* the command has it: no order waits for whoever comes next */
 	bool killed, agent_gone;
@@ -347,7 +348,7 @@ static bool begin(struct keeper *keeper, const int request[REQUEST_FDS], struct 
 	if (context->privileged) {
 		char path[4096];
 		cell_root(context, keeper->cell, path, sizeof(path));
-		root = root_make(context, keeper->cell, path, &keeper->host, spec, err);
+		root = root_make(context, keeper->cell, path, &keeper->host, spec, &keeper->rest, err);
 		if (root < 0)
 			return false;
 		/* A job is not to fail for its account. */
@@ -501,6 +502,8 @@ static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 	if (!keeper->spec)
 		return false;
 	bool begun = begin(keeper, fds, &err);
+	root_close_sources(keeper->rest);
+	keeper->rest = NULL;
 	for (int i = 2; i < REQUEST_FDS; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);

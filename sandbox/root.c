@@ -39,6 +39,15 @@ static bool go(int mounts, int root)
 		(setns(mounts, CLONE_NEWNS) == 0 && (root < 0 || (fchdir(root) == 0 && chroot(".") == 0)));
 }
 
+static void go_back(const struct host_view *host)
+{
+	if (go(host->own_mounts, -1))
+		return;
+	/* Nothing must be mounted in the host's namespace. */
+	fprintf(stderr, "croft: a sandbox's keeper cannot go back to its namespace\n");
+	_exit(1);
+}
+
 static bool open_sources(const char *what, const char **sources, unsigned flags, int **trees,
 	struct croft_error *err)
 {
@@ -74,13 +83,38 @@ static void close_trees(int *trees, const char **names)
 	free(trees);
 }
 
-static void close_sources(struct sources *sources)
+void root_close_sources(struct sources *sources)
 {
+	if (!sources)
+		return;
 	close_trees(sources->root_trees, sources->roots);
 	close_trees(sources->input_tree, sources->input);
 	close_trees(sources->mount_trees, sources->mounts);
 	free(sources->roots);
 	free(sources->mounts);
+	free(sources);
+}
+
+/* The layers, as they are at this moment. */
+void root_layers(const struct sources *sources, struct layer layers[MAX_ROOTS])
+{
+	struct stat st;
+	for (size_t i = 0; sources->roots[i] && i < MAX_ROOTS; i++)
+		layers[i] = fstat(sources->root_trees[i], &st) == 0 ? (struct layer){st.st_dev, st.st_ino}
+									: (struct layer){0, 0};
+}
+
+bool root_still_has(const struct host_view *host, const struct wire_spec *spec,
+	const struct layer layers[MAX_ROOTS])
+{
+	CROFT_CLEANUP_FREE const char **roots = wire_list(spec, spec->roots);
+	bool same = go(host->mounts, host->root);
+	for (size_t i = 0; same && roots[i]; i++) {
+		struct stat st;
+		same = stat(roots[i], &st) == 0 && st.st_dev == layers[i].device && st.st_ino == layers[i].inode;
+	}
+	go_back(host);
+	return same;
 }
 
 static bool open_all(const struct host_view *host, const struct wire_spec *spec,
@@ -94,11 +128,7 @@ static bool open_all(const struct host_view *host, const struct wire_spec *spec,
 	bool ok = open_sources("layer", sources->roots, 0, &sources->root_trees, err) &&
 		open_sources("layer", sources->input, 0, &sources->input_tree, err) &&
 		open_sources("mount", sources->mounts, AT_RECURSIVE, &sources->mount_trees, err);
-	if (!go(host->own_mounts, -1)) {
-		/* Nothing must be mounted in the host's namespace. */
-		fprintf(stderr, "croft: a sandbox's keeper cannot go back to its namespace\n");
-		_exit(1);
-	}
+	go_back(host);
 	return ok;
 }
 
@@ -417,27 +447,28 @@ bool root_prepare(const struct launcher_context *context, unsigned cell, bool fi
 }
 
 int root_make(const struct launcher_context *context, unsigned cell, const char *root,
-	const struct host_view *host, const struct wire_spec *spec, struct croft_error *err)
+	const struct host_view *host, const struct wire_spec *spec, struct sources **rest,
+	struct croft_error *err)
 {
 	char path[4096];
-	struct sources sources;
+	struct sources *sources = croft_zalloc(sizeof(*sources));
 	int tree = -1;
-	bool ok = open_all(host, spec, &sources, err);
+	bool ok = open_all(host, spec, sources, err);
 	cell_path(context, cell, "", path, sizeof(path));
 	if (ok && chdir(path) < 0)
 		ok = croft_error_errno(err, errno, "entering %s", path);
-	ok = ok && close_layers(context, cell, spec, &sources, err) && make_places(context, cell, spec, err) &&
-		(tree = make_root(context, cell, spec, &sources, err)) >= 0;
+	ok = ok && close_layers(context, cell, spec, sources, err) && make_places(context, cell, spec, err) &&
+		(tree = make_root(context, cell, spec, sources, err)) >= 0;
 	/* What lies in the root is mounted while the root is, since kernels before 6.15 cannot otherwise. */
-	if (ok && (uses_input(spec) || sources.mounts[0])) {
-		ok = mount_at(tree, root, err) && mount_input(context, root, spec, &sources, err) &&
-			make_mounts(root, spec, &sources, err);
+	if (ok && (uses_input(spec) || sources->mounts[0])) {
+		ok = mount_at(tree, root, err) && mount_input(context, root, spec, sources, err) &&
+			make_mounts(root, spec, sources, err);
 		close(tree);
 		tree = ok ? open_tree(AT_FDCWD, root, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE) : -1;
 		if (ok && tree < 0)
 			croft_error_errno(err, errno, "opening the root %s", root);
 	}
-	close_sources(&sources);
+	*rest = sources;
 	return tree;
 }
 
