@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -56,8 +57,9 @@ static void tell_failure(int inner, const struct croft_error *err)
 struct job {
 	const struct nursery *nursery;
 	const struct wire_spec *spec;
-	int inner, spec_fd, out, errors, root;
-	bool wait;
+	int inner, spec_fd, out, errors;
+	int root; /* or, when it is in it, the input */
+	bool wait, entered;
 };
 
 /* The command --------------------------------------------------------------------------------------- */
@@ -264,32 +266,63 @@ static bool close_off(const struct job *job, struct croft_error *err)
 		(listener < 0 || send_listener(job->inner, listener, err));
 }
 
-/* Waits for the job. False: none will come. */
-static bool receive_job(struct job *job)
+/* Waits for an order. Its descriptors are -1 from where there are no more. False: none will come. */
+static bool receive_order(const struct job *job, struct order *order, int fds[4])
 {
-	struct order order;
-	int fds[4] = {-1, -1, -1, -1};
 	union {
 		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(fds))];
+		char space[CMSG_SPACE(4 * sizeof(int))];
 	} control;
-	struct iovec data = {&order, sizeof(order)};
+	struct iovec data = {order, sizeof(*order)};
 	struct msghdr message = {.msg_iov = &data,
 		.msg_iovlen = 1,
 		.msg_control = control.space,
 		.msg_controllen = sizeof(control.space)};
 	ssize_t got = recvmsg(job->inner, &message, MSG_CMSG_CLOEXEC);
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	if (got != sizeof(order) || !header || header->cmsg_len < CMSG_LEN(3 * sizeof(int)))
+	for (int i = 0; i < 4; i++)
+		fds[i] = -1;
+	if (got != sizeof(*order) || !header)
 		return false;
 	memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
+	return true;
+}
+
+/* Before the job is known. */
+static bool enter_ahead(struct job *job, int root)
+{
+	static const struct wire_spec common = {.root_writable = true};
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct status status = {.kind = STATUS_ENTERED};
+	job->entered = inside_enter(&job->nursery->skeleton, root, &common, &err);
+	close(root);
+	if (!job->entered)
+		tell_failure(job->inner, &err);
+	return job->entered && status_tell(job->inner, &status);
+}
+
+static bool receive_job(struct job *job)
+{
+	struct order order;
+	int fds[4];
+	do {
+		if (!receive_order(job, &order, fds) || (order.ahead && !enter_ahead(job, fds[0])))
+			return false;
+	} while (order.ahead);
 	job->wait = order.wait;
 	job->spec_fd = fds[0];
 	job->out = fds[1];
 	job->errors = fds[2];
 	job->root = fds[3];
-	job->spec = wire_spec_map(job->spec_fd);
+	job->spec = job->errors < 0 ? NULL : wire_spec_map(job->spec_fd);
 	return job->spec != NULL;
+}
+
+static bool mount_input(const struct job *job, struct croft_error *err)
+{
+	const char *target = wire_text(job->spec, job->spec->input_target);
+	return job->root < 0 || move_mount(job->root, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) == 0 ||
+		croft_error_errno(err, errno, "mounting the input on %s", target);
 }
 
 static bool make_root(const struct job *job, struct croft_error *err)
@@ -311,7 +344,8 @@ static bool make_root(const struct job *job, struct croft_error *err)
 	/* A namespace without any interface is nobody else's. */
 	if (job->spec->network == CROFT_NETWORK_NONE && unshare(CLONE_NEWNET) < 0)
 		return croft_error_errno(err, errno, "making a network namespace");
-	return set_names(job->spec, err) && inside_enter(&nursery->skeleton, root, job->spec, err);
+	return set_names(job->spec, err) &&
+		(job->entered ? mount_input(job, err) : inside_enter(&nursery->skeleton, root, job->spec, err));
 }
 
 /* Inside already, where links lead nowhere else. */

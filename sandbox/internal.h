@@ -234,11 +234,38 @@ void root_layers(const struct sources *sources, struct layer layers[MAX_ROOTS]);
 /* Whether the layers that the spec names are those. */
 bool root_still_has(const struct host_view *host, const struct wire_spec *spec,
 	const struct layer layers[MAX_ROOTS]);
+/* The overlay of the job's input, for a root that was made without: mounted nowhere yet; -1 on error. */
+int root_make_input(const struct launcher_context *context, unsigned cell, const struct host_view *host,
+	const struct wire_spec *spec, struct sources **rest, struct croft_error *err);
 /* The fanotify group hears from now on what is opened of the job's inputs, wherever their overlay is
- * mounted. */
-bool root_watch(int fanotify, int root, const struct wire_spec *spec, struct croft_error *err);
-/* Undoes root_make and what the job wrote. */
-bool root_remove(const struct launcher_context *context, unsigned cell, struct croft_error *err);
+ * mounted. `tree` is the root's, or the input's own. */
+bool root_watch(int fanotify, int tree, const char *path, struct croft_error *err);
+/* Undoes root_make and what the job wrote; of a root that is kept only what belongs to the input. */
+bool root_remove(const struct launcher_context *context, unsigned cell, bool kept, struct croft_error *err);
+
+/* kept.c: the root that a cell's last jobs all had, for the next. */
+struct kept_root {
+	struct wire_spec *spec; /* of the root alone; NULL: the last job's is nobody else's */
+	unsigned alike;         /* jobs in a row that had the same, after the first */
+	int tree;               /* mounted nowhere; -1: there is none */
+	struct layer layers[MAX_ROOTS];
+	char *written; /* what its writable layer was like; NULL: it serves one job */
+};
+/* Of each job, before it begins. */
+void kept_remember(struct kept_root *kept, const struct wire_spec *spec, size_t size);
+/* Whether to make one ahead. */
+bool kept_is_expected(const struct kept_root *kept);
+bool kept_make(struct kept_root *kept, const struct launcher_context *context, unsigned cell,
+	const struct host_view *host, struct croft_error *err);
+/* For one job; -1 on error. */
+int kept_mount(struct kept_root *kept);
+/* Whether the job may have it: its layers are the ones that the spec names, now. */
+bool kept_fits(const struct kept_root *kept, const struct host_view *host, const struct wire_spec *spec);
+/* It serves no other. */
+void kept_spoil(struct kept_root *kept);
+/* When the job and all its mounts are gone: whether it is as if there had been none. */
+bool kept_is_untouched(const struct kept_root *kept, const struct launcher_context *context, unsigned cell);
+void kept_drop(struct kept_root *kept);
 
 /* inside.c: the same from inside. A skeleton is a small tmpfs with root/, proc/ and dev/, where a sandbox
  * is put together before it becomes the root. */
@@ -270,6 +297,7 @@ enum status_kind {
 	STATUS_EXEC,    /* the command cannot be executed */
 	STATUS_ENDED,   /* the command ended */
 	STATUS_FAILED,  /* the sandbox could not be made */
+	STATUS_ENTERED, /* the command is in the root that it was given ahead */
 };
 struct status {
 	uint32_t kind;
@@ -277,8 +305,10 @@ struct status {
 	uint64_t pid_namespace;
 	char message[400];
 };
-/* Keeper → command there: this, with the spec, stdout, stderr and, unless it mounts it itself, the root. */
+/* Keeper → command there: this, with descriptors. Ahead of the job the root alone; with the job the spec, stdout,
+ * stderr and, unless it mounts it itself, the root; when it is in it already the input, if there is one. */
 struct order {
+	uint32_t ahead;
 	uint32_t wait; /* for a byte before the command is executed */
 };
 struct nursery {

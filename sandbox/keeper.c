@@ -19,6 +19,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -42,6 +43,8 @@ struct keeper {
 	struct croft_error failure; /* why no sandbox is ready, if none is */
 	bool ready;
 	bool placed; /* its directories that outlive jobs are there */
+	struct kept_root kept;
+	bool entered; /* the command that waits is in the root that is kept */
 	struct cgroup_counters before;
 	/* Of the job: */
 	const struct wire_spec *spec;
@@ -199,6 +202,37 @@ static bool receive_status(struct keeper *keeper, int flags)
 	return true;
 }
 
+static bool send_order(const struct keeper *keeper, const struct order *order, const int *fds,
+	size_t count, struct croft_error *err)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(4 * sizeof(int))];
+	} control = {0};
+	struct iovec data = {(void *)order, sizeof(*order)};
+	struct msghdr message = {.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = CMSG_SPACE(count * sizeof(int))};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(count * sizeof(int));
+	memcpy(CMSG_DATA(header), fds, count * sizeof(int));
+	return sendmsg(keeper->inner, &message, MSG_NOSIGNAL) == sizeof(*order) ||
+		croft_error_errno(err, errno, "giving the sandbox its job");
+}
+
+static bool wait_status(struct keeper *keeper, enum status_kind wanted, struct croft_error *err)
+{
+	struct pollfd fds[] = {{keeper->inner, POLLIN, 0}, {keeper->init_fd, POLLIN, 0}};
+	while (poll(fds, 2, -1) < 0 && errno == EINTR)
+		;
+	if (!receive_status(keeper, MSG_DONTWAIT))
+		return croft_error_set(err, CROFT_INTERNAL, "init died");
+	return keeper->end.kind == wanted || croft_error_set(err, CROFT_INTERNAL, "%s", keeper->end.message);
+}
+
 /* Has the nursery clone an init, and waits until it is ready. */
 static bool make_init(struct keeper *keeper, struct croft_error *err)
 {
@@ -216,36 +250,13 @@ static bool make_init(struct keeper *keeper, struct croft_error *err)
 	keeper->init_fd = (int)syscall(SYS_pidfd_open, birth.pid, 0);
 	if (keeper->init_fd < 0)
 		return croft_error_errno(err, errno, "opening the process that was made");
-	struct pollfd fds[] = {{keeper->inner, POLLIN, 0}, {keeper->init_fd, POLLIN, 0}};
-	while (poll(fds, 2, -1) < 0 && errno == EINTR)
-		;
-	if (!receive_status(keeper, MSG_DONTWAIT))
-		return croft_error_set(err, CROFT_INTERNAL, "init died");
-	if (keeper->end.kind != STATUS_READY)
-		return croft_error_set(err, CROFT_INTERNAL, "%s", keeper->end.message);
+	if (!wait_status(keeper, STATUS_READY, err))
+		return false;
 	keeper->pid_namespace = keeper->end.pid_namespace;
 	/* The last process in a mount namespace pays for its end; held, it is not init, which is waited for. */
 	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", keeper->init);
 	keeper->init_mounts = open(path, O_RDONLY | O_CLOEXEC);
 	return true;
-}
-
-static void make_ready(struct keeper *keeper, const struct wire_spec *spec)
-{
-	const struct launcher_context *context = keeper->context;
-	struct croft_error *err = &keeper->failure;
-	*err = (struct croft_error)CROFT_ERROR_INIT;
-	keeper->ready = root_prepare(context, keeper->cell, !keeper->placed, err) &&
-		(keeper->nursery > 0 || start_nursery(keeper, spec, err)) && make_init(keeper, err);
-	if (!keeper->ready)
-		return;
-	keeper->placed = true;
-	if (!keeper->traces) {
-		network_unwatch(&keeper->network);
-		network_watch(&keeper->network, keeper->nursery);
-		keeper->traces = network_traces(&keeper->network);
-	}
-	cgroups_count(context->cgroups, keeper->cell, &keeper->before);
 }
 
 static void end_init(struct keeper *keeper)
@@ -255,6 +266,7 @@ static void end_init(struct keeper *keeper)
 		waitpid(keeper->init, NULL, 0);
 	}
 	keeper->init = -1;
+	keeper->entered = false;
 	if (keeper->init_fd >= 0)
 		close(keeper->init_fd);
 	if (keeper->init_mounts >= 0)
@@ -276,6 +288,64 @@ static void end_nursery(struct keeper *keeper)
 	if (keeper->inner >= 0)
 		close(keeper->inner);
 	keeper->births = keeper->inner = -1;
+}
+
+static void make_ready(struct keeper *keeper, const struct wire_spec *spec)
+{
+	const struct launcher_context *context = keeper->context;
+	struct croft_error *err = &keeper->failure;
+	*err = (struct croft_error)CROFT_ERROR_INIT;
+	keeper->ready =
+		(keeper->kept.tree >= 0 || root_prepare(context, keeper->cell, !keeper->placed, err)) &&
+		(keeper->nursery > 0 || start_nursery(keeper, spec, err)) && make_init(keeper, err);
+	if (!keeper->ready)
+		return;
+	keeper->placed = true;
+	if (!keeper->traces) {
+		network_unwatch(&keeper->network);
+		network_watch(&keeper->network, keeper->nursery);
+		keeper->traces = network_traces(&keeper->network);
+	}
+	cgroups_count(context->cgroups, keeper->cell, &keeper->before);
+}
+
+/* The root that is kept, and who is in it. */
+static bool let_go_of_root(struct keeper *keeper, struct croft_error *err)
+{
+	end_init(keeper);
+	while (receive_status(keeper, MSG_DONTWAIT))
+		;
+	kept_drop(&keeper->kept);
+	return root_remove(keeper->context, keeper->cell, false, err);
+}
+
+static bool enter_kept(struct keeper *keeper, struct croft_error *err)
+{
+	struct kept_root *kept = &keeper->kept;
+	struct order order = {.ahead = true};
+	if (kept->tree < 0 && !kept_make(kept, keeper->context, keeper->cell, &keeper->host, err))
+		return false;
+	CROFT_CLEANUP_FD int tree = kept_mount(kept);
+	if (tree < 0)
+		return croft_error_errno(err, errno, "copying the mount of a root");
+	return send_order(keeper, &order, &tree, 1, err) && wait_status(keeper, STATUS_ENTERED, err);
+}
+
+/* With the root that the next job is expected to have. That it cannot be made is the job's to hear, if it wants it. */
+static void make_ready_ahead(struct keeper *keeper)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	make_ready(keeper, &plain);
+	if (!keeper->ready || !kept_is_expected(&keeper->kept))
+		return;
+	keeper->entered = enter_kept(keeper, &err);
+	if (keeper->entered)
+		return;
+	keeper->kept.alike = 0;
+	if (let_go_of_root(keeper, &keeper->failure))
+		make_ready(keeper, &plain);
+	else
+		keeper->ready = false;
 }
 
 /* A job ------------------------------------------------------------------------------------------- */
@@ -301,32 +371,47 @@ static bool is_special(const struct keeper *keeper, const struct wire_spec *spec
 	return spec->weaken || spec->network == CROFT_NETWORK_HOST || !keeper->context->privileged;
 }
 
-static bool send_order(const struct keeper *keeper, bool wait, const int *fds, size_t count,
-	struct croft_error *err)
-{
-	struct order order = {.wait = wait};
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(4 * sizeof(int))];
-	} control = {0};
-	struct iovec data = {&order, sizeof(order)};
-	struct msghdr message = {.msg_iov = &data,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = CMSG_SPACE(count * sizeof(int))};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(count * sizeof(int));
-	memcpy(CMSG_DATA(header), fds, count * sizeof(int));
-	return sendmsg(keeper->inner, &message, MSG_NOSIGNAL) == sizeof(order) ||
-		croft_error_errno(err, errno, "giving the sandbox its job");
-}
-
 static bool is_alive(const struct keeper *keeper)
 {
 	struct pollfd init = {keeper->init_fd, POLLIN, 0};
-	return keeper->ready && waitpid(keeper->nursery, NULL, WNOHANG) == 0 && poll(&init, 1, 0) == 0;
+	return keeper->ready && keeper->init > 0 && waitpid(keeper->nursery, NULL, WNOHANG) == 0 &&
+		poll(&init, 1, 0) == 0;
+}
+
+/* A job is not to fail for its account. */
+static void watch(const struct keeper *keeper, int fanotify, int tree, const char *path)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (fanotify >= 0 && !root_watch(fanotify, tree, path, &err))
+		fprintf(stderr, "croft: what a job reads will not be known: %s\n", err.message);
+}
+
+/* What the command mounts: the root, or, when it is in it, the input; -1 when there is none. */
+static bool make_tree(struct keeper *keeper, int fanotify, int *tree, struct croft_error *err)
+{
+	const struct launcher_context *context = keeper->context;
+	const struct wire_spec *spec = keeper->spec;
+	char path[4096];
+	*tree = -1;
+	if (!context->privileged)
+		return true;
+	if (!keeper->entered) {
+		cell_root(context, keeper->cell, path, sizeof(path));
+		*tree = root_make(context, keeper->cell, path, &keeper->host, spec, &keeper->rest, err);
+		if (*tree >= 0)
+			watch(keeper, fanotify, *tree, spec->input_root ? wire_text(spec, spec->input_target) + 1 : ".");
+		return *tree >= 0;
+	}
+	if (!spec->input_root) {
+		watch(keeper, fanotify, keeper->kept.tree, ".");
+		if (fanotify >= 0)
+			kept_spoil(&keeper->kept);
+		return true;
+	}
+	*tree = root_make_input(context, keeper->cell, &keeper->host, spec, &keeper->rest, err);
+	if (*tree >= 0)
+		watch(keeper, fanotify, *tree, ".");
+	return *tree >= 0;
 }
 
 static bool begin(struct keeper *keeper, const int request[REQUEST_FDS], struct croft_error *err)
@@ -334,31 +419,33 @@ static bool begin(struct keeper *keeper, const int request[REQUEST_FDS], struct 
 	const struct launcher_context *context = keeper->context;
 	const struct wire_spec *spec = keeper->spec;
 	bool special = is_special(keeper, spec);
+	struct stat st;
+	if (keeper->kept.tree >= 0 &&
+		(special || !keeper->entered || !is_alive(keeper) ||
+			!kept_fits(&keeper->kept, &keeper->host, spec)) &&
+		!let_go_of_root(keeper, err))
+		return false;
 	/* While it waited it may have died, for want of memory. */
 	if (special || !is_alive(keeper)) {
-		end_nursery(keeper);
+		if (special || keeper->nursery < 0 || waitpid(keeper->nursery, NULL, WNOHANG) != 0)
+			end_nursery(keeper);
+		else
+			end_init(keeper);
 		make_ready(keeper, special ? spec : &plain);
 	}
 	if (!keeper->ready)
 		return croft_error_set(err, keeper->failure.code, "%s", keeper->failure.message);
+	if (!special && fstat(request[0], &st) == 0)
+		kept_remember(&keeper->kept, spec, (size_t)st.st_size);
 	/* Of processes that wait in it: the nursery. */
 	if (!cgroups_limit(context->cgroups, keeper->cell, spec, 1, err))
 		return false;
-	CROFT_CLEANUP_FD int root = -1;
-	if (context->privileged) {
-		char path[4096];
-		cell_root(context, keeper->cell, path, sizeof(path));
-		root = root_make(context, keeper->cell, path, &keeper->host, spec, &keeper->rest, err);
-		if (root < 0)
-			return false;
-		/* A job is not to fail for its account. */
-		struct croft_error unwatched = CROFT_ERROR_INIT;
-		if (request[4] >= 0 && !root_watch(request[4], root, spec, &unwatched))
-			fprintf(stderr, "croft: what a job reads will not be known: %s\n", unwatched.message);
-	}
-	int fds[] = {request[0], request[2], request[3], root};
-	return send_order(
-		keeper, keeper->pid_namespace != spec->pid_namespace, fds, root < 0 ? 3 : 4, err);
+	CROFT_CLEANUP_FD int tree;
+	if (!make_tree(keeper, request[4], &tree, err))
+		return false;
+	int fds[] = {request[0], request[2], request[3], tree};
+	struct order order = {.wait = keeper->pid_namespace != spec->pid_namespace};
+	return send_order(keeper, &order, fds, tree < 0 ? 3 : 4, err);
 }
 
 static void on_control(struct keeper *keeper)
@@ -491,6 +578,24 @@ static bool is_clean(struct keeper *keeper)
 		cgroups_reusable(keeper->context->cgroups, keeper->cell, &keeper->before);
 }
 
+/* Removes what the job wrote, and the root unless it is for the next one. True: the cell can have one. */
+static bool clear_up(struct keeper *keeper, bool begun)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	bool kept = begun && kept_is_untouched(&keeper->kept, keeper->context, keeper->cell);
+	if (!kept)
+		kept_drop(&keeper->kept);
+	bool removed = root_remove(keeper->context, keeper->cell, kept, &err);
+	bool clean = removed && begun && is_clean(keeper);
+	if (kept && !clean) {
+		kept_drop(&keeper->kept);
+		removed = root_remove(keeper->context, keeper->cell, false, &err);
+	}
+	if (!removed)
+		fprintf(stderr, "croft: leaving the files of a sandbox behind: %s\n", err.message);
+	return clean;
+}
+
 /* Runs one job; true: the cell can have another. */
 static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 {
@@ -517,14 +622,40 @@ static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 	wait_leave(keeper);
 	end_init(keeper);
 	/* A dead agent's successor may use the directory already; it empties it first. */
-	bool clean = !keeper->agent_gone && root_remove(keeper->context, keeper->cell, &err);
-	if (!clean && !keeper->agent_gone)
-		fprintf(stderr, "croft: leaving the files of a sandbox behind: %s\n", err.message);
-	clean = clean && begun && is_clean(keeper);
+	bool clean = !keeper->agent_gone && clear_up(keeper, begun);
 	wire_spec_unmap(keeper->spec, fds[0]);
 	close(fds[0]);
 	close(fds[1]);
 	return clean;
+}
+
+/* How long a root that nobody uses may keep the host from taking its layers away, such as a disk. */
+enum { HOLD_MS = 1000 };
+
+static bool tell_ready(const struct keeper *keeper)
+{
+	struct ready ready = {keeper->pid_namespace};
+	return send(keeper->requests, &ready, sizeof(ready), MSG_NOSIGNAL) == sizeof(ready);
+}
+
+/* False: the agent is gone. */
+static bool wait_request(struct keeper *keeper)
+{
+	struct pollfd ready[] = {{keeper->requests, POLLIN, 0}, {keeper->agent, POLLIN, 0}};
+	for (;;) {
+		int count = poll(ready, 2, keeper->kept.tree >= 0 ? HOLD_MS : -1);
+		if (count > 0)
+			return !ready[1].revents;
+		if (count < 0)
+			continue;
+		keeper->kept.alike = 0;
+		if (let_go_of_root(keeper, &keeper->failure))
+			make_ready(keeper, &plain);
+		else
+			keeper->ready = false;
+		if (!tell_ready(keeper))
+			return false;
+	}
 }
 
 static bool receive_request(struct keeper *keeper, int fds[REQUEST_FDS])
@@ -539,10 +670,7 @@ static bool receive_request(struct keeper *keeper, int fds[REQUEST_FDS])
 		.msg_iovlen = 1,
 		.msg_control = control.space,
 		.msg_controllen = sizeof(control.space)};
-	struct pollfd ready[] = {{keeper->requests, POLLIN, 0}, {keeper->agent, POLLIN, 0}};
-	while (poll(ready, 2, -1) < 0 && errno == EINTR)
-		;
-	if (ready[1].revents || recvmsg(keeper->requests, &message, MSG_CMSG_CLOEXEC) != 1)
+	if (!wait_request(keeper) || recvmsg(keeper->requests, &message, MSG_CMSG_CLOEXEC) != 1)
 		return false;
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	size_t count = header && header->cmsg_len == CMSG_LEN((REQUEST_FDS - 1) * sizeof(int))
@@ -578,7 +706,7 @@ void keeper_main(const struct launcher_context *context, unsigned cell, int requ
 {
 	struct keeper keeper = {.context = context, .cell = cell, .requests = requests, .agent = agent,
 		.host_network = -1, .host = {-1, -1, -1}, .nursery = -1, .births = -1, .inner = -1, .init = -1,
-		.init_fd = -1, .init_mounts = -1, .network = NETWORK_UNWATCHED, .denials = {.listener = -1}, .failure = CROFT_ERROR_INIT};
+		.init_fd = -1, .init_mounts = -1, .network = NETWORK_UNWATCHED, .kept = {.tree = -1}, .denials = {.listener = -1}, .failure = CROFT_ERROR_INIT};
 	int fds[REQUEST_FDS];
 	prctl(PR_SET_NAME, "croft-sandbox");
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -588,12 +716,10 @@ void keeper_main(const struct launcher_context *context, unsigned cell, int requ
 	bool settled = settle(&keeper, &err);
 	do {
 		if (settled)
-			make_ready(&keeper, &plain);
+			make_ready_ahead(&keeper);
 		else
 			keeper.failure = err;
-		struct ready ready = {keeper.pid_namespace};
-		if (send(requests, &ready, sizeof(ready), MSG_NOSIGNAL) < 0 ||
-			!receive_request(&keeper, fds))
+		if (!tell_ready(&keeper) || !receive_request(&keeper, fds))
 			break;
 	} while (serve(&keeper, fds));
 	end_nursery(&keeper);

@@ -252,7 +252,9 @@ static int make_overlay(const struct launcher_context *context, const struct ove
 	if (detached >= 0 && !(add_trees(detached, overlay) && create_overlay(context, detached, overlay))) {
 		/* One of two layers that are one directory may be the reason, too: this time it is told. What a
 		 * volatile overlay leaves when it fails would be taken for that of one that went down. */
-		if (!croft_remove_tree(AT_FDCWD, "work/work", err))
+		char left[32];
+		snprintf(left, sizeof(left), "%s/work", overlay->work);
+		if (!croft_remove_tree(AT_FDCWD, left, err))
 			return -1;
 		fs = mounted = fsopen("overlay", FSOPEN_CLOEXEC);
 		if (mounted >= 0 && !add_mounted(mounted, overlay, err))
@@ -279,26 +281,51 @@ static bool uses_input(const struct wire_spec *spec)
 	return spec->input_root != 0;
 }
 
+/* Where in the input's own layer the job's writable directory is; NULL: it is not in the input. */
+static const char *below_input(const struct wire_spec *spec, const char *path)
+{
+	const char *target = wire_text(spec, spec->input_target);
+	size_t size = target ? strlen(target) : 0;
+	bool below = target && strncmp(path, target, size) == 0 && (path[size] == '/' || path[size] == '\0');
+	return below ? path + size : NULL;
+}
+
+static bool make_writable(const struct launcher_context *context, unsigned cell,
+	const struct wire_spec *spec, bool in_input, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE const char **writable = wire_list(spec, spec->writable);
+	for (size_t i = 0; writable[i]; i++) {
+		const char *below = below_input(spec, writable[i]);
+		if ((below != NULL) == in_input &&
+			!make_in_upper(context, cell, in_input ? "input-upper" : "upper", below ? below : writable[i],
+				0755, err))
+			return false;
+	}
+	return true;
+}
+
+static bool make_input_places(const struct launcher_context *context, unsigned cell,
+	const struct wire_spec *spec, struct croft_error *err)
+{
+	return make_owned(context, cell, "input-upper", 0755, err) &&
+		make_owned(context, cell, "input-work", 0755, err) && make_writable(context, cell, spec, true, err);
+}
+
 /* What the spec asks for; root_prepare made the rest. */
 static bool make_places(const struct launcher_context *context, unsigned cell,
 	const struct wire_spec *spec, struct croft_error *err)
 {
 	const char *target = wire_text(spec, spec->input_target);
-	if (uses_input(spec) && (!make_owned(context, cell, "input-upper", 0755, err) ||
-								!make_owned(context, cell, "input-work", 0755, err)))
-		return false;
-	if (target && !make_in_upper(context, cell, "upper", target, 0755, err))
-		return false;
-	size_t target_size = target ? strlen(target) : 0;
-	CROFT_CLEANUP_FREE const char **writable = wire_list(spec, spec->writable);
-	for (size_t i = 0; writable[i]; i++) {
-		bool in_input = target && strncmp(writable[i], target, target_size) == 0 &&
-			(writable[i][target_size] == '/' || writable[i][target_size] == '\0');
-		if (!make_in_upper(context, cell, in_input ? "input-upper" : "upper",
-				in_input ? writable[i] + target_size : writable[i], 0755, err))
-			return false;
-	}
-	return true;
+	return (!uses_input(spec) || make_input_places(context, cell, spec, err)) &&
+		(!target || make_in_upper(context, cell, "upper", target, 0755, err)) &&
+		make_writable(context, cell, spec, false, err);
+}
+
+static bool close_input(const struct launcher_context *context, unsigned cell,
+	const struct sources *sources, struct croft_error *err)
+{
+	return forbid_writing(sources->input_tree[0], sources->input[0], err) &&
+		map_owners(context, cell, sources->input_tree[0], sources->input[0], err);
 }
 
 static bool close_layers(const struct launcher_context *context, unsigned cell,
@@ -309,9 +336,7 @@ static bool close_layers(const struct launcher_context *context, unsigned cell,
 		if ((!writable && !forbid_writing(sources->root_trees[i], sources->roots[i], err)) ||
 			!map_owners(context, cell, sources->root_trees[i], sources->roots[i], err))
 			return false;
-	return !sources->input[0] ||
-		(forbid_writing(sources->input_tree[0], sources->input[0], err) &&
-			map_owners(context, cell, sources->input_tree[0], sources->input[0], err));
+	return !sources->input[0] || close_input(context, cell, sources, err);
 }
 
 /* The cell's directory, which is the working one, is below that of the tree. */
@@ -370,16 +395,22 @@ static bool mount_at(int tree, const char *path, struct croft_error *err)
 		croft_error_errno(err, errno, "mounting the overlay on %s", path);
 }
 
+static int make_input(const struct launcher_context *context, const struct sources *sources,
+	struct croft_error *err)
+{
+	struct overlay overlay = {NULL, (const char **)sources->input, sources->input_tree, "input-lower",
+		"input-upper", "input-work", false};
+	return make_overlay(context, &overlay, err);
+}
+
 static bool mount_input(const struct launcher_context *context, const char *root,
-	const struct wire_spec *spec, struct sources *sources, struct croft_error *err)
+	const struct wire_spec *spec, const struct sources *sources, struct croft_error *err)
 {
 	char target[4096];
 	if (!uses_input(spec))
 		return true;
 	snprintf(target, sizeof(target), "%s%s", root, wire_text(spec, spec->input_target));
-	struct overlay overlay = {NULL, sources->input, sources->input_tree, "input-lower", "input-upper",
-		"input-work", false};
-	CROFT_CLEANUP_FD int tree = make_overlay(context, &overlay, err);
+	CROFT_CLEANUP_FD int tree = make_input(context, sources, err);
 	return tree >= 0 && mount_at(tree, target, err);
 }
 
@@ -472,10 +503,28 @@ int root_make(const struct launcher_context *context, unsigned cell, const char 
 	return tree;
 }
 
-bool root_watch(int fanotify, int root, const struct wire_spec *spec, struct croft_error *err)
+int root_make_input(const struct launcher_context *context, unsigned cell, const struct host_view *host,
+	const struct wire_spec *spec, struct sources **rest, struct croft_error *err)
 {
-	const char *path = uses_input(spec) ? wire_text(spec, spec->input_target) + 1 : ".";
-	if (fanotify_mark(fanotify, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, root, path) < 0)
+	char path[4096];
+	struct sources *sources = croft_zalloc(sizeof(*sources));
+	sources->input[0] = wire_text(spec, spec->input_root);
+	cell_path(context, cell, "", path, sizeof(path));
+	*rest = sources;
+	bool ok = go(host->mounts, host->root)
+		? open_sources("layer", sources->input, 0, &sources->input_tree, err)
+		: croft_error_errno(err, errno, "looking at the host's mounts");
+	go_back(host);
+	if (ok && chdir(path) < 0)
+		ok = croft_error_errno(err, errno, "entering %s", path);
+	return ok && close_input(context, cell, sources, err) && make_input_places(context, cell, spec, err)
+		? make_input(context, sources, err)
+		: -1;
+}
+
+bool root_watch(int fanotify, int tree, const char *path, struct croft_error *err)
+{
+	if (fanotify_mark(fanotify, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, tree, path) < 0)
 		return croft_error_errno(err, errno, "watching what is opened in the root");
 	return true;
 }
@@ -499,16 +548,17 @@ static bool unmount_all(const struct launcher_context *context, unsigned cell, s
 	return true;
 }
 
-bool root_remove(const struct launcher_context *context, unsigned cell, struct croft_error *err)
+bool root_remove(const struct launcher_context *context, unsigned cell, bool kept, struct croft_error *err)
 {
 	/* All that a job can have written to. */
-	static const char *const written[] = {"upper", "work/work", "input-upper", "input-work"};
+	static const char *const written[] = {"input-upper", "input-work", "upper", "work/work"};
+	size_t count = sizeof(written) / sizeof(written[0]) - (kept ? 2 : 0);
 	char path[4096];
 	if (chdir("/") < 0)
 		return croft_error_errno(err, errno, "leaving the directory of a sandbox");
 	if (!unmount_all(context, cell, err))
 		return false;
-	for (size_t i = 0; i < sizeof(written) / sizeof(written[0]); i++) {
+	for (size_t i = 0; i < count; i++) {
 		cell_path(context, cell, written[i], path, sizeof(path));
 		if (!croft_remove_tree(AT_FDCWD, path, err))
 			return false;

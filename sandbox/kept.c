@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Roots ahead of their jobs. A cell whose last jobs all asked for the same root makes one before the next job
+ * comes. One that a job left as it was, down to the times of its directories, serves another.
+ */
+#include "sandbox/internal.h"
+
+#include "proto/base/cleanup.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+enum { ALIKE_ENOUGH = 2, SEEN_MOST = 32 };
+
+/* Which root ------------------------------------------------------------------------------------------- */
+
+/* One that other jobs may want, too: nothing is mounted in it but the job's input, and what the job is promised to
+ * be able to write to is there or lies in its input. */
+static bool is_common(const struct wire_spec *spec)
+{
+	CROFT_CLEANUP_FREE const char **writable = wire_list(spec, spec->writable);
+	CROFT_CLEANUP_FREE const char **mounts = wire_list(spec, spec->mount_sources);
+	const char *target = spec->input_root ? wire_text(spec, spec->input_target) : NULL;
+	size_t size = target ? strlen(target) : 0;
+	for (size_t i = 0; writable[i]; i++)
+		if (!target || strncmp(writable[i], target, size) != 0 ||
+			(writable[i][size] != '/' && writable[i][size] != '\0'))
+			return false;
+	return spec->root_writable && !spec->terminal && !spec->weaken && !mounts[0] &&
+		(spec->input_root || !spec->input_target);
+}
+
+static bool same_text(const struct wire_spec *a, uint32_t at_a, const struct wire_spec *b, uint32_t at_b)
+{
+	return at_a && at_b ? strcmp(wire_text(a, at_a), wire_text(b, at_b)) == 0 : at_a == at_b;
+}
+
+static bool same_root(const struct wire_spec *a, const struct wire_spec *b)
+{
+	CROFT_CLEANUP_FREE const char **left = wire_list(a, a->roots);
+	CROFT_CLEANUP_FREE const char **right = wire_list(b, b->roots);
+	size_t i = 0;
+	while (left[i] && right[i] && strcmp(left[i], right[i]) == 0)
+		i++;
+	return !left[i] && !right[i] && same_text(a, a->input_target, b, b->input_target);
+}
+
+void kept_remember(struct kept_root *kept, const struct wire_spec *spec, size_t size)
+{
+	bool common = is_common(spec);
+	if (common && kept->spec && same_root(kept->spec, spec)) {
+		kept->alike++;
+		return;
+	}
+	free(kept->spec);
+	kept->spec = NULL;
+	kept->alike = 0;
+	if (!common)
+		return;
+	kept->spec = croft_alloc(size);
+	memcpy(kept->spec, spec, size);
+	/* The root alone. */
+	kept->spec->input_root = kept->spec->writable = 0;
+}
+
+bool kept_fits(const struct kept_root *kept, const struct host_view *host, const struct wire_spec *spec)
+{
+	return kept->tree >= 0 && is_common(spec) && same_root(kept->spec, spec) &&
+		root_still_has(host, spec, kept->layers);
+}
+
+/* Whether it was changed ---------------------------------------------------------------------------------- */
+
+struct look {
+	FILE *text;
+	unsigned seen;
+};
+
+static bool look_at(struct look *look, int dirfd, const char *name);
+
+static bool look_into(struct look *look, int fd)
+{
+	/* Our own looking leaves no trace. */
+	int again = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_NOATIME | O_CLOEXEC);
+	DIR *dir = again < 0 ? NULL : fdopendir(again);
+	bool ok = dir != NULL;
+	for (struct dirent *entry; ok && (entry = readdir(dir));)
+		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+			ok = look_at(look, fd, entry->d_name);
+	if (dir)
+		closedir(dir);
+	else if (again >= 0)
+		close(again);
+	return ok;
+}
+
+static bool look_at(struct look *look, int dirfd, const char *name)
+{
+	struct statx st;
+	char names[1024];
+	if (++look->seen > SEEN_MOST ||
+		statx(dirfd, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) < 0 ||
+		(!S_ISDIR(st.stx_mode) && !S_ISREG(st.stx_mode)))
+		return false;
+	CROFT_CLEANUP_FD int fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NOATIME | O_NONBLOCK | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : flistxattr(fd, names, sizeof(names));
+	if (size < 0)
+		return false;
+	fprintf(look->text, "%s %llu %o %u:%u %u %llu %llx  %lld.%u %lld.%u %lld.%u ", name,
+		(unsigned long long)st.stx_ino, st.stx_mode, st.stx_uid, st.stx_gid, st.stx_nlink,
+		(unsigned long long)st.stx_size, (unsigned long long)st.stx_attributes,
+		(long long)st.stx_atime.tv_sec, st.stx_atime.tv_nsec, (long long)st.stx_mtime.tv_sec,
+		st.stx_mtime.tv_nsec, (long long)st.stx_ctime.tv_sec, st.stx_ctime.tv_nsec);
+	for (ssize_t at = 0; at < size; at += (ssize_t)strlen(names + at) + 1)
+		fprintf(look->text, "%s,", names + at);
+	fputc('\n', look->text);
+	return !S_ISDIR(st.stx_mode) || look_into(look, fd);
+}
+
+/* What stands in the directories that a job writes to, by names, numbers and times; NULL: too much, or it cannot
+ * be told. To be freed. */
+static char *look_at_written(const struct launcher_context *context, unsigned cell)
+{
+	char path[4096], *text = NULL;
+	size_t size;
+	cell_path(context, cell, "", path, sizeof(path));
+	CROFT_CLEANUP_FD int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	struct look look = {open_memstream(&text, &size), 0};
+	if (!look.text)
+		abort();
+	bool ok = fd >= 0 && look_at(&look, fd, "upper") && look_at(&look, fd, "work");
+	fclose(look.text);
+	if (ok)
+		return text;
+	free(text);
+	return NULL;
+}
+
+/* What a job looked up is remembered with the overlay, and the host may change a layer between jobs: reconfiguring
+ * to what is drops it. */
+static bool forget_lookups(int tree)
+{
+	CROFT_CLEANUP_FD int fs = fspick(tree, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
+	return fs >= 0 && fsconfig(fs, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0) == 0;
+}
+
+/* ------------------------------------------------------------------------------------------------------- */
+
+bool kept_make(struct kept_root *kept, const struct launcher_context *context, unsigned cell,
+	const struct host_view *host, struct croft_error *err)
+{
+	char path[4096];
+	struct sources *rest;
+	cell_root(context, cell, path, sizeof(path));
+	kept->tree = root_make(context, cell, path, host, kept->spec, &rest, err);
+	if (kept->tree >= 0)
+		root_layers(rest, kept->layers);
+	root_close_sources(rest);
+	if (kept->tree < 0)
+		return false;
+	kept->written = look_at_written(context, cell);
+	return true;
+}
+
+int kept_mount(struct kept_root *kept)
+{
+	int tree = open_tree(kept->tree, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+	if (tree >= 0)
+		return tree;
+	/* Before Linux 6.15 what is mounted nowhere cannot be copied: it serves one job. */
+	kept_spoil(kept);
+	return fcntl(kept->tree, F_DUPFD_CLOEXEC, 0);
+}
+
+void kept_spoil(struct kept_root *kept)
+{
+	free(kept->written);
+	kept->written = NULL;
+}
+
+bool kept_is_untouched(const struct kept_root *kept, const struct launcher_context *context, unsigned cell)
+{
+	if (kept->tree < 0 || !kept->written)
+		return false;
+	CROFT_CLEANUP_FREE char *now = look_at_written(context, cell);
+	return now && strcmp(now, kept->written) == 0 && forget_lookups(kept->tree);
+}
+
+void kept_drop(struct kept_root *kept)
+{
+	if (kept->tree >= 0)
+		close(kept->tree);
+	kept->tree = -1;
+	kept_spoil(kept);
+}
+
+bool kept_is_expected(const struct kept_root *kept)
+{
+	return kept->spec && kept->alike >= ALIKE_ENOUGH;
+}
