@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Jobs that follow each other in one cell with one root, which is made ahead of them and used again. */
+#include "proto/base/io.h"
+#include "sandbox/sandbox.h"
+#include "tests/unit/test.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* More than it takes to have one made ahead, in each of a slot's cells. */
+enum { ROUNDS = 12 };
+
+static char folder[64], root[128], state[128];
+static struct croft_launcher *launcher;
+static struct croft_arena *arena;
+static char printed[4096];
+
+static void run_host(const char *format, ...)
+{
+	char command[1024];
+	va_list args;
+	va_start(args, format);
+	vsnprintf(command, sizeof(command), format, args);
+	va_end(args);
+	assert_int_equal(system(command), 0);
+}
+
+static int set_up(void **unused)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	strcpy(folder, "/var/tmp/croft-test-XXXXXX");
+	assert_non_null(mkdtemp(folder));
+	snprintf(root, sizeof(root), "%s/root", folder);
+	snprintf(state, sizeof(state), "%s/state", folder);
+	run_host("chmod 755 %s && mkdir -p %s/bin %s/etc %s && cp /bin/busybox %s/bin/ && "
+			 "ln -s busybox %s/bin/sh && echo 0 >%s/etc/input",
+		folder, root, root, state, root, root, root);
+	arena = croft_arena_create();
+	launcher = croft_launcher_start(
+		&(struct croft_launcher_config){.state = state, .slots = 1}, arena, NULL, &err);
+	assert_ok(launcher != NULL, err);
+	return 0;
+}
+
+static int tear_down(void **unused)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	croft_launcher_stop(launcher);
+	croft_arena_destroy(arena);
+	run_host("test -z \"$(find %s -mindepth 1)\"", state);
+	assert_ok(croft_remove_tree(AT_FDCWD, folder, &err), err);
+	return 0;
+}
+
+static void keep_output(void *user, int stream, struct croft_slice data)
+{
+	size_t used = strlen(printed);
+	if (used + data.size < sizeof(printed))
+		memcpy(printed + used, data.data, data.size);
+}
+
+static void run(const struct croft_sandbox_spec *base, const char *script)
+{
+	static const char *const environment[] = {"PATH=/bin", NULL};
+	const char *const arguments[] = {"busybox", "sh", "-c", script, NULL};
+	const char *const roots[] = {root};
+	struct croft_sandbox_spec spec = *base;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_sandbox_result result;
+	spec.roots = roots;
+	spec.root_count = 1;
+	spec.root_writable = true;
+	spec.arguments = arguments;
+	spec.environment = environment;
+	spec.output = keep_output;
+	memset(printed, 0, sizeof(printed));
+	struct croft_sandbox *sandbox = croft_sandbox_prepare(launcher, &spec, &err);
+	assert_ok(sandbox != NULL, err);
+	assert_ok(croft_sandbox_start(sandbox, &err), err);
+	assert_ok(croft_sandbox_wait(sandbox, &result, &err), err);
+	croft_sandbox_destroy(sandbox);
+	if (result.exit_code != 0)
+		fail_msg("status %d of: %s: %s%s", result.exit_code, script, printed, result.message);
+}
+
+static const struct croft_sandbox_spec plain;
+
+static void a_layer_is_seen_as_it_is_now(void **unused)
+{
+	for (int round = 0; round < ROUNDS; round++) {
+		char expected[64];
+		run_host("echo %d >%s/new && mv %s/new %s/etc/input && rm -f %s/etc/is-* && echo >%s/etc/is-%d", round,
+			root, root, root, root, root, round);
+		run(&plain, "busybox cat /etc/input; echo /etc/is-*; [ ! -e /etc/gone ]");
+		snprintf(expected, sizeof(expected), "%d\n/etc/is-%d\n", round, round);
+		assert_string_equal(printed, expected);
+	}
+	/* Neither is one that was not there remembered. */
+	run_host("echo >%s/etc/gone", root);
+	for (int cell = 0; cell < 2; cell++)
+		run(&plain, "[ -e /etc/gone ]");
+	run_host("rm %s/etc/gone", root);
+}
+
+static void a_layer_is_the_one_that_has_the_name_now(void **unused)
+{
+	for (int round = 0; round < ROUNDS; round++)
+		run(&plain, "[ ! -e /etc/other ]");
+	run_host("cp -a %s %s/other && echo >%s/other/etc/other && mv %s %s/first && mv %s/other %s", root, folder,
+		folder, root, folder, folder, root);
+	for (int cell = 0; cell < 2; cell++)
+		run(&plain, "[ -e /etc/other ]");
+	run_host("rm -r %s && mv %s/first %s", root, folder, root);
+}
+
+/* Whatever one does, the next finds a root like the first's. */
+static void jobs_leave_each_other_nothing(void **unused)
+{
+	static const char *const deeds[] = {"true", "echo >/left", "echo >/left; busybox rm /left",
+		"busybox chmod 700 /", "busybox mkdir /tmp/left", "echo >/etc/input", "busybox rm /etc/input",
+		"busybox touch -t 200001010000 /", "busybox mknod /etc/left p",
+		"busybox ls / >/dev/null", "true"};
+	char script[512];
+	for (int round = 0; round < ROUNDS; round++)
+		run(&plain, "true");
+	for (size_t i = 0; i < 3 * sizeof(deeds) / sizeof(deeds[0]); i++) {
+		snprintf(script, sizeof(script),
+			"busybox stat -c '%%a %%u %%g' / /tmp; echo /* /tmp/* /etc/*; [ -s /etc/input ]; echo $?; "
+			"[ $(busybox stat -c %%Y /) -gt 1000000000 ] && echo now; %s",
+			deeds[i % (sizeof(deeds) / sizeof(deeds[0]))]);
+		run(&plain, script);
+		char *etc = strstr(printed, "/etc/is-");
+		if (etc)
+			memmove(etc, strchr(etc, '\n'), strlen(strchr(etc, '\n')) + 1);
+		assert_string_equal(
+			printed, "755 0 0\n1777 0 0\n/bin /dev /etc /proc /tmp /tmp/* /etc/input \n0\nnow\n");
+	}
+}
+
+static void an_image_is_ready_for_any_input(void **unused)
+{
+	char inputs[2][160];
+	const char *const writable[] = {"/work/in/out"};
+	for (int i = 0; i < 2; i++) {
+		snprintf(inputs[i], sizeof(inputs[i]), "%s/input-%d", folder, i);
+		run_host("mkdir %s && echo %d >%s/number", inputs[i], i, inputs[i]);
+	}
+	for (int round = 0; round < 2 * ROUNDS; round++) {
+		char expected[16];
+		struct croft_sandbox_spec spec = {.input_root = inputs[round / 2 % 2],
+			.input_target = "/work/in",
+			.writable_directories = writable,
+			.writable_count = 1,
+			.working_directory = "/work/in"};
+		run(&spec, "busybox cat number; echo /work/in/out/* /tmp/*; echo >out/left; echo >number; "
+				   "[ -e /etc/input ] && echo >/tmp/left");
+		snprintf(expected, sizeof(expected), "%d\n", round / 2 % 2);
+		assert_int_equal(strncmp(printed, expected, 2), 0);
+		assert_string_equal(printed + 2, "/work/in/out/* /tmp/*\n");
+	}
+}
+
+/* One who wants another root than is ready, or more than the root. */
+static void others_get_what_they_ask_for(void **unused)
+{
+	const char *const writable[] = {"/made/by/us"};
+	struct croft_sandbox_spec special = {.writable_directories = writable, .writable_count = 1};
+	struct croft_sandbox_spec host = {.network = CROFT_NETWORK_HOST};
+	for (int round = 0; round < ROUNDS; round++)
+		run(&plain, "[ ! -e /made ]");
+	run(&special, "echo >/made/by/us/file");
+	for (int round = 0; round < ROUNDS; round++)
+		run(&plain, "[ ! -e /made ]");
+	run(&host, "[ ! -e /made ]");
+	run(&plain, "[ ! -e /made ]");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_layer_is_seen_as_it_is_now),
+		cmocka_unit_test(a_layer_is_the_one_that_has_the_name_now),
+		cmocka_unit_test(jobs_leave_each_other_nothing),
+		cmocka_unit_test(an_image_is_ready_for_any_input),
+		cmocka_unit_test(others_get_what_they_ask_for),
+	};
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
