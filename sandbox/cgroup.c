@@ -36,33 +36,29 @@ static int open_file(struct cgroups *cgroups, const char *root, unsigned cell, c
 	return fd;
 }
 
-static bool write_value(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
-	const char *value)
-{
-	struct kept *kept;
-	int fd = open_file(cgroups, root, cell, file, O_WRONLY, &kept);
-	if (fd < 0)
-		return false;
-	bool ok = pwrite(fd, value, strlen(value), 0) >= 0;
-	if (!kept)
-		close(fd);
-	return ok;
-}
+/* A limit stays what it is until it is written, since nobody else may: it need not be written again. */
+enum writing { WRITE_ALWAYS, WRITE_CHANGES };
 
-/* A limit stays what it is until it is written: nobody else may. */
-static bool write_limit(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
-	const char *value)
+static bool write_value(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
+	const char *value, enum writing writing)
 {
 	struct kept *kept;
 	int fd = open_file(cgroups, root, cell, file, O_WRONLY, &kept);
 	if (fd < 0)
 		return false;
-	bool ok = (kept && strcmp(kept->written, value) == 0) || pwrite(fd, value, strlen(value), 0) >= 0;
+	bool ok = (writing == WRITE_CHANGES && kept && strcmp(kept->written, value) == 0) ||
+		pwrite(fd, value, strlen(value), 0) >= 0;
 	if (kept)
 		snprintf(kept->written, sizeof(kept->written), "%s", ok ? value : "");
 	else
 		close(fd);
 	return ok;
+}
+
+static bool write_limit(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
+	const char *value)
+{
+	return write_value(cgroups, root, cell, file, value, WRITE_CHANGES);
 }
 
 static bool write_number(struct cgroups *cgroups, const char *root, unsigned cell, const char *file,
@@ -119,7 +115,8 @@ bool cgroups_limit(struct cgroups *cgroups, unsigned cell, const struct wire_spe
 		if (cgroups->roots[V1_MEMORY]) {
 			ok = write_number(cgroups, cgroups->roots[V1_MEMORY], cell, "memory.limit_in_bytes",
 				spec->memory_bytes, "-1");
-			write_value(cgroups, cgroups->roots[V1_MEMORY], cell, "memory.max_usage_in_bytes", "0");
+			write_value(cgroups, cgroups->roots[V1_MEMORY], cell, "memory.max_usage_in_bytes", "0",
+				WRITE_ALWAYS);
 		}
 		if (ok && cgroups->roots[V1_PIDS])
 			ok = write_number(cgroups, cgroups->roots[V1_PIDS], cell, "pids.max", processes, "max");
@@ -136,7 +133,7 @@ bool cgroups_enter(struct cgroups *cgroups, unsigned cell, pid_t pid, struct cro
 	snprintf(text, sizeof(text), "%d", pid);
 	for (int i = 0; i < V1_COUNT; i++)
 		if (cgroups->roots[i] &&
-			!write_value(cgroups, cgroups->roots[i], cell, "cgroup.procs", text))
+			!write_value(cgroups, cgroups->roots[i], cell, "cgroup.procs", text, WRITE_ALWAYS))
 			return croft_error_errno(err, errno, "entering the cgroup of cell %u", cell);
 	return true;
 }

@@ -59,15 +59,39 @@ static bool make_cells(struct cgroups *cgroups, const char *root)
 	return true;
 }
 
+/* The same name in all hierarchies. One process may have several launchers, each with its own. */
+static bool make_own(const char *root, struct cgroups *cgroups, int i)
+{
+	char path[4096];
+	bool named = cgroups->name[0];
+	for (unsigned number = 0; number < 1000; number++) {
+		if (!named && number == 0)
+			snprintf(cgroups->name, sizeof(cgroups->name), "croft-%d", getpid());
+		else if (!named)
+			snprintf(cgroups->name, sizeof(cgroups->name), "croft-%d-%u", getpid(), number);
+		snprintf(path, sizeof(path), "%s/%s", root, cgroups->name);
+		if (mkdir(path, 0755) == 0 || errno == EEXIST)
+			cgroups->locks[i] = hold(path);
+		else if (!named)
+			break;
+		if (cgroups->locks[i] >= 0 || named)
+			return cgroups->locks[i] >= 0;
+	}
+	cgroups->name[0] = '\0';
+	return false;
+}
+
 static bool make_root(const char *root, struct cgroups *cgroups, int i)
 {
 	char path[4096];
+	if (!make_own(root, cgroups, i))
+		return false;
 	snprintf(path, sizeof(path), "%s/%s", root, cgroups->name);
-	if (mkdir(path, 0755) < 0 && errno != EEXIST)
+	if ((cgroups->v2 && !hand_down(path)) || !make_cells(cgroups, root)) {
+		close(cgroups->locks[i]);
+		cgroups->locks[i] = -1;
 		return false;
-	cgroups->locks[i] = hold(path);
-	if (cgroups->locks[i] < 0 || (cgroups->v2 && !hand_down(path)) || !make_cells(cgroups, root))
-		return false;
+	}
 	cgroups->roots[i] = croft_strdup(root);
 	return true;
 }
@@ -148,7 +172,7 @@ static bool move_to_leaf(struct cgroups *cgroups, const char *group)
 		ok = all || is_child((pid_t)strtol(line, NULL, 10), getpid());
 	if (file)
 		rewind(file);
-	snprintf(cgroups->leaf, sizeof(cgroups->leaf), "agent-of-%.50s", cgroups->name);
+	snprintf(cgroups->leaf, sizeof(cgroups->leaf), "agent-of-croft-%d", getpid());
 	snprintf(path, sizeof(path), "%s/%s", group, cgroups->leaf);
 	ok = ok && file && (mkdir(path, 0755) == 0 || errno == EEXIST);
 	while (ok && fgets(line, sizeof(line), file))
@@ -221,7 +245,6 @@ struct cgroups *cgroups_open(unsigned cells, struct croft_arena *arena, const ch
 {
 	struct cgroups *cgroups = croft_zalloc(sizeof(*cgroups));
 	cgroups->cells = cells;
-	snprintf(cgroups->name, sizeof(cgroups->name), "croft-%d", getpid());
 	for (int i = 0; i < V1_COUNT; i++)
 		cgroups->locks[i] = -1;
 	if (!open_v2(cgroups))
