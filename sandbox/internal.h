@@ -138,6 +138,7 @@ uint32_t end_enforced(const struct launcher_context *context);
 struct launcher_context {
 	const char *state;
 	const char *staging; /* where roots are mounted: a path that every user may walk */
+	int staging_lock; /* held by all who use it; -1: none */
 	unsigned slots;
 	uint32_t uid_base;
 	bool shared_uids;

@@ -3,7 +3,7 @@
  * Keeps one cell, on the host's side: makes a sandbox ahead, waits for a job, mounts its root, lives until
  * everything inside is dead, and removes what it left. Its mounts go with it.
  */
-#include "sandbox/internal.h"
+#include "sandbox/keeper.h"
 
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -23,330 +23,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-/* What a sandbox of the pool is like. */
-static const struct wire_spec plain;
-
-struct keeper {
-	const struct launcher_context *context;
-	unsigned cell;
-	int requests, agent;
-	int host_network; /* -1: none */
-	struct host_view host;
-	pid_t nursery;
-	int births, inner;
-	struct network_watch network;
-	char *traces; /* of its network namespace as it was made */
-	pid_t init;
-	int init_fd, init_mounts;
-	uint64_t pid_namespace;
-	struct croft_error failure; /* why no sandbox is ready, if none is */
-	bool ready;
-	bool placed; /* its directories that outlive jobs are there */
-	struct kept_root kept;
-	bool entered; /* the command that waits is in the root that is kept */
-	struct cgroup_counters before;
-	/* Of the job: */
-	const struct wire_spec *spec;
-	int control;
-	struct sources *rest;
-	struct status end; /* the last that was told */
-	bool taken; /* the command has it: no order waits for whoever comes next */
-	bool killed, agent_gone;
-	struct denials denials;
-};
-
-/* A sandbox ahead ---------------------------------------------------------------------------------- */
-
-static bool write_map(pid_t pid, const char *file, const char *text, struct croft_error *err)
-{
-	char path[64];
-	snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	int failure = errno;
-	if (fd >= 0)
-		close(fd);
-	return ok || croft_error_errno(err, failure, "writing %s", path);
-}
-
-/* As root a range of 65,536 ids for each slot; otherwise the one id that an ordinary user has. */
-static bool map_ids(const struct keeper *keeper, const struct wire_spec *spec,
-	struct croft_error *err)
-{
-	const struct launcher_context *context = keeper->context;
-	if (weak(spec, WEAKEN_USER_NAMESPACE))
-		return true;
-	char users[64], groups[64];
-	if (context->privileged) {
-		snprintf(users, sizeof(users), "0 %u %u\n", cell_ids(context, keeper->cell), IDS_PER_SLOT);
-		return write_map(keeper->nursery, "uid_map", users, err) &&
-			write_map(keeper->nursery, "gid_map", users, err);
-	}
-	snprintf(users, sizeof(users), "%u %u 1\n", spec->uid, geteuid());
-	snprintf(groups, sizeof(groups), "%u %u 1\n", spec->gid, getegid());
-	return write_map(keeper->nursery, "setgroups", "deny", err) &&
-		write_map(keeper->nursery, "uid_map", users, err) &&
-		write_map(keeper->nursery, "gid_map", groups, err);
-}
-
-static unsigned long init_namespaces(const struct wire_spec *spec)
-{
-	unsigned long flags = CLONE_NEWNS;
-	if (!weak(spec, WEAKEN_PID_NAMESPACE))
-		flags |= CLONE_NEWPID;
-	if (!weak(spec, WEAKEN_IPC_NAMESPACE))
-		flags |= CLONE_NEWIPC;
-	if (!weak(spec, WEAKEN_UTS_NAMESPACE))
-		flags |= CLONE_NEWUTS;
-	if (!weak(spec, WEAKEN_CGROUP_NAMESPACE))
-		flags |= CLONE_NEWCGROUP;
-	return flags;
-}
-
-/* As root the network namespace is the keeper's: nobody inside has any power over it. */
-static bool use_network(struct keeper *keeper, const struct wire_spec *spec, struct croft_error *err)
-{
-	if (!keeper->context->privileged || spec->network != CROFT_NETWORK_HOST)
-		return true;
-	return setns(keeper->host_network, CLONE_NEWNET) == 0 ||
-		croft_error_errno(err, errno, "joining the host's network");
-}
-
-static bool clone_nursery(struct keeper *keeper, const struct wire_spec *spec, struct croft_error *err)
-{
-	int births[2], inner[2];
-	bool privileged = keeper->context->privileged;
-	/* Only as root there is one that nobody inside owns. */
-	bool network = (!privileged || weak(spec, WEAKEN_CAPABILITIES)) &&
-		spec->network != CROFT_NETWORK_HOST;
-	bool alone = privileged && spec == &plain;
-	CROFT_CLEANUP_FD int dev = alone ? inside_make_dev() : -1;
-	unsigned long flags = CLONE_NEWNS | SIGCHLD | (network ? CLONE_NEWNET : 0);
-	if (!weak(spec, WEAKEN_USER_NAMESPACE))
-		flags |= CLONE_NEWUSER;
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, births) < 0)
-		return croft_error_errno(err, errno, "making sockets");
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, inner) < 0) {
-		close(births[0]);
-		close(births[1]);
-		return croft_error_errno(err, errno, "making sockets");
-	}
-	pid_t pid = (pid_t)syscall(SYS_clone, flags, NULL, NULL, NULL, 0);
-	int failure = errno;
-	if (pid == 0) {
-		struct nursery nursery = {
-			.context = keeper->context,
-			.cell = keeper->cell,
-			.spec = spec,
-			.births = births[1],
-			.inner = inner[1],
-			.dev = dev,
-			.namespaces = init_namespaces(spec),
-			.alone = alone,
-			.raise_loopback = network && spec->network == CROFT_NETWORK_LOOPBACK,
-		};
-		int own[] = {births[0], inner[0], keeper->requests, keeper->agent, keeper->host_network,
-			keeper->host.mounts, keeper->host.root, keeper->host.own_mounts};
-		for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
-			if (own[i] >= 0)
-				close(own[i]);
-		cgroups_forget(keeper->context->cgroups);
-		network_unwatch(&keeper->network);
-		nursery_main(&nursery);
-	}
-	close(births[1]);
-	close(inner[1]);
-	keeper->births = births[0];
-	keeper->inner = inner[0];
-	if (pid < 0)
-		return croft_error_errno(err, failure, "making the namespaces");
-	keeper->nursery = pid;
-	return true;
-}
-
-static bool start_nursery(struct keeper *keeper, const struct wire_spec *spec,
-	struct croft_error *err)
-{
-	struct cgroups *cgroups = keeper->context->cgroups;
-	cgroups_renew(cgroups, keeper->cell);
-	return cgroups_limit(cgroups, keeper->cell, &plain, 1, err) &&
-		use_network(keeper, spec, err) && clone_nursery(keeper, spec, err) &&
-		map_ids(keeper, spec, err) && cgroups_enter(cgroups, keeper->cell, keeper->nursery, err);
-}
-
-static bool receive_status(struct keeper *keeper, int flags)
-{
-	struct status status;
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec data = {&status, sizeof(status)};
-	struct msghdr message = {.msg_iov = &data,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = sizeof(control.space)};
-	ssize_t got;
-	while ((got = recvmsg(keeper->inner, &message, flags | MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
-		;
-	if (got != sizeof(status))
-		return false;
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	if (header && header->cmsg_len == CMSG_LEN(sizeof(int))) {
-		int listener;
-		memcpy(&listener, CMSG_DATA(header), sizeof(listener));
-		denials_listen(&keeper->denials, listener);
-	}
-	keeper->end = status;
-	return true;
-}
-
-static bool send_order(const struct keeper *keeper, const struct order *order, const int *fds,
-	size_t count, struct croft_error *err)
-{
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(4 * sizeof(int))];
-	} control = {0};
-	struct iovec data = {(void *)order, sizeof(*order)};
-	struct msghdr message = {.msg_iov = &data,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = CMSG_SPACE(count * sizeof(int))};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(count * sizeof(int));
-	memcpy(CMSG_DATA(header), fds, count * sizeof(int));
-	return sendmsg(keeper->inner, &message, MSG_NOSIGNAL) == sizeof(*order) ||
-		croft_error_errno(err, errno, "giving the sandbox its job");
-}
-
-static bool wait_status(struct keeper *keeper, enum status_kind wanted, struct croft_error *err)
-{
-	struct pollfd fds[] = {{keeper->inner, POLLIN, 0}, {keeper->init_fd, POLLIN, 0}};
-	while (poll(fds, 2, -1) < 0 && errno == EINTR)
-		;
-	if (!receive_status(keeper, MSG_DONTWAIT))
-		return croft_error_set(err, CROFT_INTERNAL, "init died");
-	return keeper->end.kind == wanted || croft_error_set(err, CROFT_INTERNAL, "%s", keeper->end.message);
-}
-
-/* Has the nursery clone an init, and waits until it is ready. */
-static bool make_init(struct keeper *keeper, struct croft_error *err)
-{
-	struct birth birth;
-	char path[64];
-	if (send(keeper->births, "b", 1, MSG_NOSIGNAL) != 1 ||
-		recv(keeper->births, &birth, sizeof(birth), 0) != sizeof(birth)) {
-		if (receive_status(keeper, MSG_DONTWAIT))
-			return croft_error_set(err, CROFT_INTERNAL, "%s", keeper->end.message);
-		return croft_error_set(err, CROFT_INTERNAL, "the process that was to make it died");
-	}
-	if (birth.pid < 0)
-		return croft_error_errno(err, birth.failure, "making the namespaces");
-	keeper->init = birth.pid;
-	keeper->init_fd = (int)syscall(SYS_pidfd_open, birth.pid, 0);
-	if (keeper->init_fd < 0)
-		return croft_error_errno(err, errno, "opening the process that was made");
-	if (!wait_status(keeper, STATUS_READY, err))
-		return false;
-	keeper->pid_namespace = keeper->end.pid_namespace;
-	/* The last process in a mount namespace pays for its end; held, it is not init, which is waited for. */
-	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", keeper->init);
-	keeper->init_mounts = open(path, O_RDONLY | O_CLOEXEC);
-	return true;
-}
-
-static void end_init(struct keeper *keeper)
-{
-	if (keeper->init > 0) {
-		kill(keeper->init, SIGKILL);
-		waitpid(keeper->init, NULL, 0);
-	}
-	keeper->init = -1;
-	keeper->entered = false;
-	if (keeper->init_fd >= 0)
-		close(keeper->init_fd);
-	if (keeper->init_mounts >= 0)
-		close(keeper->init_mounts);
-	keeper->init_fd = keeper->init_mounts = -1;
-}
-
-static void end_nursery(struct keeper *keeper)
-{
-	end_init(keeper);
-	keeper->ready = false;
-	if (keeper->nursery > 0) {
-		kill(keeper->nursery, SIGKILL);
-		waitpid(keeper->nursery, NULL, 0);
-	}
-	keeper->nursery = -1;
-	if (keeper->births >= 0)
-		close(keeper->births);
-	if (keeper->inner >= 0)
-		close(keeper->inner);
-	keeper->births = keeper->inner = -1;
-}
-
-static void make_ready(struct keeper *keeper, const struct wire_spec *spec)
-{
-	const struct launcher_context *context = keeper->context;
-	struct croft_error *err = &keeper->failure;
-	*err = (struct croft_error)CROFT_ERROR_INIT;
-	keeper->ready =
-		(keeper->kept.tree >= 0 || root_prepare(context, keeper->cell, !keeper->placed, err)) &&
-		(keeper->nursery > 0 || start_nursery(keeper, spec, err)) && make_init(keeper, err);
-	if (!keeper->ready)
-		return;
-	keeper->placed = true;
-	if (!keeper->traces) {
-		network_unwatch(&keeper->network);
-		network_watch(&keeper->network, keeper->nursery);
-		keeper->traces = network_traces(&keeper->network);
-	}
-	cgroups_count(context->cgroups, keeper->cell, &keeper->before);
-}
-
-/* The root that is kept, and who is in it. */
-static bool let_go_of_root(struct keeper *keeper, struct croft_error *err)
-{
-	end_init(keeper);
-	while (receive_status(keeper, MSG_DONTWAIT))
-		;
-	kept_drop(&keeper->kept);
-	return root_remove(keeper->context, keeper->cell, false, err);
-}
-
-static bool enter_kept(struct keeper *keeper, struct croft_error *err)
-{
-	struct kept_root *kept = &keeper->kept;
-	struct order order = {.ahead = true};
-	if (kept->tree < 0 && !kept_make(kept, keeper->context, keeper->cell, &keeper->host, err))
-		return false;
-	CROFT_CLEANUP_FD int tree = kept_mount(kept);
-	if (tree < 0)
-		return croft_error_errno(err, errno, "copying the mount of a root");
-	return send_order(keeper, &order, &tree, 1, err) && wait_status(keeper, STATUS_ENTERED, err);
-}
-
-/* With the root that the next job is expected to have. That it cannot be made is the job's to hear, if it wants it. */
-static void make_ready_ahead(struct keeper *keeper)
-{
-	struct croft_error err = CROFT_ERROR_INIT;
-	make_ready(keeper, &plain);
-	if (!keeper->ready || !kept_is_expected(&keeper->kept))
-		return;
-	keeper->entered = enter_kept(keeper, &err);
-	if (keeper->entered)
-		return;
-	keeper->kept.alike = 0;
-	if (let_go_of_root(keeper, &keeper->failure))
-		make_ready(keeper, &plain);
-	else
-		keeper->ready = false;
-}
 
 /* A job ------------------------------------------------------------------------------------------- */
 
@@ -423,15 +99,15 @@ static bool begin(struct keeper *keeper, const int request[REQUEST_FDS], struct 
 	if (keeper->kept.tree >= 0 &&
 		(special || !keeper->entered || !is_alive(keeper) ||
 			!kept_fits(&keeper->kept, &keeper->host, spec)) &&
-		!let_go_of_root(keeper, err))
+		!ahead_drop_root(keeper, err))
 		return false;
 	/* While it waited it may have died, for want of memory. */
 	if (special || !is_alive(keeper)) {
 		if (special || keeper->nursery < 0 || waitpid(keeper->nursery, NULL, WNOHANG) != 0)
-			end_nursery(keeper);
+			ahead_end(keeper);
 		else
-			end_init(keeper);
-		make_ready(keeper, special ? spec : &plain);
+			ahead_end_init(keeper);
+		ahead_make(keeper, special ? spec : &ahead_plain);
 	}
 	if (!keeper->ready)
 		return croft_error_set(err, keeper->failure.code, "%s", keeper->failure.message);
@@ -445,7 +121,7 @@ static bool begin(struct keeper *keeper, const int request[REQUEST_FDS], struct 
 		return false;
 	int fds[] = {request[0], request[2], request[3], tree};
 	struct order order = {.wait = keeper->pid_namespace != spec->pid_namespace};
-	return send_order(keeper, &order, fds, tree < 0 ? 3 : 4, err);
+	return ahead_order(keeper, &order, fds, tree < 0 ? 3 : 4, err);
 }
 
 static void on_control(struct keeper *keeper)
@@ -471,7 +147,7 @@ static void on_control(struct keeper *keeper)
 static bool on_status(struct keeper *keeper)
 {
 	struct status before = keeper->end;
-	if (!receive_status(keeper, MSG_DONTWAIT))
+	if (!ahead_receive(keeper, MSG_DONTWAIT))
 		return false;
 	keeper->taken |= keeper->end.kind != STATUS_ENDED;
 	if (keeper->end.kind == STATUS_STARTED) {
@@ -571,7 +247,7 @@ static bool is_clean(struct keeper *keeper)
 	if (!keeper->ready || !keeper->taken || is_special(keeper, keeper->spec) || !keeper->traces ||
 		waitpid(keeper->nursery, NULL, WNOHANG) != 0)
 		return false;
-	while (receive_status(keeper, MSG_DONTWAIT))
+	while (ahead_receive(keeper, MSG_DONTWAIT))
 		;
 	CROFT_CLEANUP_FREE char *traces = network_traces(&keeper->network);
 	return traces && strcmp(traces, keeper->traces) == 0 &&
@@ -616,11 +292,11 @@ static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 		wait_end(keeper);
 		finish(keeper);
 	} else {
-		end_nursery(keeper);
+		ahead_end(keeper);
 		report_failure(keeper, err.message);
 	}
 	wait_leave(keeper);
-	end_init(keeper);
+	ahead_end_init(keeper);
 	/* A dead agent's successor may use the directory already; it empties it first. */
 	bool clean = !keeper->agent_gone && clear_up(keeper, begun);
 	wire_spec_unmap(keeper->spec, fds[0]);
@@ -649,8 +325,8 @@ static bool wait_request(struct keeper *keeper)
 		if (count < 0)
 			continue;
 		keeper->kept.alike = 0;
-		if (let_go_of_root(keeper, &keeper->failure))
-			make_ready(keeper, &plain);
+		if (ahead_drop_root(keeper, &keeper->failure))
+			ahead_make(keeper, &ahead_plain);
 		else
 			keeper->ready = false;
 		if (!tell_ready(keeper))
@@ -716,12 +392,12 @@ void keeper_main(const struct launcher_context *context, unsigned cell, int requ
 	bool settled = settle(&keeper, &err);
 	do {
 		if (settled)
-			make_ready_ahead(&keeper);
+			ahead_make_with_root(&keeper);
 		else
 			keeper.failure = err;
 		if (!tell_ready(&keeper) || !receive_request(&keeper, fds))
 			break;
 	} while (serve(&keeper, fds));
-	end_nursery(&keeper);
+	ahead_end(&keeper);
 	_exit(0);
 }

@@ -7,6 +7,7 @@
 #include "proto/base/io.h"
 #include "proto/base/cleanup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -14,6 +15,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -56,6 +58,65 @@ static bool empty_state(const char *state, unsigned cells, struct croft_error *e
 	return true;
 }
 
+static const char STAGING[] = "croft-roots-";
+
+static const char *staging_parent(void)
+{
+	return access("/run", W_OK) == 0 ? "/run" : "/tmp";
+}
+
+/* Agents that were killed leave theirs, and not every state directory is used again. Whoever uses one holds it. */
+static void remove_abandoned_staging(const char *parent)
+{
+	DIR *dir = opendir(parent);
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		struct stat st;
+		if (strncmp(entry->d_name, STAGING, strlen(STAGING)) != 0)
+			continue;
+		CROFT_CLEANUP_FD int held =
+			openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (held < 0 || fstat(held, &st) < 0 || st.st_uid != geteuid() || flock(held, LOCK_EX | LOCK_NB) < 0)
+			continue;
+		for (unsigned cell = 0;; cell++) {
+			char name[16];
+			snprintf(name, sizeof(name), "%u", cell);
+			if (unlinkat(held, name, AT_REMOVEDIR) < 0)
+				break;
+		}
+		unlinkat(dirfd(dir), entry->d_name, AT_REMOVEDIR);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+/* Makes and holds it. Somebody may have taken it for abandoned before it was held. */
+static bool hold_staging(struct launcher_context *context, struct croft_error *err)
+{
+	struct stat here, held;
+	for (;;) {
+		if (!croft_make_directories(context->staging, err))
+			return false;
+		int fd = open(context->staging, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (fd < 0 && errno != ENOENT && errno != ENOTDIR && errno != ELOOP)
+			return croft_error_errno(err, errno, "opening %s", context->staging);
+		if (fd < 0 && errno == ENOENT)
+			continue;
+		if (fd < 0 || fstat(fd, &held) < 0 || held.st_uid != geteuid()) {
+			if (fd >= 0)
+				close(fd);
+			return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+				"%s is not a directory of this user: remove it", context->staging);
+		}
+		/* Those who die may hold it still. */
+		if (flock(fd, LOCK_SH) == 0 && lstat(context->staging, &here) == 0 && here.st_ino == held.st_ino &&
+			here.st_dev == held.st_dev) {
+			context->staging_lock = fd;
+			return true;
+		}
+		close(fd);
+	}
+}
+
 /* Init, who is nobody on the host, must be able to walk to its root, and the state directory may be
  * closed to others. The name follows from the state directory, so that a killed agent's next start finds
  * and uses it again. Nothing but empty mount points is ever in it: the mounts are in no namespace but the
@@ -67,21 +128,21 @@ static bool make_staging(struct launcher_context *context, struct croft_error *e
 	for (const char *at = context->state; *at; at++)
 		name = (name ^ (unsigned char)*at) * 16777619u;
 	int size = context->privileged
-		? asprintf(&staging, "%s/croft-%08x", access("/run", W_OK) == 0 ? "/run" : "/tmp", name)
+		? asprintf(&staging, "%s/%s%08x", staging_parent(), STAGING, name)
 		: asprintf(&staging, "%s/roots", context->state);
 	if (size < 0)
 		abort();
 	context->staging = staging;
+	if (context->privileged)
+		remove_abandoned_staging(staging_parent());
+	if (!hold_staging(context, err))
+		return false;
 	for (unsigned cell = 0; cell < launcher_cells(context); cell++) {
 		char path[4096];
 		cell_root(context, cell, path, sizeof(path));
 		if (!croft_make_directories(path, err))
 			return false;
 	}
-	struct stat st;
-	if (lstat(staging, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid())
-		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
-			"%s is not a directory of this user: remove it", staging);
 	return true;
 }
 
@@ -94,6 +155,8 @@ static void remove_staging(struct launcher_context *context)
 	}
 	if (context->staging)
 		rmdir(context->staging);
+	if (context->staging_lock >= 0)
+		close(context->staging_lock);
 	free((char *)context->staging);
 }
 
@@ -189,7 +252,7 @@ struct croft_launcher *croft_launcher_start(const struct croft_launcher_config *
 {
 	struct croft_launcher *launcher = croft_zalloc(sizeof(*launcher));
 	launcher->state = realpath(config->state, NULL);
-	launcher->socket = -1;
+	launcher->socket = launcher->context.staging_lock = -1;
 	launcher->busy = croft_array(config->slots, sizeof(bool));
 	pthread_mutex_init(&launcher->lock, NULL);
 	pthread_cond_init(&launcher->freed, NULL);

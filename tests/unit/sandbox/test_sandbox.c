@@ -323,6 +323,51 @@ static void abandoned_cgroups_are_removed_by_the_next_start(void **unused)
 	assert_true(gone || !cgroups);
 }
 
+static void abandoned_places_for_roots_are_removed_by_the_next_start(void **unused)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	const char *place = access("/run", W_OK) == 0 ? "/run" : "/tmp";
+	char abandoned[96], held[96], other[160];
+	if (geteuid() != 0)
+		return; /* theirs lie in the state directory */
+	snprintf(abandoned, sizeof(abandoned), "%s/croft-roots-abandoned%d", place, getpid());
+	snprintf(held, sizeof(held), "%s/croft-roots-held%d", place, getpid());
+	snprintf(other, sizeof(other), "%s/third", folder);
+	run_host("mkdir -p %s/0 %s/1 %s/0 %s", abandoned, abandoned, held, other);
+	int lock = open(held, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(flock(lock, LOCK_SH), 0);
+	struct croft_launcher *next = croft_launcher_start(
+		&(struct croft_launcher_config){.state = other, .slots = 1}, arena, NULL, &err);
+	assert_ok(next != NULL, err);
+	croft_launcher_stop(next);
+	bool gone = access(abandoned, F_OK) < 0, stays = access(held, F_OK) == 0;
+	close(lock);
+	run_host("rmdir %s/0 %s; rmdir %s/* %s 2>/dev/null; true", held, held, abandoned, abandoned);
+	assert_true(gone);
+	assert_true(stays);
+	/* Nor were ours, which are in use. */
+	assert_int_equal(shell("true").exit_code, 0);
+}
+
+static void a_second_launcher_of_a_process_enforces_as_much(void **unused)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_launcher *first = launcher;
+	char other[160];
+	uint32_t enforced = shell("true").enforced;
+	snprintf(other, sizeof(other), "%s/second", folder);
+	run_host("mkdir %s", other);
+	launcher = croft_launcher_start(
+		&(struct croft_launcher_config){.state = other, .slots = 1}, arena, NULL, &err);
+	assert_ok(launcher != NULL, err);
+	struct croft_sandbox_result result = shell("true");
+	croft_launcher_stop(launcher);
+	launcher = first;
+	assert_int_equal(result.enforced, enforced);
+	/* Nor did it take anything from the first. */
+	assert_int_equal(shell("true").enforced, enforced);
+}
+
 static void what_is_enforced_is_told(void **unused)
 {
 	struct croft_sandbox_result result = shell("true");
@@ -492,6 +537,8 @@ int main(void)
 		cmocka_unit_test(what_was_denied_is_told_with_what_allows_it),
 		cmocka_unit_test(whoever_goes_on_asking_is_not_listened_to_for_ever),
 		cmocka_unit_test(abandoned_cgroups_are_removed_by_the_next_start),
+		cmocka_unit_test(abandoned_places_for_roots_are_removed_by_the_next_start),
+		cmocka_unit_test(a_second_launcher_of_a_process_enforces_as_much),
 		cmocka_unit_test(what_is_enforced_is_told),
 		cmocka_unit_test(a_missing_command_is_127),
 		cmocka_unit_test(outputs_are_captured_with_what_was_there),
