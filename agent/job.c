@@ -41,6 +41,7 @@ struct croft_job {
 	struct croft_touched touched;
 	uint64_t output_connection[2]; /* by which stdout and stderr went to the server last */
 	bool line_open; /* stderr does not end with a whole line */
+	unsigned left_out; /* of its outputs: what no tree can hold */
 	struct croft_nested *nested; /* its own way to the farm; or NULL */
 	struct croft_sandbox_mount nested_mount;
 	bool prefetched;
@@ -331,6 +332,7 @@ static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_er
 		.disk_inodes = job->options.disk_inodes,
 		.file_bytes = job->options.file_bytes,
 		.capture_bytes = job->options.capture_bytes,
+		.special_outputs = job->options.skip_special,
 		.cpu_ms = job->options.cpu_seconds * 1000,
 		.wall_ms = job->message->timeout_ms,
 		.memory_bytes = job->options.memory_bytes,
@@ -460,6 +462,31 @@ static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct
 	return true;
 }
 
+/* In the job's own log. */
+static void say(struct croft_job *job, const char *line)
+{
+	const char *whole = croft_arena_printf(job->arena, "%scroft: %s\n", job->line_open ? "\n" : "", line);
+	on_output(job, 2, croft_slice_str(whole));
+}
+
+enum { LEFT_OUT_TOLD = 20 };
+
+static void on_left_out(void *user, const char *what)
+{
+	struct croft_job *job = user;
+	if (job->left_out++ < LEFT_OUT_TOLD)
+		say(job, what);
+}
+
+static bool collect_outputs(struct croft_job *job, const struct croft_outputs *outputs,
+	struct croft_upload *upload, struct croft_error *err)
+{
+	bool ok = croft_outputs_collect(outputs, upload, &job->result, err);
+	if (job->left_out > LEFT_OUT_TOLD)
+		say(job, croft_arena_printf(job->arena, "%u more were left out", job->left_out - LEFT_OUT_TOLD));
+	return ok;
+}
+
 static bool collect(struct croft_job *job, struct croft_sandbox *sandbox, bool with_outputs,
 	struct croft_error *err)
 {
@@ -474,13 +501,20 @@ static bool collect(struct croft_job *job, struct croft_sandbox *sandbox, bool w
 		.layout = &job->layout,
 		.input_root = job->input_root,
 		.arena = job->arena,
+		.left_out = on_left_out,
+		.user = job,
 	};
 	job->metadata.output_upload_start_timestamp = now(job);
+	struct croft_error failed = CROFT_ERROR_INIT;
+	bool collected = !with_outputs || collect_outputs(job, &outputs, upload, &failed);
+	/* The job's log is kept whatever became of its outputs. */
 	bool ok = croft_job_logs_finish(job->logs, upload, &job->result, job->arena, err) &&
 		(!job->touched.has_list || croft_upload_bytes(upload, &job->touched.list_digest,
 			job->touched.list, err)) &&
-		(!with_outputs || croft_outputs_collect(&outputs, upload, &job->result, err)) &&
 		croft_upload_flush(upload, NULL, err);
+	if (!collected && err)
+		*err = failed;
+	ok = ok && collected;
 	job->metadata.output_upload_completed_timestamp = now(job);
 	croft_upload_destroy(upload);
 	croft_remote_destroy(remote);

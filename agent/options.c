@@ -92,6 +92,14 @@ static bool read_seccomp(struct croft_job_options *options,
 	return bad_value(property, "one of default, strict, compat", err);
 }
 
+static bool read_special(struct croft_job_options *options,
+	const Reapi__Platform__Property *property, struct croft_error *err)
+{
+	options->skip_special = strcmp(property->value, "skip") == 0;
+	return options->skip_special || strcmp(property->value, "refuse") == 0 ||
+		bad_value(property, "one of refuse, skip", err);
+}
+
 /* What makes runs alike. */
 static bool read_sameness(struct croft_job_options *options,
 	const Reapi__Platform__Property *property, struct croft_error *err)
@@ -168,6 +176,8 @@ static bool read_property(struct croft_job_options *options,
 		return read_image(options, property, err);
 	} else if (strcmp(property->name, "croft-seccomp") == 0) {
 		return read_seccomp(options, property, err);
+	} else if (strcmp(property->name, "croft-special-outputs") == 0) {
+		return read_special(options, property, err);
 	} else {
 		return read_sameness(options, property, err);
 	}

@@ -24,6 +24,7 @@ struct croft_job_options {
 	bool umask_given, fixed_addresses;
 	uint32_t umask, cpus;
 	enum croft_seccomp seccomp;
+	bool skip_special; /* fifos, sockets and devices among its outputs are left out */
 };
 
 /* INVALID_ARGUMENT names a property whose value makes no sense. */

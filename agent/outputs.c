@@ -288,11 +288,29 @@ static bool add_directory(struct capture *capture, const struct croft_digest *ro
 
 /* Capture ------------------------------------------------------------------------------------ */
 
+static bool is_special(mode_t mode)
+{
+	return !S_ISREG(mode) && !S_ISDIR(mode) && !S_ISLNK(mode);
+}
+
+static void leave_out(struct capture *capture, const struct croft_capture_entry *entry)
+{
+	const struct croft_outputs *outputs = capture->outputs;
+	outputs->left_out(outputs->user,
+		croft_arena_printf(outputs->arena, "output '%s%s%.*s' is a %s and was left out",
+			capture->path->declared, entry->path.size ? "/" : "", (int)entry->path.size,
+			(const char *)entry->path.data, croft_capture_kind(entry->mode)));
+}
+
 static bool on_entry(void *user, const struct croft_capture_entry *from, struct croft_error *err)
 {
 	struct capture *capture = user;
 	struct croft_tree_entry entry;
 	capture->there = true;
+	if (is_special(from->mode)) {
+		leave_out(capture, from);
+		return true;
+	}
 	bool is_directory = S_ISDIR(from->mode);
 	if (from->path.size == 0 && is_directory && capture->path->kind == CROFT_OUTPUT_FILE)
 		return croft_error_set(err, CROFT_FAILED_PRECONDITION,

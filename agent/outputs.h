@@ -16,6 +16,10 @@ struct croft_outputs {
 	const struct croft_layout *layout;
 	struct croft_digest input_root;
 	struct croft_arena *arena; /* the result's */
+	/* Told of each fifo, socket and device that is left out (a sentence without an end); they are handed out
+	 * only where the sandbox was asked to. */
+	void (*left_out)(void *user, const char *what);
+	void *user;
 };
 
 /* Captures every declared output that is there, uploads what the store lacks, and fills the output

@@ -255,8 +255,7 @@ static bool list_entry(void *user, const struct croft_capture_entry *entry, stru
 		(int)entry->path.size, (const char *)entry->path.data);
 	json_array_append_new(listing->list, one);
 	json_object_set_new(one, "path", json_bytes(CROFT_SLICE(path, (size_t)length)));
-	json_object_set_new(one, "type",
-		json_string(S_ISDIR(entry->mode) ? "directory" : S_ISLNK(entry->mode) ? "symlink" : "file"));
+	json_object_set_new(one, "type", json_string(croft_capture_kind(entry->mode)));
 	json_object_set_new(one, "changed", json_boolean(entry->changed));
 	if (S_ISLNK(entry->mode))
 		json_object_set_new(one, "target", json_bytes(entry->target));
@@ -453,6 +452,7 @@ const struct command command_sandbox = {
 		"  mounts               list of {\"source\": …, \"target\": …, \"writable\": true}\n"
 		"  network, seccomp     as the options say\n"
 		"  outputs              list of paths to capture\n"
+		"  special_outputs      true: fifos, sockets and devices are listed, rather than an error\n"
 		"  limits               object of wall_ms, grace_ms, cpu_ms, cpu_millis, memory_bytes,\n"
 		"                       processes, file_bytes, disk_bytes, disk_inodes, output_log_bytes,\n"
 		"                       capture_bytes\n"

@@ -5,6 +5,8 @@
  */
 #include "sandbox/view.h"
 
+#include "proto/base/cleanup.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,10 +15,11 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DEEPEST = 2000, LINKS_MOST = 40 };
+enum { LINKS_MOST = 40 };
 
 struct walk {
 	struct view *view;
+	bool special; /* fifos, sockets and devices are handed out, too */
 	bool (*entry)(void *user, const struct croft_capture_entry *entry, struct croft_error *err);
 	void *user;
 	char *path; /* of the current entry, below what is captured */
@@ -36,41 +39,58 @@ static int compare_names(const void *a, const void *b)
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static void add_names(struct names *names, int fd)
+static void add_name(struct names *names, const char *name)
 {
-	int copy = fd < 0 ? -1 : openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = copy < 0 ? NULL : fdopendir(copy);
-	if (!dir)
+	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		return;
-	for (struct dirent *entry; (entry = readdir(dir));) {
-		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-			continue;
-		if (names->count == names->room)
-			names->list =
-				croft_realloc(names->list, names->room = names->room * 2 + 64, sizeof(char *));
-		names->list[names->count++] = croft_strdup(entry->d_name);
+	if (names->count == names->room)
+		names->list = croft_realloc(names->list, names->room = names->room * 2 + 64, sizeof(char *));
+	names->list[names->count++] = croft_strdup(name);
+}
+
+static bool add_names(struct names *names, int fd, struct croft_error *err)
+{
+	if (fd < 0)
+		return true;
+	int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = copy < 0 ? NULL : fdopendir(copy);
+	if (!dir) {
+		croft_error_errno(err, errno, "reading a directory of outputs");
+		if (copy >= 0)
+			close(copy);
+		return false;
 	}
+	struct dirent *entry;
+	while ((errno = 0, entry = readdir(dir)))
+		add_name(names, entry->d_name);
+	bool ok = !errno || croft_error_errno(err, errno, "reading a directory of outputs");
 	closedir(dir);
+	return ok;
+}
+
+static void sort_names(struct names *names)
+{
+	size_t kept = 0;
+	if (names->count)
+		qsort(names->list, names->count, sizeof(char *), compare_names);
+	for (size_t i = 0; i < names->count; i++) {
+		if (kept > 0 && strcmp(names->list[kept - 1], names->list[i]) == 0)
+			free(names->list[i]);
+		else
+			names->list[kept++] = names->list[i];
+	}
+	names->count = kept;
 }
 
 /* Every name of the merged directory once, in byte order. */
-static struct names merged_names(const struct view *view, const struct view_directory *directory)
+static bool merged_names(const struct view *view, const struct view_directory *directory,
+	struct names *names, struct croft_error *err)
 {
-	struct names names = {0};
-	add_names(&names, directory->upper);
-	for (size_t i = 0; i < view->lower_count; i++)
-		add_names(&names, directory->lowers[i]);
-	if (names.count)
-		qsort(names.list, names.count, sizeof(char *), compare_names);
-	size_t kept = 0;
-	for (size_t i = 0; i < names.count; i++) {
-		if (kept > 0 && strcmp(names.list[kept - 1], names.list[i]) == 0)
-			free(names.list[i]);
-		else
-			names.list[kept++] = names.list[i];
-	}
-	names.count = kept;
-	return names;
+	bool ok = add_names(names, directory->upper, err);
+	for (size_t i = 0; ok && i < view->lower_count; i++)
+		ok = add_names(names, directory->lowers[i], err);
+	sort_names(names);
+	return ok;
 }
 
 static void free_names(struct names *names)
@@ -94,9 +114,14 @@ static size_t push(struct walk *walk, const char *name)
 	return before;
 }
 
-static const char *kind_name(mode_t mode)
+const char *croft_capture_kind(mode_t mode)
 {
-	return S_ISFIFO(mode) ? "a fifo" : S_ISSOCK(mode) ? "a socket" : "a device";
+	return S_ISDIR(mode) ? "directory"
+		: S_ISLNK(mode)  ? "symlink"
+		: S_ISREG(mode)  ? "file"
+		: S_ISFIFO(mode) ? "fifo"
+		: S_ISSOCK(mode) ? "socket"
+						 : "device";
 }
 
 static bool emit(struct walk *walk, const char *name, const struct stat *st, int dirfd, bool changed,
@@ -117,19 +142,36 @@ static bool emit(struct walk *walk, const char *name, const struct stat *st, int
 		if (size < 0)
 			return croft_error_errno(err, errno, "reading the link %s", name);
 		entry.target = CROFT_SLICE(target, (size_t)size);
-	} else if (!S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode)) {
+	} else if (!S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode) && !walk->special) {
 		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
-			"'%.*s' is %s, which no output can hold: remove it before the job ends", (int)walk->size,
-			walk->path, kind_name(st->st_mode));
+			"'%.*s' is a %s, which no output can hold: remove it before the job ends", (int)walk->size,
+			walk->path, croft_capture_kind(st->st_mode));
 	}
 	/* The job may have left a file that nobody may read. */
-	if (changed && S_ISREG(st->st_mode) && !(st->st_mode & 0400))
-		fchmodat(dirfd, name, (st->st_mode & 07777) | 0400, 0);
+	if (changed && S_ISREG(st->st_mode) && !(st->st_mode & 0400) &&
+		fchmodat(dirfd, name, (st->st_mode & 07777) | 0400, 0) < 0)
+		return croft_error_errno(err, errno, "making the output %s readable", name);
 	return walk->entry(walk->user, &entry, err);
 }
 
 static bool walk_directory(struct walk *walk, const struct view_directory *directory,
 	struct croft_error *err);
+
+static bool walk_below(struct walk *walk, const struct view_directory *directory, const char *name,
+	struct croft_error *err)
+{
+	struct view_directory child;
+	if (walk->depth >= VIEW_DEEPEST)
+		return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
+			"an output has directories nested more than %d deep", VIEW_DEEPEST);
+	if (!view_descend(walk->view, directory, name, &child, err))
+		return false;
+	walk->depth++;
+	bool ok = walk_directory(walk, &child, err);
+	walk->depth--;
+	view_leave(walk->view, &child);
+	return ok;
+}
 
 static bool walk_entry(struct walk *walk, const struct view_directory *directory, const char *name,
 	struct croft_error *err)
@@ -137,33 +179,18 @@ static bool walk_entry(struct walk *walk, const struct view_directory *directory
 	struct stat st;
 	int dirfd;
 	bool changed;
-	if (!view_look(walk->view, directory, name, &st, &dirfd, &changed))
-		return true;
-	if (!emit(walk, name, &st, dirfd, changed, err))
-		return false;
-	if (!S_ISDIR(st.st_mode) || !changed)
-		return true;
-	if (walk->depth >= DEEPEST)
-		return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
-			"an output has directories nested more than %d deep", DEEPEST);
-	struct view_directory child;
-	view_descend(walk->view, directory, name, &child);
-	walk->depth++;
-	bool ok = child.upper < 0 && errno == EMFILE
-		? croft_error_set(err, CROFT_RESOURCE_EXHAUSTED,
-			  "an output has directories nested more deeply (%u) than this agent may open files", walk->depth)
-		: child.upper >= 0 ? walk_directory(walk, &child, err)
-							   : croft_error_errno(err, errno, "opening directory %s", name);
-	walk->depth--;
-	view_leave(walk->view, &child);
-	return ok;
+	int found = view_look(walk->view, directory, name, &st, &dirfd, &changed, err);
+	if (found <= 0)
+		return found == 0;
+	return emit(walk, name, &st, dirfd, changed, err) &&
+		(!S_ISDIR(st.st_mode) || !changed || walk_below(walk, directory, name, err));
 }
 
 static bool walk_directory(struct walk *walk, const struct view_directory *directory,
 	struct croft_error *err)
 {
-	struct names names = merged_names(walk->view, directory);
-	bool ok = true;
+	struct names names = {0};
+	bool ok = merged_names(walk->view, directory, &names, err);
 	for (size_t i = 0; ok && i < names.count; i++) {
 		size_t before = push(walk, names.list[i]);
 		ok = walk_entry(walk, directory, names.list[i], err);
@@ -176,34 +203,22 @@ static bool walk_directory(struct walk *walk, const struct view_directory *direc
 /* Finding the path ------------------------------------------------------------------------------------- */
 
 /* One component at a time, in the merged view; symlinked parents are followed within the root, as the
- * job's own writes through them were. `rest` is rewritten when a link is followed. */
+ * job's own writes through them were. */
 struct search {
+	char *path; /* rewritten when a link is followed */
+	size_t walked; /* of it */
 	struct view_directory at;
 	bool at_root;
 	unsigned links;
 };
 
-static void restart(struct walk *walk, struct search *search)
+static void restart(const struct walk *walk, struct search *search)
 {
 	if (!search->at_root)
 		view_leave(walk->view, &search->at);
 	search->at = walk->view->root;
 	search->at_root = true;
-}
-
-static char *follow(struct search *search, const char *walked, int dirfd, const char *name,
-	const char *rest, struct croft_error *err)
-{
-	char target[4097], *path;
-	ssize_t size = readlinkat(dirfd, name, target, sizeof(target) - 1);
-	if (size < 0 || ++search->links > LINKS_MOST) {
-		croft_error_set(err, CROFT_INVALID_ARGUMENT, "too many links on the way to an output");
-		return NULL;
-	}
-	target[size] = '\0';
-	if (asprintf(&path, "%s/%s/%s", target[0] == '/' ? "" : walked, target, rest) < 0)
-		abort();
-	return path;
+	search->walked = 0;
 }
 
 /* Resolves "." and ".." by their words; links were replaced by where they point before. */
@@ -226,79 +241,92 @@ static void normalise(char *path)
 	*out = '\0';
 }
 
-static bool capture_at(struct walk *walk, char *path, struct croft_error *err)
+/* From the link `name` to where it points; `rest` is what comes after it. */
+static bool follow(const struct walk *walk, struct search *search, int dirfd, const char *name,
+	const char *rest, struct croft_error *err)
 {
-	struct search search = {.at = walk->view->root, .at_root = true};
-	struct stat st;
-	int dirfd;
-	bool changed, ok = false;
+	char target[4097], *path;
+	ssize_t size = readlinkat(dirfd, name, target, sizeof(target) - 1);
+	if (size < 0)
+		return croft_error_errno(err, errno, "reading the link %s", name);
+	if (++search->links > LINKS_MOST)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "too many links on the way to an output");
+	target[size] = '\0';
+	if (asprintf(&path, "%.*s/%s/%s", target[0] == '/' ? 0 : (int)search->walked, search->path, target,
+			rest) < 0)
+		abort();
+	free(search->path);
+	search->path = path;
 	normalise(path);
-	char *part = path;
-	for (;;) {
-		part += *part == '/';
-		size_t size = strcspn(part, "/");
-		char *name = strndup(part, size);
-		const char *rest = part + size;
-		bool last = *rest == '\0';
-		if (size == 0) { /* the root itself */
-			fstat(walk->view->root.upper, &st);
-			free(name);
-			ok = emit(walk, ".", &st, walk->view->root.upper, true, err) &&
-				walk_directory(walk, &walk->view->root, err);
-			break;
-		}
-		if (!view_look(walk->view, &search.at, name, &st, &dirfd, &changed)) {
-			croft_error_set(err, CROFT_NOT_FOUND, "nothing is at '%s'", path);
-		} else if (last) {
-			ok = emit(walk, name, &st, dirfd, changed, err);
-			if (ok && changed && S_ISDIR(st.st_mode)) {
-				struct view_directory child;
-				view_descend(walk->view, &search.at, name, &child);
-				ok = walk_directory(walk, &child, err);
-				view_leave(walk->view, &child);
-			}
-		} else if (S_ISLNK(st.st_mode)) {
-			char *walked = strndup(path, (size_t)(part - path));
-			char *next = follow(&search, walked, dirfd, name, rest, err);
-			free(walked);
-			free(name);
-			if (!next)
-				break;
-			free(path);
-			path = part = next;
-			normalise(path);
-			restart(walk, &search);
-			continue;
-		} else if (!S_ISDIR(st.st_mode)) {
-			croft_error_set(err, CROFT_NOT_FOUND, "'%s' on the way to '%s' is no directory", name, path);
-		} else {
-			struct view_directory child;
-			view_descend(walk->view, &search.at, name, &child);
-			if (!search.at_root)
-				view_leave(walk->view, &search.at);
-			search.at = child;
-			search.at_root = false;
-			part += size;
-			free(name);
-			continue;
-		}
-		free(name);
-		break;
-	}
-	restart(walk, &search);
-	free(path);
-	return ok;
+	restart(walk, search);
+	return true;
 }
 
-bool view_capture(struct view *view, const char *path,
+static bool step_into(const struct walk *walk, struct search *search, const char *name,
+	struct croft_error *err)
+{
+	struct view_directory child;
+	if (!view_descend(walk->view, &search->at, name, &child, err))
+		return false;
+	if (!search->at_root)
+		view_leave(walk->view, &search->at);
+	search->at = child;
+	search->at_root = false;
+	search->walked += 1 + strlen(name);
+	return true;
+}
+
+static bool capture_root(struct walk *walk, struct croft_error *err)
+{
+	struct stat st;
+	if (fstat(walk->view->root.upper, &st) < 0)
+		return croft_error_errno(err, errno, "looking at the writable layer");
+	return emit(walk, ".", &st, walk->view->root.upper, true, err) &&
+		walk_directory(walk, &walk->view->root, err);
+}
+
+/* One component of the path; `done` when it was the last. */
+static bool step(struct walk *walk, struct search *search, bool *done, struct croft_error *err)
+{
+	const char *part = search->path + search->walked;
+	part += *part == '/';
+	size_t size = strcspn(part, "/");
+	CROFT_CLEANUP_FREE char *name = strndup(part, size);
+	struct stat st;
+	int dirfd;
+	bool changed;
+	*done = part[size] == '\0';
+	if (size == 0)
+		return capture_root(walk, err);
+	int found = view_look(walk->view, &search->at, name, &st, &dirfd, &changed, err);
+	if (found < 0)
+		return false;
+	if (found == 0)
+		return croft_error_set(err, CROFT_NOT_FOUND, "nothing is at '%s'", search->path);
+	if (*done)
+		return emit(walk, name, &st, dirfd, changed, err) &&
+			(!S_ISDIR(st.st_mode) || !changed || walk_below(walk, &search->at, name, err));
+	if (S_ISLNK(st.st_mode))
+		return follow(walk, search, dirfd, name, part + size, err);
+	return S_ISDIR(st.st_mode)
+		? step_into(walk, search, name, err)
+		: croft_error_set(err, CROFT_NOT_FOUND, "'%s' on the way to '%s' is no directory", name, search->path);
+}
+
+bool view_capture(struct view *view, const char *path, bool special,
 	bool (*entry)(void *user, const struct croft_capture_entry *entry, struct croft_error *err),
 	void *user, struct croft_error *err)
 {
-	struct walk walk = {.view = view, .entry = entry, .user = user};
-	char *copy;
-	if (asprintf(&copy, "/%s", path) < 0)
+	struct walk walk = {.view = view, .special = special, .entry = entry, .user = user};
+	struct search search = {.at = view->root, .at_root = true};
+	bool ok = true, done = false;
+	if (asprintf(&search.path, "/%s", path) < 0)
 		abort();
-	bool ok = capture_at(&walk, copy, err);
+	normalise(search.path);
+	while (ok && !done)
+		ok = step(&walk, &search, &done, err);
+	restart(&walk, &search);
+	free(search.path);
 	free(walk.path);
 	return ok;
 }

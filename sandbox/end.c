@@ -54,6 +54,8 @@ static void tell_limit(const struct end_facts *facts, struct croft_sandbox_resul
 	else if (result->end == CROFT_END_LOG)
 		snprintf(text, size, "ended because it printed more than %llu bytes",
 			(unsigned long long)spec->output_log_bytes);
+	else if (result->end == CROFT_END_DISK && facts->unmeasured)
+		snprintf(text, size, "ended because what it wrote to disk cannot be measured: %s", facts->unmeasured);
 	else if (result->end == CROFT_END_DISK && facts->too_many_inodes)
 		snprintf(text, size, "ended because it made more than its limit of %llu files",
 			(unsigned long long)spec->disk_inodes);

@@ -127,6 +127,7 @@ struct end_facts {
 	const struct croft_sandbox_spec *spec;
 	enum croft_end limit;    /* that the agent's side enforced; EXIT: none */
 	bool too_many_inodes;
+	const char *unmeasured;  /* why it is not known what it wrote; NULL: it is */
 	const char *kill_reason; /* NULL: it was not killed */
 };
 void end_judge(const struct end_facts *facts, struct croft_sandbox_result *result);

@@ -230,11 +230,15 @@ static bool add_mounted(int fs, const struct overlay *overlay, struct croft_erro
 		croft_error_errno(err, errno, "naming the layers %s", joined);
 }
 
-/* Volatile: nobody reads what a job wrote once the machine has gone down, and without it the kernel
+/* Outputs are read from the upper layer by itself: it has to hold whole files and directories, whatever the
+ * kernel's default is.
+ * Volatile: nobody reads what a job wrote once the machine has gone down, and without it the kernel
  * writes the whole host's file system to disk whenever an overlay on it ends. */
 static bool create_overlay(const struct launcher_context *context, int fs, const struct overlay *overlay)
 {
 	return fsconfig(fs, FSCONFIG_SET_STRING, "source", "croft", 0) == 0 &&
+		fsconfig(fs, FSCONFIG_SET_STRING, "metacopy", "off", 0) == 0 &&
+		fsconfig(fs, FSCONFIG_SET_STRING, "redirect_dir", "nofollow", 0) == 0 &&
 		fsconfig(fs, FSCONFIG_SET_STRING, "upperdir", overlay->upper, 0) == 0 &&
 		fsconfig(fs, FSCONFIG_SET_STRING, "workdir", overlay->work, 0) == 0 &&
 		(!context->on_disk || fsconfig(fs, FSCONFIG_SET_FLAG, "volatile", NULL, 0) == 0) &&

@@ -46,6 +46,7 @@ struct croft_sandbox {
 	uint64_t started_ns;
 	bool taken, ended;
 	bool too_many_inodes;
+	struct croft_error unmeasured; /* why it is not known what it wrote */
 	uint64_t captured_bytes;
 };
 
@@ -250,18 +251,29 @@ static void check_cpu(struct croft_sandbox *sandbox)
 		hit(sandbox, CROFT_END_CPU);
 }
 
-static void check_disk(struct croft_sandbox *sandbox)
+static bool measure_disk(const struct croft_sandbox *sandbox, bool ended, uint64_t *bytes,
+	uint64_t *inodes, struct croft_error *err)
 {
+	static const char *const layers[] = {"upper", "input-upper"};
 	char path[4096];
+	for (int i = 0; i < 2; i++) {
+		cell_path(pool_context(sandbox->launcher), sandbox->cell, layers[i], path, sizeof(path));
+		if (!view_usage(path, ended, bytes, inodes, err))
+			return false;
+	}
+	return true;
+}
+
+/* What cannot be measured may be too much. */
+static void check_disk(struct croft_sandbox *sandbox, bool ended)
+{
 	uint64_t bytes = 0, inodes = 0;
-	if (!sandbox->spec.disk_bytes && !sandbox->spec.disk_inodes)
+	if ((!sandbox->spec.disk_bytes && !sandbox->spec.disk_inodes) || sandbox->limit == CROFT_END_DISK)
 		return;
-	cell_path(pool_context(sandbox->launcher), sandbox->cell, "upper", path, sizeof(path));
-	view_usage(path, &bytes, &inodes);
-	cell_path(pool_context(sandbox->launcher), sandbox->cell, "input-upper", path, sizeof(path));
-	view_usage(path, &bytes, &inodes);
-	sandbox->too_many_inodes = sandbox->spec.disk_inodes && inodes > sandbox->spec.disk_inodes;
-	if (sandbox->too_many_inodes || (sandbox->spec.disk_bytes && bytes > sandbox->spec.disk_bytes))
+	bool measured = measure_disk(sandbox, ended, &bytes, &inodes, &sandbox->unmeasured);
+	sandbox->too_many_inodes = measured && sandbox->spec.disk_inodes && inodes > sandbox->spec.disk_inodes;
+	if (!measured || sandbox->too_many_inodes ||
+		(sandbox->spec.disk_bytes && bytes > sandbox->spec.disk_bytes))
 		hit(sandbox, CROFT_END_DISK);
 }
 
@@ -287,7 +299,7 @@ static void tick(struct croft_sandbox *sandbox, struct clockwork *clock)
 	if (clock->look_ns && now_ns >= clock->look_ns) {
 		clock->look_ns = now_ns + LOOK_MS * 1000000ull;
 		check_cpu(sandbox);
-		check_disk(sandbox);
+		check_disk(sandbox, false);
 	}
 }
 
@@ -359,7 +371,7 @@ bool croft_sandbox_wait(struct croft_sandbox *sandbox, struct croft_sandbox_resu
 	result->written_bytes = end.written_bytes;
 	result->enforced = end_enforced(pool_context(sandbox->launcher));
 	/* A job that was quicker than the look at its disk did not get away with it. */
-	check_disk(sandbox);
+	check_disk(sandbox, true);
 	pthread_mutex_lock(&sandbox->lock);
 	bool killed = sandbox->killed;
 	pthread_mutex_unlock(&sandbox->lock);
@@ -368,6 +380,7 @@ bool croft_sandbox_wait(struct croft_sandbox *sandbox, struct croft_sandbox_resu
 		.spec = &sandbox->spec,
 		.limit = sandbox->limit,
 		.too_many_inodes = sandbox->too_many_inodes,
+		.unmeasured = sandbox->unmeasured.code == CROFT_OK ? NULL : sandbox->unmeasured.message,
 		.kill_reason = killed ? sandbox->kill_reason : NULL,
 	};
 	end_judge(&facts, result);
@@ -424,7 +437,8 @@ bool croft_sandbox_capture(struct croft_sandbox *sandbox, const char *path,
 	if (!view_open(&view, upper, in_input ? input : (const char *const *)sandbox->roots, err))
 		return false;
 	struct bounded_capture bounded = {sandbox, entry, user};
-	bool ok = view_capture(&view, in_input ? path + size : path, count_entry, &bounded, err);
+	bool ok = view_capture(&view, in_input ? path + size : path, sandbox->spec.special_outputs,
+		count_entry, &bounded, err);
 	view_close(&view);
 	return ok;
 }

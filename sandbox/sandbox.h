@@ -96,6 +96,7 @@ struct croft_sandbox_spec {
 	uint64_t cpu_ms;                  /* processor time of all its processes together */
 	uint64_t capture_bytes;           /* of all that croft_sandbox_capture names, as the files say they
 					   * are long: a sparse terabyte counts as one */
+	bool special_outputs;             /* croft_sandbox_capture names fifos, sockets and devices, too */
 
 	/* Called on a thread of the library. `started` before the command's first instruction: the
 	 * inode number of its pid namespace. Output as it comes. All may be NULL. */
@@ -177,8 +178,8 @@ int croft_sandbox_terminal(struct croft_sandbox *sandbox);
 /* After wait: what stands at a path (absolute inside; ".." and symlinked parents that lead out of the
  * root are INVALID_ARGUMENT) in the merged view, entry by entry. Directories first, then what is in
  * them, in name order. NOT_FOUND when nothing is there. Entries that no tree can hold (fifo, socket,
- * device) are FAILED_PRECONDITION naming the path, more than `capture_bytes` in all is
- * RESOURCE_EXHAUSTED. `changed` false: the entry comes from a root
+ * device) are FAILED_PRECONDITION naming the path, unless the spec has `special_outputs`; more than
+ * `capture_bytes` in all is RESOURCE_EXHAUSTED. `changed` false: the entry comes from a root
  * layer untouched (its whole subtree, for a directory: it is not descended into). */
 struct croft_capture_entry {
 	struct croft_slice path;   /* relative to the captured path; "" for itself */
@@ -193,6 +194,9 @@ struct croft_capture_entry {
 bool croft_sandbox_capture(struct croft_sandbox *sandbox, const char *path,
 	bool (*entry)(void *user, const struct croft_capture_entry *entry, struct croft_error *err),
 	void *user, struct croft_error *err);
+
+/* "file", "directory", "symlink", "fifo", "socket" or "device"; static. */
+const char *croft_capture_kind(mode_t mode);
 
 /* Kills what still runs, unmounts, removes the writable layer (off the caller's path). */
 void croft_sandbox_destroy(struct croft_sandbox *sandbox);

@@ -10,6 +10,8 @@
 
 #include <sys/stat.h>
 
+enum { VIEW_DEEPEST = 2000 }; /* directories in each other; each holds a descriptor of every layer */
+
 /* A directory of the merged view: its descriptor in each layer that has it, -1 in those that do not. */
 struct view_directory {
 	int upper;
@@ -25,17 +27,20 @@ bool view_open(struct view *view, const char *upper, const char *const *lowers,
 	struct croft_error *err);
 void view_close(struct view *view);
 /* As croft_sandbox_capture says. */
-bool view_capture(struct view *view, const char *path,
+bool view_capture(struct view *view, const char *path, bool special,
 	bool (*entry)(void *user, const struct croft_capture_entry *entry, struct croft_error *err),
 	void *user, struct croft_error *err);
-/* Adds what lies below a directory of the host; what vanishes meanwhile is passed over. */
-void view_usage(const char *path, uint64_t *bytes, uint64_t *inodes);
+/* Adds what lies below a directory of the host, if there is one. Before the job has `ended` what vanishes is
+ * passed over, and directories whose owner may not open them; afterwards these are opened by force. */
+bool view_usage(const char *path, bool ended, uint64_t *bytes, uint64_t *inodes, struct croft_error *err);
 
 /* Steps of the walk, used by capture.c. */
-bool view_look(const struct view *view, const struct view_directory *directory, const char *name,
-	struct stat *st, int *dirfd, bool *in_upper);
-void view_descend(const struct view *view, const struct view_directory *directory,
-	const char *name, struct view_directory *child);
+/* 1: the name is there; 0: it is not; -1: that cannot be said. */
+int view_look(const struct view *view, const struct view_directory *directory, const char *name,
+	struct stat *st, int *dirfd, bool *in_upper, struct croft_error *err);
+/* Into a directory, in each layer that has a part in it. */
+bool view_descend(const struct view *view, const struct view_directory *directory,
+	const char *name, struct view_directory *child, struct croft_error *err);
 void view_leave(const struct view *view, struct view_directory *directory);
 
 #endif

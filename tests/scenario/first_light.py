@@ -107,7 +107,9 @@ def no_file_that_was_not_read_is_fetched(s):
 
 def outputs_come_back_as_they_were_made(s):
     script = """mkdir -p tree/sub tree/empty; echo text >tree/file; ln -s file tree/link
-        echo run >tree/sub/tool; chmod +x tree/sub/tool; cp /data/9 tree/sub; printf 'x' >alone"""
+        echo run >tree/sub/tool; chmod +x tree/sub/tool; cp /data/9 tree/sub; printf 'x' >alone
+        ln tree/file tree/hard; echo b >"tree/$(printf 'odd \\377\\nname')"
+        truncate -s 3M tree/sparse; echo end >>tree/sparse; truncate -s 5M tree/sparse"""
     target = f"{s.folder}/outputs"
     s.job(script, "-w", "work", "-o", "tree", "-o", "alone", "-o", "missing",
           "-x", f"tree={target}/tree", "-x", f"alone={target}/alone")
@@ -117,6 +119,10 @@ def outputs_come_back_as_they_were_made(s):
     equal(os.access(f"{target}/tree/sub/tool", os.X_OK), True, "an executable")
     equal(os.access(f"{target}/tree/file", os.X_OK), False, "a plain file")
     equal(open(f"{target}/alone").read(), "x", "a file by itself")
+    equal(open(f"{target}/tree/hard").read(), "text\n", "the other name of a file")
+    equal(open(os.fsencode(f"{target}/tree/odd ") + b"\xff\nname").read(), "b\n", "a name that is no text")
+    equal(open(f"{target}/tree/sparse", "rb").read(), bytes(3 << 20) + b"end\n" + bytes((2 << 20) - 4),
+          "a file with holes")
 
 
 def an_export_equals_what_was_imported(s):

@@ -81,6 +81,16 @@ fails 125 "is a fifo" run -o pipe -- mkfifo pipe
 fails 125 "timeout" run --timeout 1 -- sleep 10
 [ "$(grep -o 'ended after its timeout' "$folder/stderr" | wc -l)" -eq 1 ] || { cat "$folder/stderr" >&2; exit 1; }
 
+echo "what no tree can hold is left out where the job says so"
+special='mkdir out; mkfifo out/pipe; echo kept >out/file; mkfifo alone; printf unfinished >&2'
+fails 125 "is a fifo" run -o out -- sh -c "$special"
+fails 125 "not one of refuse, skip" run -p croft-special-outputs=keep -- true
+limited croft-special-outputs=skip -q -o out -o alone -x "out=$folder/left" -- sh -c "$special" 2>"$folder/stderr"
+same "unfinished
+croft: output 'alone' is a fifo and was left out
+croft: output 'out/pipe' is a fifo and was left out" "$(cat "$folder/stderr")"
+same file "$(ls "$folder/left")"
+
 echo "results are remembered"
 "$CROFT" run --json -d root -- sh -c 'echo once' >"$folder/first" 2>/dev/null
 "$CROFT" run --json -d root -- sh -c 'echo once' >"$folder/second" 2>"$folder/stderr"

@@ -396,6 +396,52 @@ def output_directory_format(s):
     equal(s.read(s.read_name(sub.files[0].digest)), b"1\n", "content")
 
 
+@sane("With TREE_AND_DIRECTORY both are named, and say the same.")
+def output_directory_both_formats(s):
+    need_worker(s)
+    result = Job(s, "./busybox mkdir -p out/sub; echo 1 > out/sub/file", output_paths=["out"],
+                 output_directory_format=2).ok()
+    output = result.output_directories[0]
+    s.need(output.root_directory_digest.hash, "the server gives Trees only, which is allowed")
+    equal(read_tree(s, output), {"sub/": None, "sub/file": b"1\n"}, "content by the Tree")
+    tree_message = s.re.Tree.FromString(s.read(s.read_name(output.tree_digest)))
+    equal(s.digest(tree_message.root).hash, output.root_directory_digest.hash, "the two roots")
+
+
+@sane("A file with two names is two outputs; one with holes has zeros there.")
+def output_hard_links_and_holes(s):
+    need_worker(s)
+    result = Job(s, """
+        set -e
+        ./busybox mkdir out; echo x > out/one; ./busybox ln out/one out/two; ./busybox ln out/one three
+        ./busybox truncate -s 700000 out/holes; echo end >> out/holes
+        """, output_paths=["out", "three"]).ok()
+    equal(read_tree(s, result.output_directories[0]),
+          {"one": b"x\n", "two": b"x\n", "holes": bytes(700000) + b"end\n"}, "content")
+    equal(s.read(s.read_name(result.output_files[0].digest)), b"x\n", "the third name")
+
+
+@sane("Node properties that the command asks for are those of the outputs.")
+def output_node_properties(s):
+    need_worker(s)
+    result = Job(s, "echo 1 > out; ./busybox chmod 751 out; ./busybox touch -d @1000000000 out",
+                 output_paths=["out"], output_node_properties=["mtime", "unix_mode"]).ok()
+    properties = result.output_files[0].node_properties
+    s.need(properties.HasField("mtime") and properties.HasField("unix_mode"),
+           "the server keeps no node properties of outputs, which is allowed")
+    equal((properties.mtime.seconds, properties.mtime.nanos, properties.unix_mode.value),
+          (1000000000, 0, 0o751), "mtime and mode")
+
+
+@sane("A job whose outputs cannot be taken still shows what it printed.")
+def output_refused(s):
+    need_worker(s)
+    response = Job(s, "echo said; ./busybox mkfifo out", output_paths=["out"]).run()
+    s.need(response.status.code, "the server takes or ignores fifos")
+    s.need(response.HasField("result"), "no result comes with the failure, which is allowed")
+    equal(text(s, response.result, "stdout"), b"said\n", "stdout")
+
+
 @must("Output symlinks are listed as such, with their target.")
 def output_symlinks(s):
     need_worker(s)
@@ -404,6 +450,18 @@ def output_symlinks(s):
     equal([f.path for f in result.output_files], ["file"], "output files")
     equal(sorted((link.path, link.target) for link in result.output_symlinks),
           [("broken", "nowhere"), ("link", "file")], "output symlinks")
+
+
+@should("Links among output_files and output_directories are listed in the older fields, too.")
+def older_output_symlinks(s):
+    need_worker(s)
+    result = Job(s, "echo 1 > file; ./busybox mkdir d; ./busybox ln -s file f; ./busybox ln -s d l",
+                 output_files=["f"], output_directories=["l"]).ok()
+    s.need(result.output_file_symlinks or result.output_directory_symlinks,
+           "the server has left the older fields, which is allowed")
+    equal([[(link.path, link.target) for link in links] for links in
+           (result.output_file_symlinks, result.output_directory_symlinks)],
+          [[("f", "file")], [("l", "d")]], "links to a file and to a directory")
 
 
 @must("An output that was not made is left out.")

@@ -75,7 +75,8 @@ static void a_job_asks_for_what_makes_runs_alike(void **state)
 {
 	static const char *const wrong[][2] = {{"croft-umask", "888"}, {"croft-umask", "1777"},
 		{"croft-umask", ""}, {"croft-cpus", "-1"}, {"croft-hostname", "a b"},
-		{"croft-address-randomization", "no"}, {"croft-seccomp", "none"}};
+		{"croft-address-randomization", "no"}, {"croft-seccomp", "none"},
+		{"croft-special-outputs", "keep"}};
 	struct croft_job_options options;
 	struct croft_error err = CROFT_ERROR_INIT;
 	assert_ok(read_one("croft-umask", "077", &options, &err), err);
@@ -86,6 +87,10 @@ static void a_job_asks_for_what_makes_runs_alike(void **state)
 	assert_true(options.fixed_addresses);
 	assert_ok(read_one("croft-time-zone", "UTC", &options, &err), err);
 	assert_string_equal(options.time_zone, "UTC");
+	assert_ok(read_one("croft-special-outputs", "skip", &options, &err), err);
+	assert_true(options.skip_special);
+	assert_ok(read_one("croft-special-outputs", "refuse", &options, &err), err);
+	assert_false(options.skip_special);
 	assert_ok(read_one("croft-seccomp", "compat", &options, &err), err);
 	assert_int_equal(options.seccomp, CROFT_SECCOMP_COMPAT);
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)

@@ -1,103 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Real sandboxes over a root of nothing but busybox. */
-#include "proto/base/io.h"
-#include "sandbox/sandbox.h"
-#include "tests/unit/test.h"
+#include "tests/unit/sandbox/sandbox_fixture.h"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-static char folder[64], root[128], state[128];
-static struct croft_launcher *launcher;
-static struct croft_arena *arena;
-static char printed[1 << 16];
-static size_t printed_size;
-
-static void run_host(const char *format, ...)
-{
-	char command[1024];
-	va_list args;
-	va_start(args, format);
-	vsnprintf(command, sizeof(command), format, args);
-	va_end(args);
-	assert_int_equal(system(command), 0);
-}
-
-static int set_up(void **unused)
-{
-	struct croft_error err = CROFT_ERROR_INIT;
-	strcpy(folder, "/tmp/croft-test-XXXXXX");
-	assert_non_null(mkdtemp(folder));
-	snprintf(root, sizeof(root), "%s/root", folder);
-	snprintf(state, sizeof(state), "%s/state", folder);
-	run_host("mkdir -p %s/bin %s/etc %s && cp /bin/busybox %s/bin/ && ln -s busybox %s/bin/sh && "
-			 "echo secret >%s/etc/input",
-		root, root, state, root, root, root);
-	arena = croft_arena_create();
-	launcher = croft_launcher_start(
-		&(struct croft_launcher_config){.state = state, .slots = 2}, arena, NULL, &err);
-	assert_ok(launcher != NULL, err);
-	return 0;
-}
-
-static int tear_down(void **unused)
-{
-	struct croft_error err = CROFT_ERROR_INIT;
-	croft_launcher_stop(launcher);
-	croft_arena_destroy(arena);
-	assert_ok(croft_remove_tree(AT_FDCWD, folder, &err), err);
-	return 0;
-}
-
-static void keep_output(void *user, int stream, struct croft_slice data)
-{
-	if (printed_size + data.size < sizeof(printed))
-		memcpy(printed + printed_size, data.data, data.size);
-	printed_size += data.size;
-}
-
-static uint64_t started_namespace;
-
-static void keep_namespace(void *user, uint64_t pid_namespace)
-{
-	started_namespace = pid_namespace;
-}
-
-static const char *const environment[] = {"PATH=/bin", NULL};
-
-static struct croft_sandbox_spec spec_of(const char *const *arguments)
-{
-	static const char *roots[1];
-	roots[0] = root;
-	return (struct croft_sandbox_spec){
-		.roots = roots,
-		.root_count = 1,
-		.root_writable = true,
-		.arguments = arguments,
-		.environment = environment,
-		.working_directory = "/",
-		.started = keep_namespace,
-		.output = keep_output,
-	};
-}
-
-static struct croft_sandbox *run_spec(const struct croft_sandbox_spec *spec,
-	struct croft_sandbox_result *result)
-{
-	struct croft_error err = CROFT_ERROR_INIT;
-	printed_size = 0;
-	memset(printed, 0, sizeof(printed));
-	struct croft_sandbox *sandbox = croft_sandbox_prepare(launcher, spec, &err);
-	assert_ok(sandbox != NULL, err);
-	assert_ok(croft_sandbox_start(sandbox, &err), err);
-	assert_ok(croft_sandbox_wait(sandbox, result, &err), err);
-	return sandbox;
-}
 
 static struct croft_sandbox_result shell(const char *script)
 {
@@ -236,6 +141,29 @@ static void a_quick_job_does_not_get_away_with_too_many_files(void **unused)
 	croft_sandbox_destroy(run_spec(&spec, &result));
 	assert_int_equal(result.end, CROFT_END_DISK);
 	assert_non_null(strstr(result.message, "40 files"));
+}
+
+static void a_directory_that_is_shut_hides_nothing_from_the_limit(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c",
+		"mkdir /shut; dd if=/dev/urandom of=/shut/f bs=64k count=16 2>/dev/null; chmod 0 /shut", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.disk_bytes = 512 << 10;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_equal(result.end, CROFT_END_DISK);
+}
+
+static void what_is_too_deep_to_be_measured_is_too_much(void **unused)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c",
+		"i=0; while [ $i -lt 2100 ]; do mkdir d && cd -P d || exit 1; i=$((i + 1)); done", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	spec.disk_bytes = 1ull << 40;
+	struct croft_sandbox_result result;
+	croft_sandbox_destroy(run_spec(&spec, &result));
+	assert_int_equal(result.end, CROFT_END_DISK);
+	assert_non_null(strstr(result.message, "cannot be measured"));
 }
 
 static void a_flood_of_output_ends_it_and_is_cut(void **unused)
@@ -386,90 +314,6 @@ static void a_missing_command_is_127(void **unused)
 	assert_int_equal(result.exit_code, 127);
 }
 
-static char captured[4096];
-
-static bool keep_entry(void *user, const struct croft_capture_entry *entry, struct croft_error *err)
-{
-	size_t used = strlen(captured);
-	snprintf(captured + used, sizeof(captured) - used, "%.*s%s%s%s%.*s\n", (int)entry->path.size,
-		(const char *)entry->path.data, S_ISDIR(entry->mode) ? "/" : "",
-		entry->changed ? "*" : "", entry->target.size ? "->" : "", (int)entry->target.size,
-		entry->target.size ? (const char *)entry->target.data : "");
-	return true;
-}
-
-static void outputs_are_captured_with_what_was_there(void **unused)
-{
-	const char *const arguments[] = {"busybox", "sh", "-c",
-		"cd /bin; busybox rm sh; echo n >new; busybox ln -s new link; busybox mkdir -p d/e; echo x >d/e/f",
-		NULL};
-	struct croft_sandbox_spec spec = spec_of(arguments);
-	struct croft_sandbox_result result;
-	struct croft_error err = CROFT_ERROR_INIT;
-	struct croft_sandbox *sandbox = run_spec(&spec, &result);
-	assert_int_equal(result.exit_code, 0);
-	captured[0] = '\0';
-	assert_ok(croft_sandbox_capture(sandbox, "/bin", keep_entry, NULL, &err), err);
-	assert_string_equal(captured, "/*\nbusybox\nd/*\nd/e/*\nd/e/f*\nlink*->new\nnew*\n");
-	captured[0] = '\0';
-	assert_ok(croft_sandbox_capture(sandbox, "/etc", keep_entry, NULL, &err), err);
-	assert_string_equal(captured, "/\n");
-	assert_false(croft_sandbox_capture(sandbox, "/none", keep_entry, NULL, &err));
-	assert_int_equal(err.code, CROFT_NOT_FOUND);
-	croft_sandbox_destroy(sandbox);
-}
-
-static void a_fifo_is_no_output(void **unused)
-{
-	const char *const arguments[] = {"busybox", "mkfifo", "/out", NULL};
-	struct croft_sandbox_spec spec = spec_of(arguments);
-	struct croft_sandbox_result result;
-	struct croft_error err = CROFT_ERROR_INIT;
-	struct croft_sandbox *sandbox = run_spec(&spec, &result);
-	assert_int_equal(result.exit_code, 0);
-	assert_false(croft_sandbox_capture(sandbox, "/out", keep_entry, NULL, &err));
-	assert_int_equal(err.code, CROFT_FAILED_PRECONDITION);
-	croft_sandbox_destroy(sandbox);
-}
-
-static void outputs_have_a_size_limit_that_holes_count_towards(void **unused)
-{
-	const char *const arguments[] = {"busybox", "truncate", "-s", "1000G", "/out", NULL};
-	struct croft_sandbox_spec spec = spec_of(arguments);
-	spec.capture_bytes = 1 << 30;
-	struct croft_sandbox_result result;
-	struct croft_error err = CROFT_ERROR_INIT;
-	struct croft_sandbox *sandbox = run_spec(&spec, &result);
-	assert_int_equal(result.exit_code, 0);
-	assert_false(croft_sandbox_capture(sandbox, "/out", keep_entry, NULL, &err));
-	assert_int_equal(err.code, CROFT_RESOURCE_EXHAUSTED);
-	croft_sandbox_destroy(sandbox);
-}
-
-static void an_input_root_can_stand_over_an_image(void **unused)
-{
-	const char *const arguments[] = {"busybox", "sh", "-c",
-		"busybox pwd; busybox cat src; echo made >out/result", NULL};
-	const char *const writable[] = {"/croft/root", "/croft/root/out"};
-	char input[160];
-	snprintf(input, sizeof(input), "%s/input", folder);
-	run_host("mkdir -p %s && echo source >%s/src", input, input);
-	struct croft_sandbox_spec spec = spec_of(arguments);
-	spec.input_root = input;
-	spec.input_target = "/croft/root";
-	spec.working_directory = "/croft/root";
-	spec.writable_directories = writable;
-	spec.writable_count = 2;
-	struct croft_sandbox_result result;
-	struct croft_error err = CROFT_ERROR_INIT;
-	struct croft_sandbox *sandbox = run_spec(&spec, &result);
-	assert_string_equal(printed, "/croft/root\nsource\n");
-	captured[0] = '\0';
-	assert_ok(croft_sandbox_capture(sandbox, "/croft/root/out", keep_entry, NULL, &err), err);
-	assert_string_equal(captured, "/*\nresult*\n");
-	croft_sandbox_destroy(sandbox);
-}
-
 static void runs_can_be_made_alike(void **unused)
 {
 	const char *const script[] = {"sh", "-c",
@@ -532,7 +376,6 @@ int main(void)
 		cmocka_unit_test(too_many_processes_are_told_as_such),
 		cmocka_unit_test(a_quick_job_does_not_get_away_with_too_many_files),
 		cmocka_unit_test(a_flood_of_output_ends_it_and_is_cut),
-		cmocka_unit_test(outputs_have_a_size_limit_that_holes_count_towards),
 		cmocka_unit_test(a_daemon_left_behind_dies_and_holds_nothing_up),
 		cmocka_unit_test(what_was_denied_is_told_with_what_allows_it),
 		cmocka_unit_test(whoever_goes_on_asking_is_not_listened_to_for_ever),
@@ -541,9 +384,8 @@ int main(void)
 		cmocka_unit_test(a_second_launcher_of_a_process_enforces_as_much),
 		cmocka_unit_test(what_is_enforced_is_told),
 		cmocka_unit_test(a_missing_command_is_127),
-		cmocka_unit_test(outputs_are_captured_with_what_was_there),
-		cmocka_unit_test(a_fifo_is_no_output),
-		cmocka_unit_test(an_input_root_can_stand_over_an_image),
+		cmocka_unit_test(a_directory_that_is_shut_hides_nothing_from_the_limit),
+		cmocka_unit_test(what_is_too_deep_to_be_measured_is_too_much),
 		cmocka_unit_test(runs_can_be_made_alike),
 		cmocka_unit_test(a_missing_working_directory_is_made),
 		cmocka_unit_test(many_sandboxes_leave_nothing_behind),
