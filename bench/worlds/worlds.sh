@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# worlds.sh here ESCAPE PROBE UNIT: on this machine. worlds.sh machine: as the first process of a virtual
+# worlds.sh here ESCAPE PROBE UNIT…: on this machine. worlds.sh machine: as the first process of a virtual
 # machine, all that its kernel's "cgroups=VERSION" allows. For every shell, busybox's too.
 set -u
 
@@ -11,11 +11,13 @@ world() {
     echo "== $name"
     "$@" "$folder/escape" "$folder/escape-probe" 2>&1
     echo "== $name: escape $?"
-    "$@" "$folder/sandbox-test_sandbox" >/tmp/unit.$$ 2>&1
-    status=$?
-    grep -v '^\[ *\(RUN\|OK\)' /tmp/unit.$$
-    rm -f /tmp/unit.$$
-    echo "== $name: unit $status"
+    for unit in sandbox capture; do
+        "$@" "$folder/sandbox-test_$unit" >/tmp/unit.$$ 2>&1
+        status=$?
+        grep -v '^\[ *\(RUN\|OK\)' /tmp/unit.$$
+        rm -f /tmp/unit.$$
+        echo "== $name: unit $status"
+    done
 }
 user() { "$setpriv" --reuid 65533 --regid 65533 --clear-groups "$@"; }
 without_cgroups() { unshare -m sh -c 'mount -t tmpfs -o mode=555 none /sys/fs/cgroup && exec "$@"' sh "$@"; }
