@@ -113,12 +113,15 @@ static void *job_thread(void *user)
 	struct running *running = user;
 	struct croft_session *session = running->session;
 	croft_job_run(running->job);
+	/* Its slot is free before the server hears so: the next job may come at once. */
+	pthread_mutex_lock(&session->lock);
+	session->active--;
+	pthread_mutex_unlock(&session->lock);
 	/* The report goes out before the job is marked as finished: a reconnect in between sends it a
 	 * second time, which the server takes as one. */
 	croft_session_send(session, croft_job_report(running->job));
 	CROFT_LOCKED(&session->lock);
 	running->finished = true;
-	session->active--;
 	pthread_cond_broadcast(&session->changed);
 	return NULL;
 }
@@ -553,12 +556,21 @@ static bool connect_once(struct croft_session *session, bool *connected, struct 
 	return ok;
 }
 
+/* The lock is held. */
+static bool has_unfinished(const struct croft_session *session)
+{
+	for (const struct running *running = session->jobs; running; running = running->next)
+		if (!running->finished)
+			return true;
+	return false;
+}
+
 static void end_jobs(struct croft_session *session)
 {
 	pthread_mutex_lock(&session->lock);
 	for (struct running *running = session->jobs; running; running = running->next)
 		croft_job_cancel(running->job, "the agent is stopping");
-	while (session->active > 0)
+	while (has_unfinished(session))
 		pthread_cond_wait(&session->changed, &session->lock);
 	for (struct running *running = session->jobs; running; running = running->next)
 		running->acknowledged = true;

@@ -256,6 +256,7 @@ static void on_refused(struct session *session, const Farm__JobRefused *refused)
 	struct task *task = own_task(session, refused->lease);
 	if (!task)
 		return;
+	croft_log(CROFT_LOG_INFO, "agent %s refused a job: %s", session->agent->id, refused->reason);
 	croft_placement_agent_pause(
 		session->sched->placement, session->agent->placed, placed_now() + REFUSED_SECONDS);
 	task->attempts--; /* a refusal is no try */
