@@ -326,14 +326,16 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 	struct croft_error *err)
 {
 	const struct croft_agent_config *config = session->config;
-	if (session->machine->daemon)
-		return true;
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	const char *origin = origin_of(welcome->blob_url, config->server, arena);
+	const char *key = *welcome->blob_key ? welcome->blob_key : NULL;
+	if (session->machine->daemon) /* a restarted server may have another port */
+		return croft_daemon_set_origin(session->machine->daemon, origin, key, err);
 	choose_plane_address(session);
 	struct croft_daemon_config daemon = {
 		.state = croft_arena_printf(arena, "%s/fs", config->state),
-		.origin = origin_of(welcome->blob_url, config->server, arena),
-		.plane_key = *welcome->blob_key ? welcome->blob_key : NULL,
+		.origin = origin,
+		.plane_key = key,
 		.plane_address = session->plane_address,
 		.budget_bytes = config->cache_bytes,
 		.classic = config->classic_fuse,

@@ -81,6 +81,10 @@ bool croft_daemon_account_end(struct croft_daemon *daemon, uint64_t pid_namespac
  * the daemon copies or reflinks from the descriptor and verifies. */
 bool croft_daemon_adopt(struct croft_daemon *daemon, const struct croft_digest *digest, int fd,
 	struct croft_error *err);
+/* The server came back elsewhere: what waits for it goes on there. With another key the daemon is replaced, as with
+ * any other configuration. */
+bool croft_daemon_set_origin(struct croft_daemon *daemon, const char *origin, const char *plane_key,
+	struct croft_error *err);
 bool croft_daemon_set_peers(struct croft_daemon *daemon, const char *const *peers, size_t count,
 	struct croft_error *err);
 /* Files and bytes below an input root, from its Directory messages (which are fetched). */

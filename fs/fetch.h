@@ -62,6 +62,9 @@ typedef void croft_recipe_done(void *user, const struct croft_digest *digest,
 void croft_fetch_recipe(struct croft_fetcher *fetcher, const struct croft_digest *digest,
 	croft_recipe_done *done, void *user);
 
+/* The origin is somewhere else now; what waits for it is asked for there. The key is the same. */
+bool croft_fetcher_set_origin(struct croft_fetcher *fetcher, const char *origin, struct croft_error *err);
+
 /* Sources beside the origin, "host:port"; strings are copied. A source that sends wrong bytes is
  * dropped. */
 void croft_fetcher_set_peers(struct croft_fetcher *fetcher, const char *const *peers, size_t count);

@@ -409,6 +409,43 @@ bool croft_daemon_set_peers(struct croft_daemon *daemon, const char *const *peer
 	return call(daemon, &request, -1, answer, err);
 }
 
+static bool same(const char *one, const char *other)
+{
+	return one && other ? strcmp(one, other) == 0 : one == other;
+}
+
+/* From here on every daemon that is started has it. */
+static bool note_origin(struct croft_daemon *daemon, const char *origin, const char *plane_key,
+	bool *same_key, bool *same_origin)
+{
+	CROFT_LOCKED(&daemon->starting);
+	*same_origin = same(daemon->config.origin, origin);
+	*same_key = same(daemon->config.plane_key, plane_key);
+	if (!*same_origin)
+		daemon->config.origin = croft_arena_strdup(daemon->arena, origin);
+	if (!*same_key)
+		daemon->config.plane_key = plane_key ? croft_arena_strdup(daemon->arena, plane_key) : NULL;
+	return !*same_origin || !*same_key;
+}
+
+bool croft_daemon_set_origin(struct croft_daemon *daemon, const char *origin, const char *plane_key,
+	struct croft_error *err)
+{
+	bool same_key, same_origin;
+	if (!note_origin(daemon, origin, plane_key, &same_key, &same_origin))
+		return true;
+	if (!same_key)
+		return ensure_running(daemon, err);
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct daemon_request request = {.op = OP_SET_ORIGIN};
+	if (strlen(origin) >= sizeof(request.text))
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "the origin's address is too long");
+	request.text_size = (uint32_t)strlen(origin);
+	memcpy(request.text, origin, request.text_size);
+	return call(daemon, &request, -1, answer, err);
+}
+
 /* A staged tree that another needs the room of may go before it is locked here. */
 static int lock_staged(const char *path, struct croft_error *err)
 {

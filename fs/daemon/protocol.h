@@ -13,7 +13,7 @@
 
 #include <linux/limits.h>
 
-enum { DAEMON_VERSION = 7, DAEMON_TEXT = 16384, DAEMON_BUILD = 64 };
+enum { DAEMON_VERSION = 8, DAEMON_TEXT = 16384, DAEMON_BUILD = 64 };
 
 enum daemon_op {
 	OP_STOP = 1,
@@ -24,6 +24,7 @@ enum daemon_op {
 	OP_ACCOUNT_END,
 	OP_ADOPT,
 	OP_SET_PEERS,
+	OP_SET_ORIGIN, /* `text`: where it is now */
 	OP_MEASURE,
 	OP_STAT,
 	OP_PRESENT,

@@ -26,7 +26,8 @@ struct server {
 	struct server_config config;
 	int listen_fd, wake_fd;
 	pthread_t thread;
-	pthread_mutex_t lock; /* guards: connections and their `ended` */
+	pthread_mutex_t lock; /* guards: connections and their `ended`, origin, all below */
+	char *origin; /* where it went since the daemon started; NULL: nowhere else */
 	struct connection *connections;
 	unsigned count;
 	int successor;     /* the socket of the process that wants to take over; -1 */
@@ -46,8 +47,11 @@ static void say_hello(struct server *server, struct daemon_answer *answer)
 	snprintf(answer->hello.mountpoint, sizeof(answer->hello.mountpoint), "%s", config->mountpoint);
 	daemon_build_text(answer->hello.build);
 	CROFT_LOCKED(&server->lock);
+	struct croft_daemon_config current = *config->config;
+	if (server->origin)
+		current.origin = server->origin;
 	if (!server->ending)
-		daemon_config_text(config->config, answer->hello.config);
+		daemon_config_text(&current, answer->hello.config);
 }
 
 static bool adopt(struct server *server, const struct croft_digest *digest, int fd,
@@ -97,6 +101,21 @@ static bool set_peers(struct server *server, const struct daemon_request *reques
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "malformed list of peers");
 	if (server->config.fetcher)
 		croft_fetcher_set_peers(server->config.fetcher, peers, count);
+	return true;
+}
+
+static bool set_origin(struct server *server, const struct daemon_request *request,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	const char *origin = croft_arena_strndup(arena, request->text, request->text_size);
+	if (!server->config.fetcher)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION, "nothing is fetched from anywhere");
+	if (!croft_fetcher_set_origin(server->config.fetcher, origin, err))
+		return false;
+	CROFT_LOCKED(&server->lock);
+	free(server->origin);
+	server->origin = croft_strdup(origin);
 	return true;
 }
 
@@ -155,6 +174,8 @@ static bool perform(struct server *server, const struct daemon_request *request,
 		return adopt(server, &request->digest, passed_fd, err);
 	case OP_SET_PEERS:
 		return set_peers(server, request, err);
+	case OP_SET_ORIGIN:
+		return set_origin(server, request, err);
 	case OP_MEASURE:
 		return measurer_measure(config->measurer, &request->digest, &answer->totals, err);
 	case OP_PRESENT:
@@ -373,6 +394,7 @@ void server_stop(struct server *server, bool keep_open)
 	join_connections(server, true, keep_open);
 	close(server->wake_fd);
 	pthread_mutex_destroy(&server->lock);
+	free(server->origin);
 	free(server);
 }
 

@@ -27,7 +27,7 @@ static void try_again(struct ring_timer *timer)
 	fetch_pump(ring_container(timer, struct croft_fetcher, retry));
 }
 
-/* Requests and peers that came in from other threads. */
+/* Requests, peers and the origin's place that came in from other threads. */
 static void woken(struct ring_post *post)
 {
 	struct croft_fetcher *fetcher = ring_container(post, struct croft_fetcher, wake);
@@ -38,7 +38,14 @@ static void woken(struct ring_post *post)
 	fetcher->incoming = NULL;
 	fetcher->last_incoming = &fetcher->incoming;
 	fetcher->peers = NULL;
+	char *origin = fetcher->new_origin;
+	fetcher->new_origin = NULL;
 	pthread_mutex_unlock(&fetcher->lock);
+	if (origin) {
+		free(fetcher->moved_origin);
+		fetcher->moved_origin = origin;
+		fetch_origin_move(fetcher);
+	}
 	if (peers)
 		fetch_peers_apply(fetcher, peers);
 	while (waiter) {
@@ -113,21 +120,27 @@ static void discard(struct croft_fetcher *fetcher)
 	for (unsigned i = 0; i < FETCH_SOURCES; i++)
 		free(fetcher->sources[i].name);
 	fetch_peers_destroy(fetcher->peers);
+	free(fetcher->new_origin);
+	free(fetcher->moved_origin);
 	croft_digest_map_destroy(fetcher->wanted);
 	croft_digest_map_destroy(fetcher->recipes);
 	pthread_mutex_destroy(&fetcher->lock);
 	free(fetcher);
 }
 
+static bool is_address(const char *origin, struct croft_error *err)
+{
+	char host[256], port[16];
+	return (http_split_address(origin, host, sizeof(host), port, sizeof(port)) && host[0]) ||
+		croft_error_set(err, CROFT_INVALID_ARGUMENT, "'%s' is no address of a blob plane (host:port)",
+			origin ? origin : "");
+}
+
 struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *config,
 	struct croft_error *err)
 {
-	char host[256], port[16];
-	if (!http_split_address(config->origin, host, sizeof(host), port, sizeof(port)) || !host[0]) {
-		croft_error_set(err, CROFT_INVALID_ARGUMENT, "'%s' is no address of a blob plane (host:port)",
-			config->origin ? config->origin : "");
+	if (!is_address(config->origin, err))
 		return NULL;
-	}
 	char authorization[HTTP_AUTHORIZATION];
 	if (!http_key_authorization(config->key, authorization)) {
 		croft_error_set(err, CROFT_INVALID_ARGUMENT,
@@ -263,6 +276,17 @@ bool croft_fetch_wait(struct croft_fetcher *fetcher, const struct croft_digest *
 	if (waiting.err.code != CROFT_OK && err)
 		*err = waiting.err;
 	return waiting.err.code == CROFT_OK;
+}
+
+bool croft_fetcher_set_origin(struct croft_fetcher *fetcher, const char *origin, struct croft_error *err)
+{
+	if (!is_address(origin, err))
+		return false;
+	CROFT_LOCKED(&fetcher->lock);
+	free(fetcher->new_origin);
+	fetcher->new_origin = croft_strdup(origin);
+	wake(fetcher);
+	return true;
 }
 
 void croft_fetcher_set_peers(struct croft_fetcher *fetcher, const char *const *peers, size_t count)

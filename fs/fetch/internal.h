@@ -171,9 +171,12 @@ struct croft_fetcher {
 	uint64_t storing_bytes;
 	unsigned storing_groups;
 
-	pthread_mutex_t lock; /* guards: incoming, last_incoming, woken, peers */
+	char *moved_origin; /* where it is to be asked from now on, as soon as nobody looks up its old name; or NULL */
+
+	pthread_mutex_t lock; /* guards: incoming, last_incoming, woken, peers, new_origin */
 	struct fetch_waiter *incoming, **last_incoming;
 	struct fetch_peers *peers; /* the newest list, not yet looked at */
+	char *new_origin;          /* likewise; or NULL */
 	bool woken;
 	struct croft_fetch_stat stat; /* atomic */
 };
@@ -204,6 +207,9 @@ static inline bool fetch_is_large(const struct fetch_wanted *wanted)
 	return wanted->digest.size_bytes > FETCH_SMALL;
 }
 
+/* wanted.c: what the source said and did is forgotten. */
+void fetch_forgive(struct croft_fetcher *fetcher, struct fetch_source *source);
+
 /* recipe.c */
 void fetch_recipe_want(struct croft_fetcher *fetcher, struct fetch_waiter *waiter);
 
@@ -215,6 +221,8 @@ struct fetch_peers;
 struct fetch_peers *fetch_peers_create(const char *const *names, size_t count);
 void fetch_peers_destroy(struct fetch_peers *peers);
 void fetch_peers_apply(struct croft_fetcher *fetcher, struct fetch_peers *peers);
+/* On the ring's thread: takes `moved_origin` up, if it can be now. */
+void fetch_origin_move(struct croft_fetcher *fetcher);
 void fetch_source_add(struct croft_fetcher *fetcher, unsigned index, const char *name);
 void fetch_source_resolve(struct fetch_source *source);
 void fetch_source_worked(struct fetch_source *source);

@@ -25,6 +25,7 @@ struct fetch_recipe {
 	struct ring_work work;
 	struct croft_fetcher *fetcher;
 	struct croft_digest digest;
+	char *origin; /* as it was when it was asked for */
 	struct fetch_waiter *waiters;
 	struct croft_digest *chunks;
 	size_t count; /* 0: it could not be had */
@@ -57,14 +58,14 @@ static int dial(const char *name)
 	return fd;
 }
 
-static char *ask(const struct croft_fetcher *fetcher, const struct croft_digest *digest, size_t *size)
+static char *ask(const struct fetch_recipe *recipe, size_t *size)
 {
-	const char *origin = fetcher->sources[0].name;
+	const char *origin = recipe->origin;
 	char hash[CROFT_HASH_TEXT], request[512 + HTTP_AUTHORIZATION];
-	croft_hash_format(digest->hash, hash);
+	croft_hash_format(recipe->digest.hash, hash);
 	int length = snprintf(request, sizeof(request),
 		"GET /chunks/%s HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\n\r\n", hash, origin,
-		fetcher->authorization);
+		recipe->fetcher->authorization);
 	CROFT_CLEANUP_FD int fd = dial(origin);
 	if (fd < 0 || length >= (int)sizeof(request) ||
 		!croft_write_all(fd, request, (size_t)length, "a request", NULL))
@@ -130,7 +131,7 @@ static void work(struct ring_work *work)
 {
 	struct fetch_recipe *recipe = ring_container(work, struct fetch_recipe, work);
 	size_t size;
-	CROFT_CLEANUP_FREE char *answer = ask(recipe->fetcher, &recipe->digest, &size);
+	CROFT_CLEANUP_FREE char *answer = ask(recipe, &size);
 	if (!answer || !parse_answer(recipe, CROFT_SLICE(answer, size)))
 		recipe->count = 0;
 }
@@ -149,6 +150,7 @@ static void done(struct ring_work *work)
 		free(at);
 	}
 	free(recipe->chunks);
+	free(recipe->origin);
 	free(recipe);
 	fetch_settle(fetcher);
 }
@@ -166,6 +168,7 @@ void fetch_recipe_want(struct croft_fetcher *fetcher, struct fetch_waiter *waite
 		*place = recipe = croft_zalloc(sizeof(*recipe));
 		recipe->fetcher = fetcher;
 		recipe->digest = waiter->request.digest;
+		recipe->origin = croft_strdup(fetcher->sources[0].name);
 		recipe->work = (struct ring_work){.work = work, .done = done};
 		fetcher->works++;
 		ring_work(fetcher->ring, &recipe->work);

@@ -41,9 +41,6 @@ static void take_addresses(struct fetch_source *source)
 		memcpy(&source->addresses[source->address_count], at->ai_addr, at->ai_addrlen);
 		source->address_sizes[source->address_count++] = at->ai_addrlen;
 	}
-	if (source->found)
-		freeaddrinfo(source->found);
-	source->found = NULL;
 }
 
 static void resolved(struct ring_work *work)
@@ -52,10 +49,15 @@ static void resolved(struct ring_work *work)
 	struct croft_fetcher *fetcher = source->fetcher;
 	source->resolving = false;
 	fetcher->works--;
-	if (source->resolve_error.code == CROFT_OK)
+	if (source->index == 0 && fetcher->moved_origin)
+		fetch_origin_move(fetcher);
+	else if (source->resolve_error.code == CROFT_OK)
 		take_addresses(source);
 	else
 		fetch_source_failed(source, &source->resolve_error);
+	if (source->found)
+		freeaddrinfo(source->found);
+	source->found = NULL;
 	fetch_pump(fetcher);
 	fetch_settle(fetcher);
 }
@@ -69,6 +71,32 @@ void fetch_source_resolve(struct fetch_source *source)
 	source->resolve.work = resolve_work;
 	source->resolve.done = resolved;
 	ring_work(source->fetcher->ring, &source->resolve);
+}
+
+void fetch_origin_move(struct croft_fetcher *fetcher)
+{
+	struct fetch_source *origin = &fetcher->sources[0];
+	if (origin->resolving || fetcher->stopping)
+		return;
+	char *name = fetcher->moved_origin;
+	fetcher->moved_origin = NULL;
+	if (strcmp(name, origin->name) == 0) {
+		free(name);
+		return;
+	}
+	free(origin->name);
+	origin->name = name;
+	origin->address_count = origin->next_address = 0;
+	origin->failures = 0;
+	origin->ready_ns = 0;
+	origin->no_batch = false;
+	fetcher->answer_ns = 0;
+	fetcher->dark_ns = 0;
+	fetch_forgive(fetcher, origin);
+	for (struct fetch_connection *next, *at = origin->connections; at; at = next) {
+		next = at->next;
+		fetch_connection_close(at, NULL);
+	}
 }
 
 /* Trust ---------------------------------------------------------------------------------------- */

@@ -152,6 +152,16 @@ static void not_found(struct croft_fetcher *fetcher, struct fetch_wanted *wanted
 	fetch_finish(fetcher, wanted, &err);
 }
 
+void fetch_forgive(struct croft_fetcher *fetcher, struct fetch_source *source)
+{
+	size_t position = 0;
+	for (struct fetch_wanted *at; (at = croft_digest_map_next(fetcher->wanted, &position));) {
+		at->refused &= ~fetch_source_bit(source);
+		at->failed &= ~fetch_source_bit(source);
+		at->retry_ns = at->trouble_ns = 0;
+	}
+}
+
 /* The source that was left for it may have turned out bad, or have left the list. */
 void fetch_reconsider(struct croft_fetcher *fetcher, struct fetch_wanted *wanted)
 {

@@ -217,6 +217,21 @@ def a_server_that_is_killed_in_mid_read_is_waited_for(s):
     finish(job, hashlib.sha256(s.big).hexdigest())
 
 
+def a_server_that_comes_back_elsewhere_is_found(s):
+    """Its blob plane has another port then, which Welcome tells."""
+    root, wanted = s.new_root()
+    before = s.daemon()
+    job = s.job(root, SLOW)
+    next(lines_at(job))
+    old = s.farm.plane
+    s.farm.kill_server()
+    s.farm.plane = old.rpartition(":")[0] + ":0"
+    s.farm.serve()
+    assert s.farm.plane != old, "the server has its old port"
+    finish(job, wanted)
+    equal(s.daemon(), before, "the daemon")
+
+
 def mount(s, root, state):
     """By a process in the foreground, which says what went wrong to a file."""
     folder = f"{s.folder}/mounted"
@@ -289,7 +304,8 @@ def a_mount_that_is_cut_off_can_be_ended(s):
 TESTS = [the_daemon_is_replaced_while_a_job_reads, a_program_that_is_no_daemon_is_not_taken,
          a_job_whose_daemon_is_killed_is_run_again, an_upgraded_agent_takes_the_mount_over,
          the_daemon_outlives_its_agent, a_cut_network_stalls_and_recovers,
-         a_server_that_is_killed_in_mid_read_is_waited_for, a_full_disk_is_told_and_leaves_all_right,
+         a_server_that_is_killed_in_mid_read_is_waited_for, a_server_that_comes_back_elsewhere_is_found,
+         a_full_disk_is_told_and_leaves_all_right,
          a_mount_that_is_cut_off_can_be_ended]
 
 

@@ -248,6 +248,27 @@ static pid_t daemon_pid(void)
 	return youngest;
 }
 
+/* A server that came back at another port is no reason to start anything anew. */
+static void it_stays_when_the_origin_goes_elsewhere(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	croft_daemon_detach(fixture->daemon, false);
+	fixture->config.origin = "127.0.0.1:1";
+	fixture->daemon = attach(fixture);
+	pid_t before = daemon_pid();
+	assert_ok(croft_daemon_set_origin(fixture->daemon, "127.0.0.1:2", NULL, &err), err);
+	assert_int_equal(daemon_pid(), before);
+	croft_daemon_detach(fixture->daemon, true);
+	fixture->config.origin = "127.0.0.1:2";
+	fixture->daemon = attach(fixture);
+	assert_int_equal(daemon_pid(), before);
+	/* Another key is one of its own plane, too. */
+	assert_ok(croft_daemon_set_origin(fixture->daemon, "127.0.0.1:2", "secret", &err), err);
+	assert_int_not_equal(daemon_pid(), before);
+	fixture->config.plane_key = "secret";
+}
+
 static void one_that_crashed_is_replaced_by_the_next_call(void **state)
 {
 	struct fixture *fixture = *state;
@@ -407,6 +428,7 @@ int main(int argc, char **argv)
 		daemon_test(keeps_accounts),
 		daemon_test(a_second_agent_finds_the_running_daemon),
 		daemon_test(another_configuration_replaces_it_under_those_who_use_it),
+		daemon_test(it_stays_when_the_origin_goes_elsewhere),
 		daemon_test(another_owner_restarts_it_with_its_cache),
 		daemon_test(a_newer_one_takes_over_without_anyone_noticing),
 		daemon_test(one_that_does_not_come_to_take_over_leaves_the_other_going),

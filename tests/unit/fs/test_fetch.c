@@ -536,6 +536,35 @@ static void takes_a_new_connection_when_an_old_one_has_ended(void **state)
 	croft_plane_stop(plane);
 }
 
+/* What waits for an origin that is gone is asked for where it is now; a name that was never one is refused. */
+static void goes_on_where_the_origin_went(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { COUNT = 8 };
+	struct blob blobs[COUNT];
+	struct crowd crowd = CROWD;
+	struct croft_error err = CROFT_ERROR_INIT;
+	for (uint32_t i = 0; i < COUNT; i++)
+		blobs[i] = farm_blob(fixture, i % 2 ? 1000 : 100000, 68500 + i);
+	struct source *silent = start_source(say_nothing, NULL, 0);
+	char nobody[32];
+	int place = reserve_port(0, nobody);
+	struct croft_fetcher *fetcher = start_fetcher(fixture, silent->name, 0);
+	ask(fetcher, &crowd, blobs, COUNT, false);
+	assert_false(croft_fetcher_set_origin(fetcher, "nowhere", &err));
+	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+	assert_ok(croft_fetcher_set_origin(fetcher, nobody, &err), err);
+	assert_ok(croft_fetcher_set_origin(fetcher, fixture->origin, &err), err);
+	wait_for(&crowd, COUNT);
+	assert_ok(crowd.failed == 0, crowd.err);
+	for (size_t i = 0; i < COUNT; i++)
+		assert_local(fixture, &blobs[i]);
+	croft_fetcher_stop(fetcher);
+	stop_source(silent);
+	close(place);
+	free_blobs(blobs, COUNT);
+}
+
 static void pending_requests_end_with_cancelled(void **state)
 {
 	struct fixture *fixture = *state;
@@ -772,6 +801,7 @@ int main(void)
 		cmocka_unit_test(survives_nonsense),
 		cmocka_unit_test(believes_no_batch_that_is_out_of_order),
 		cmocka_unit_test(takes_a_new_connection_when_an_old_one_has_ended),
+		cmocka_unit_test(goes_on_where_the_origin_went),
 		cmocka_unit_test(pending_requests_end_with_cancelled),
 		cmocka_unit_test(stops_in_the_middle_of_things),
 		cmocka_unit_test(delivers_everything_whatever_goes_wrong),
