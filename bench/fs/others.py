@@ -11,6 +11,7 @@ a link of 1 Gbit/s with round trips of 0, 1, 10 and 50 ms, each time with empty 
 """
 import argparse
 import os
+import random
 import shutil
 import signal
 import statistics
@@ -265,18 +266,22 @@ class Bench:
         return first, path, end
 
     def compile_times(self, rounds):
-        """First ones in turn; then all stay, and warm ones take turns, so that each pair is of one moment."""
+        """First ones in turn; then all stay, and warm ones take turns, so that each pair is of one moment (in a new
+        order each time: what one leaves to be done is not always the same one's burden).
+        The first round does not count: disk and servers are still busy with the trees that were put there."""
         firsts = {system: [] for system in self.systems}
         paths = {}
-        for i in range(rounds):
-            for system in self.systems:
-                first, paths[system], end = self.first_compile(system)
-                firsts[system].append(first)
-                if i < rounds - 1:
+        for i in range(rounds + 1):
+            first = i % len(self.systems)
+            for system in self.systems[first:] + self.systems[:first]:
+                seconds, paths[system], end = self.first_compile(system)
+                if i > 0:
+                    firsts[system].append(seconds)
+                if i < rounds:
                     end()
         warm = {system: [] for system in self.systems}
         for i in range(WARM_ROUNDS):
-            for system in self.systems if i % 2 else reversed(self.systems):
+            for system in random.Random(i).sample(self.systems, len(self.systems)):
                 warm[system].append(self.timed_compile(paths[system]))
         self.hide(0, self.served)
         return {system: statistics.median(firsts[system]) for system in self.systems}, warm
