@@ -53,13 +53,20 @@ static void print_explanation(const Farm__Explanation *why)
 	if (*why->reason)
 		printf("%s\n", why->reason);
 	if (why->n_candidates)
-		printf("\n%-28s %10s %10s %12s %12s\n", "CANDIDATE", "SCORE", "WAIT", "THERE", "MISSING");
+		printf("\nWhat each agent was expected to cost, in seconds:\n  %-26s %9s %8s %8s %8s %8s %8s %12s %12s\n",
+			"CANDIDATE", "ALL", "WAIT", "FETCH", "RUN", "OTHERS", "APART", "THERE", "MISSING");
 	for (size_t i = 0; i < why->n_candidates; i++) {
 		const Farm__Candidate *candidate = why->candidates[i];
-		printf("%-28s %8.3f s %8.3f s %12s %12s\n", candidate->agent_id, candidate->score_seconds,
-			candidate->wait_seconds, format_size(candidate->bytes_there, there),
-			format_size(candidate->bytes_missing, missing));
+		printf("%c %-26s %9.3f %8.3f %8.3f %8.3f %8.3f %8.3f %12s %12s\n",
+			strcmp(candidate->agent_id, why->agent_id) == 0 ? '*' : ' ', candidate->agent_id,
+			candidate->score_seconds, candidate->wait_seconds, candidate->fetch_seconds,
+			candidate->run_seconds, candidate->others_seconds, candidate->apart_seconds,
+			format_size(candidate->bytes_there, there), format_size(candidate->bytes_missing, missing));
 	}
+	if (why->n_candidates)
+		puts("\nWAIT: until a slot is free. FETCH: what is missing of the bytes that it is expected to read.\n"
+			 "RUN: its run time, as learned. OTHERS: what its copies and its slot cost jobs that come later.\n"
+			 "APART: another agent than the one that jobs like it went to. THERE, MISSING: those bytes.");
 }
 
 static json_t *json_explanation(const Farm__Explanation *why)
@@ -68,10 +75,13 @@ static json_t *json_explanation(const Farm__Explanation *why)
 	for (size_t i = 0; i < why->n_candidates; i++) {
 		const Farm__Candidate *candidate = why->candidates[i];
 		json_array_append_new(candidates,
-			json_pack("{s:s, s:f, s:f, s:I, s:I}", "agent", candidate->agent_id,
-				"score_seconds", candidate->score_seconds, "wait_seconds",
-				candidate->wait_seconds, "bytes_there", (json_int_t)candidate->bytes_there,
-				"bytes_missing", (json_int_t)candidate->bytes_missing));
+			json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "agent",
+				candidate->agent_id, "score_seconds", candidate->score_seconds, "wait_seconds",
+				candidate->wait_seconds, "fetch_seconds", candidate->fetch_seconds,
+				"run_seconds", candidate->run_seconds, "others_seconds",
+				candidate->others_seconds, "apart_seconds", candidate->apart_seconds,
+				"bytes_there", (json_int_t)candidate->bytes_there, "bytes_missing",
+				(json_int_t)candidate->bytes_missing));
 	}
 	return json_pack("{s:s, s:s, s:s, s:s, s:o}", "operation", why->operation, "stage", why->stage,
 		"agent", why->agent_id, "reason", why->reason, "candidates", candidates);

@@ -158,8 +158,13 @@ enum { CROFT_PLACEMENT_CANDIDATES = 8 };
 
 struct croft_candidate {
 	uint32_t agent;
-	double score_seconds; /* the expected cost of taking it */
-	double wait_seconds;  /* of which: until a slot is free */
+	/* The expected cost of taking it, which is the sum of the others. */
+	double score_seconds;
+	double wait_seconds;   /* until a slot is free */
+	double fetch_seconds;  /* bytes that it lacks, and round trips */
+	double run_seconds;
+	double others_seconds; /* what it costs jobs that come later */
+	double apart_seconds;  /* for not being where the last job of the same hint went */
 	uint64_t bytes_there, bytes_missing;
 };
 

@@ -188,6 +188,10 @@ static void add_candidates(struct croft_sched *sched, Farm__Explanation *explana
 		candidate->agent_id = croft_arena_strdup(arena, agent->id);
 		candidate->score_seconds = candidates[i].score_seconds;
 		candidate->wait_seconds = candidates[i].wait_seconds;
+		candidate->fetch_seconds = candidates[i].fetch_seconds;
+		candidate->run_seconds = candidates[i].run_seconds;
+		candidate->others_seconds = candidates[i].others_seconds;
+		candidate->apart_seconds = candidates[i].apart_seconds;
 		candidate->bytes_there = candidates[i].bytes_there;
 		candidate->bytes_missing = candidates[i].bytes_missing;
 		explanation->candidates[explanation->n_candidates++] = candidate;

@@ -6,6 +6,7 @@
  *	+ bytes that it will read and the agent lacks / bandwidth + inputs that are not whole × round trip
  *	+ run time / speed of the agent
  *	+ what it costs others
+ *	+ HINT_SECONDS unless the last job of its hint went there
  *
  * Others are cost three things. A copy of something rare fills another cache with what nobody else
  * there wants: its bytes count up to twice. An agent that holds much that this job does not read is
@@ -20,7 +21,7 @@
 
 /* Found on Debian's build dependencies (bench/run locality), where both halves and doubles are worse. */
 static const double EXCESS = 0.01, RARITY = 1;
-/* Seconds that a client's locality hint is worth. */
+/* What a client's locality hint is worth. */
 static const double HINT_SECONDS = 2;
 
 static double busy_share(const struct agent *agent)
@@ -96,12 +97,12 @@ static void weigh(struct croft_placement *placement, const struct croft_placemen
 		cost->there = job->inputs->bytes > missing ? job->inputs->bytes - missing : 0;
 		cost->wait = wait_for(placement, agents[c]);
 		double excess = presence_held(placement->presence, agents[c]) - cost->there;
-		double bytes = missing + RARITY * lack->rare[c] + EXCESS * (excess > 0 ? excess : 0);
-		cost->seconds = cost->wait + bytes / config->bandwidth +
-			lack->misses[c] * config->round_trip + job->run_seconds / agent->speed +
-			config->load_seconds * busy_share(agent);
-		if (hinted && hint->agent == agents[c])
-			cost->seconds -= HINT_SECONDS;
+		double bytes = RARITY * lack->rare[c] + EXCESS * (excess > 0 ? excess : 0);
+		cost->fetch = missing / config->bandwidth + lack->misses[c] * config->round_trip;
+		cost->run = job->run_seconds / agent->speed;
+		cost->others = bytes / config->bandwidth + config->load_seconds * busy_share(agent);
+		cost->apart = hinted && hint->agent != agents[c] ? HINT_SECONDS : 0;
+		cost->seconds = cost->wait + cost->fetch + cost->run + cost->others + cost->apart;
 	}
 }
 

@@ -212,7 +212,9 @@ void counts_free(struct croft_placement *placement);
 
 /* cost.c: expected seconds */
 struct cost {
-	double seconds, wait, there, missing;
+	double seconds; /* the sum of the next five */
+	double wait, fetch, run, others, apart;
+	double there, missing; /* bytes */
 };
 /* What the job would cost on each of the agents (at most COST_MOST). */
 enum { COST_MOST = 64 };
@@ -239,6 +241,7 @@ uint32_t choose_agent(struct croft_placement *placement, struct croft_placement_
 	struct croft_decision *decision);
 uint32_t random_agent(struct croft_placement *placement, const struct croft_placement_job *job);
 
+void note_candidate(struct croft_decision *decision, uint32_t agent, const struct cost *cost);
 /* Weighs the candidates and notes the best of them; the best, or NO_AGENT. */
 uint32_t weigh_candidates(struct croft_placement *placement, const struct croft_placement_job *job,
 	bool busy_too, struct croft_decision *decision);

@@ -125,12 +125,21 @@ static uint32_t last_used(struct croft_placement *placement, const struct croft_
 
 /* Locality ------------------------------------------------------------------------------------------- */
 
-static void note_candidate(struct croft_decision *decision, uint32_t agent, const struct cost *cost)
+void note_candidate(struct croft_decision *decision, uint32_t agent, const struct cost *cost)
 {
 	if (!decision)
 		return;
-	struct croft_candidate candidate = {agent, cost->seconds, cost->wait, (uint64_t)cost->there,
-		(uint64_t)cost->missing};
+	struct croft_candidate candidate = {
+		.agent = agent,
+		.score_seconds = cost->seconds,
+		.wait_seconds = cost->wait,
+		.fetch_seconds = cost->fetch,
+		.run_seconds = cost->run,
+		.others_seconds = cost->others,
+		.apart_seconds = cost->apart,
+		.bytes_there = (uint64_t)cost->there,
+		.bytes_missing = (uint64_t)cost->missing,
+	};
 	size_t at = decision->candidate_count;
 	if (at < CROFT_PLACEMENT_CANDIDATES)
 		decision->candidate_count++;

@@ -82,7 +82,12 @@ struct croft_placement_job *choose_job(struct croft_placement *placement, uint32
 	}
 	for (size_t i = 0; i < best && best < count; i++)
 		skip(placement, window[i]);
-	return best < count ? window[best] : NULL;
+	if (best == count)
+		return NULL;
+	struct cost cost;
+	cost_of_agents(placement, window[best], &agent, 1, &cost);
+	note_candidate(decision, agent, &cost);
+	return window[best];
 }
 
 /* The first jobs of a class that fit anywhere, each with the agent that suits it. */

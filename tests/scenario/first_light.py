@@ -252,6 +252,9 @@ def jobs_go_where_their_bytes_are(s):
     why = json.loads(s.farm.run("why", "--json", result["operation"]).stdout)
     equal(why["candidates"][0]["agent"], first["agent"], "the best candidate")
     assert why["candidates"][0]["bytes_there"] > 32 << 20, why
+    for candidate in why["candidates"]:
+        terms = [candidate[f"{name}_seconds"] for name in ("wait", "fetch", "run", "others", "apart")]
+        assert min(terms) >= 0 and abs(sum(terms) - candidate["score_seconds"]) < 1e-6, why
     s.farm.stop_agent("two")
 
 

@@ -27,6 +27,7 @@ struct wish {
 	const char *tenant, *kind, *requirement;
 	int32_t priority;
 	unsigned root; /* 0: no inputs */
+	uint64_t hint;
 };
 
 static struct croft_placement_job *add_job(struct croft_placement *placement, struct wish wish,
@@ -37,7 +38,7 @@ static struct croft_placement_job *add_job(struct croft_placement *placement, st
 		.tenant = croft_slice_str(wish.tenant ? wish.tenant : ""),
 		.kind = croft_slice_str(wish.kind ? wish.kind : "kind"),
 		.requirements = &wish.requirement, .requirement_count = wish.requirement != NULL,
-		.priority = wish.priority, .inputs = &input, .input_count = wish.root != 0}, now);
+		.priority = wish.priority, .hint = wish.hint, .inputs = &input, .input_count = wish.root != 0}, now);
 }
 
 static void hold(struct croft_placement *placement, uint32_t agent, unsigned root, uint64_t sequence)
@@ -76,6 +77,49 @@ static void a_job_goes_where_its_bytes_are(void **state)
 	assert_int_equal(decision.candidates[0].bytes_missing, 0);
 	assert_true(decision.candidate_count > 1);
 	assert_true(decision.candidates[1].bytes_missing > 0);
+	croft_placement_destroy(placement);
+}
+
+static void assert_adds_up(const struct croft_candidate *candidate)
+{
+	const double terms[] = {candidate->wait_seconds, candidate->fetch_seconds, candidate->run_seconds,
+		candidate->others_seconds, candidate->apart_seconds};
+	double sum = 0;
+	for (size_t i = 0; i < 5; i++) {
+		assert_true(terms[i] >= 0);
+		sum += terms[i];
+	}
+	assert_true(fabs(sum - candidate->score_seconds) < 1e-6);
+}
+
+static void what_candidates_cost_is_told_term_by_term(void **state)
+{
+	struct croft_placement *placement = placement_of(CROFT_POLICY_LOCALITY);
+	for (unsigned i = 0; i < 3; i++)
+		add_agent(placement, 1, NULL);
+	/* Of one hint, so that the second would rather follow the first than lie on an agent of its own. */
+	for (unsigned i = 0; i < 4; i++)
+		add_job(placement, (struct wish){.root = 7, .hint = 5}, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		struct croft_decision decision = next(placement, 0);
+		/* Also where a job is chosen for a slot, and not an agent for a job. */
+		assert_true(decision.candidate_count > 0);
+		for (size_t c = 0; c < decision.candidate_count; c++)
+			assert_adds_up(&decision.candidates[c]);
+	}
+	struct croft_placement_job *waiting = add_job(placement, (struct wish){.root = 7, .hint = 5}, 0);
+	struct croft_decision decision;
+	uint64_t before;
+	croft_placement_explain(placement, waiting, 1, &decision, &before);
+	assert_int_equal(before, 1);
+	assert_int_equal(decision.candidate_count, 3);
+	unsigned apart = 0;
+	for (size_t c = 0; c < decision.candidate_count; c++) {
+		assert_adds_up(&decision.candidates[c]);
+		assert_true(decision.candidates[c].wait_seconds > 0); /* all are busy */
+		apart += decision.candidates[c].apart_seconds > 0;
+	}
+	assert_int_equal(apart, 2);
 	croft_placement_destroy(placement);
 }
 
@@ -334,6 +378,7 @@ int main(void)
 		cmocka_unit_test(memory_is_not_given_twice),
 		cmocka_unit_test(jobs_of_a_tenant_are_counted_until_they_end),
 		cmocka_unit_test(a_job_goes_where_its_bytes_are),
+		cmocka_unit_test(what_candidates_cost_is_told_term_by_term),
 		cmocka_unit_test(a_busy_holder_is_not_waited_for),
 		cmocka_unit_test(requirements_are_met_or_the_job_waits),
 		cmocka_unit_test(a_lower_priority_number_goes_first),
