@@ -186,10 +186,12 @@ bool ahead_order(const struct keeper *keeper, const struct order *order, const i
 static bool wait_status(struct keeper *keeper, enum status_kind wanted, struct croft_error *err)
 {
 	struct pollfd fds[] = {{keeper->inner, POLLIN, 0}, {keeper->init_fd, POLLIN, 0}};
-	while (poll(fds, 2, -1) < 0 && errno == EINTR)
-		;
-	if (!ahead_receive(keeper, MSG_DONTWAIT))
-		return croft_error_set(err, CROFT_INTERNAL, "init died");
+	do {
+		while (poll(fds, 2, -1) < 0 && errno == EINTR)
+			;
+		if (!ahead_receive(keeper, MSG_DONTWAIT))
+			return croft_error_set(err, CROFT_INTERNAL, "init died");
+	} while (keeper->end.kind == STATUS_CLOSED);
 	return keeper->end.kind == wanted || croft_error_set(err, CROFT_INTERNAL, "%s", keeper->end.message);
 }
 
@@ -198,6 +200,7 @@ static bool make_init(struct keeper *keeper, struct croft_error *err)
 {
 	struct birth birth;
 	char path[64];
+	denials_listen(&keeper->denials, -1);
 	if (send(keeper->births, "b", 1, MSG_NOSIGNAL) != 1 ||
 		recv(keeper->births, &birth, sizeof(birth), 0) != sizeof(birth)) {
 		if (ahead_receive(keeper, MSG_DONTWAIT))
@@ -226,7 +229,7 @@ void ahead_end_init(struct keeper *keeper)
 		waitpid(keeper->init, NULL, 0);
 	}
 	keeper->init = -1;
-	keeper->entered = false;
+	keeper->entered = keeper->shaped = false;
 	if (keeper->init_fd >= 0)
 		close(keeper->init_fd);
 	if (keeper->init_mounts >= 0)
@@ -287,7 +290,11 @@ static bool enter_kept(struct keeper *keeper, struct croft_error *err)
 	CROFT_CLEANUP_FD int tree = kept_mount(kept);
 	if (tree < 0)
 		return croft_error_errno(err, errno, "copying the mount of a root");
-	return ahead_order(keeper, &order, &tree, 1, err) && wait_status(keeper, STATUS_ENTERED, err);
+	CROFT_CLEANUP_FD int shape = kept_shape(kept);
+	int fds[] = {tree, shape};
+	keeper->shaped = shape >= 0;
+	return ahead_order(keeper, &order, fds, keeper->shaped ? 2 : 1, err) &&
+		wait_status(keeper, STATUS_ENTERED, err);
 }
 
 /* That the root cannot be made is the job's to hear, if it wants it. */

@@ -60,6 +60,7 @@ struct job {
 	int inner, spec_fd, out, errors;
 	int root; /* or, when it is in it, the input */
 	bool wait, entered;
+	bool shaped; /* all is done but what the job's arguments, environment and streams are for */
 };
 
 /* The command --------------------------------------------------------------------------------------- */
@@ -288,36 +289,6 @@ static bool receive_order(const struct job *job, struct order *order, int fds[4]
 	return true;
 }
 
-/* Before the job is known. */
-static bool enter_ahead(struct job *job, int root)
-{
-	static const struct wire_spec common = {.root_writable = true};
-	struct croft_error err = CROFT_ERROR_INIT;
-	struct status status = {.kind = STATUS_ENTERED};
-	job->entered = inside_enter(&job->nursery->skeleton, root, &common, &err);
-	close(root);
-	if (!job->entered)
-		tell_failure(job->inner, &err);
-	return job->entered && status_tell(job->inner, &status);
-}
-
-static bool receive_job(struct job *job)
-{
-	struct order order;
-	int fds[4];
-	do {
-		if (!receive_order(job, &order, fds) || (order.ahead && !enter_ahead(job, fds[0])))
-			return false;
-	} while (order.ahead);
-	job->wait = order.wait;
-	job->spec_fd = fds[0];
-	job->out = fds[1];
-	job->errors = fds[2];
-	job->root = fds[3];
-	job->spec = job->errors < 0 ? NULL : wire_spec_map(job->spec_fd);
-	return job->spec != NULL;
-}
-
 static bool mount_input(const struct job *job, struct croft_error *err)
 {
 	const char *target = wire_text(job->spec, job->spec->input_target);
@@ -396,14 +367,20 @@ static bool make_alike(const struct job *job, struct croft_error *err)
 	return !spec->cpus || choose_cpus(job, err);
 }
 
-static bool prepare(struct job *job, struct croft_error *err)
+static bool take_on(struct job *job, struct croft_error *err)
 {
 	const char *directory = wire_text(job->spec, job->spec->working_directory);
-	if (!make_root(job, err) || !make_working_directory(job, err) || !set_streams(job, err) || !set_limits(job, err) ||
-		!make_alike(job, err) || !become_user(job, err))
+	if (!set_limits(job, err) || !make_alike(job, err) || !become_user(job, err))
 		return false;
 	return chdir(directory) == 0 ||
 		croft_error_errno(err, errno, "entering the working directory %s", directory);
+}
+
+static bool prepare(struct job *job, struct croft_error *err)
+{
+	if (job->shaped)
+		return set_streams(job, err);
+	return make_root(job, err) && make_working_directory(job, err) && set_streams(job, err) && take_on(job, err);
 }
 
 /* Nothing of ours stays open in the command; the inner socket closes by itself when it is executed. */
@@ -411,10 +388,53 @@ static bool close_all(struct job *job, struct croft_error *err)
 {
 	if (weak(job->spec, WEAKEN_DESCRIPTORS))
 		return true;
-	if (dup3(job->inner, 3, O_CLOEXEC) < 0 || syscall(SYS_close_range, 4, ~0u, 0) < 0)
+	if ((job->inner != 3 && dup3(job->inner, 3, O_CLOEXEC) < 0) || syscall(SYS_close_range, 4, ~0u, 0) < 0)
 		return croft_error_errno(err, errno, "closing descriptors");
 	job->inner = 3;
 	return true;
+}
+
+static bool take_shape(struct job *job, struct croft_error *err)
+{
+	return make_root(job, err) && make_working_directory(job, err) && take_on(job, err) && close_all(job, err) && close_off(job, err);
+}
+
+/* Before the job is known: into its root and, where the spec of one like it came along, behind its filter. */
+static bool enter_ahead(struct job *job, int root, int shape)
+{
+	static const struct wire_spec common = {.root_writable = true};
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct status status = {.kind = STATUS_ENTERED};
+	job->root = -1;
+	job->entered = inside_enter(&job->nursery->skeleton, root, &common, &err);
+	close(root);
+	bool ok = job->entered;
+	if (ok && shape >= 0) {
+		job->spec = wire_spec_map(shape);
+		ok = job->spec ? take_shape(job, &err)
+			       : croft_error_errno(&err, errno, "reading what the job is like");
+		job->shaped = ok;
+	}
+	if (!ok)
+		tell_failure(job->inner, &err);
+	return ok && status_tell(job->inner, &status);
+}
+
+static bool receive_job(struct job *job)
+{
+	struct order order;
+	int fds[4];
+	do {
+		if (!receive_order(job, &order, fds) || (order.ahead && !enter_ahead(job, fds[0], fds[1])))
+			return false;
+	} while (order.ahead);
+	job->wait = order.wait;
+	job->spec_fd = fds[0];
+	job->out = fds[1];
+	job->errors = fds[2];
+	job->root = fds[3];
+	job->spec = job->errors < 0 ? NULL : wire_spec_map(job->spec_fd);
+	return job->spec != NULL;
 }
 
 static int command_main(void *user)
@@ -434,7 +454,7 @@ static int command_main(void *user)
 	if (ok && (!status_tell(job.inner, &status) || (job.wait && recv(job.inner, &byte, 1, 0) != 1)))
 		_exit(1);
 	unblock_signals();
-	if (ok && close_all(&job, &err) && close_off(&job, &err)) {
+	if (ok && close_all(&job, &err) && (job.shaped || close_off(&job, &err))) {
 		status.kind = STATUS_EXEC;
 		status.number = execute(arguments,
 			weak(job.spec, WEAKEN_ENVIRONMENT) ? (const char **)environ : environment);

@@ -252,6 +252,9 @@ struct kept_root {
 	int tree;               /* mounted nowhere; -1: there is none */
 	struct layer layers[MAX_ROOTS];
 	char *written; /* what its writable layer was like; NULL: it serves one job */
+	struct wire_spec *shape; /* the last job's, without what it was told */
+	size_t shape_size;
+	unsigned shape_alike;
 };
 /* Of each job, before it begins. */
 void kept_remember(struct kept_root *kept, const struct wire_spec *spec, size_t size);
@@ -261,8 +264,12 @@ bool kept_make(struct kept_root *kept, const struct launcher_context *context, u
 	const struct host_view *host, struct croft_error *err);
 /* For one job; -1 on error. */
 int kept_mount(struct kept_root *kept);
-/* Whether the job may have it: its layers are the ones that the spec names, now. */
-bool kept_fits(const struct kept_root *kept, const struct host_view *host, const struct wire_spec *spec);
+/* A memory file with the shape that the next job is expected to have; -1: there is none. */
+int kept_shape(const struct kept_root *kept);
+/* Whether the job may have it: its layers are the ones that the spec names, now. And the command that waits, if that
+ * has taken the last job's shape. */
+bool kept_fits(const struct kept_root *kept, bool shaped, const struct host_view *host,
+	const struct wire_spec *spec);
 /* It serves no other. */
 void kept_spoil(struct kept_root *kept);
 /* When the job and all its mounts are gone: whether it is as if there had been none. */
@@ -307,7 +314,8 @@ struct status {
 	uint64_t pid_namespace;
 	char message[400];
 };
-/* Keeper → command there: this, with descriptors. Ahead of the job the root alone; with the job the spec, stdout,
+/* Keeper → command there: this, with descriptors. Ahead of the job the root and perhaps
+ * a spec that is like the job's but for arguments, environment and streams; with the job the spec, stdout,
  * stderr and, unless it mounts it itself, the root; when it is in it already the input, if there is one. */
 struct order {
 	uint32_t ahead;

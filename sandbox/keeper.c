@@ -98,7 +98,7 @@ static bool begin(struct keeper *keeper, const int request[REQUEST_FDS], struct 
 	struct stat st;
 	if (keeper->kept.tree >= 0 &&
 		(special || !keeper->entered || !is_alive(keeper) ||
-			!kept_fits(&keeper->kept, &keeper->host, spec)) &&
+			!kept_fits(&keeper->kept, keeper->shaped, &keeper->host, spec)) &&
 		!ahead_drop_root(keeper, err))
 		return false;
 	/* While it waited it may have died, for want of memory. */
@@ -279,7 +279,6 @@ static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 	keeper->spec = wire_spec_map(fds[0]);
 	keeper->control = fds[1];
 	keeper->killed = keeper->taken = false;
-	denials_listen(&keeper->denials, -1);
 	if (!keeper->spec)
 		return false;
 	bool begun = begin(keeper, fds, &err);

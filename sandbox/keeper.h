@@ -23,6 +23,7 @@ struct keeper {
 	bool placed; /* its directories that outlive jobs are there */
 	struct kept_root kept;
 	bool entered; /* the command that waits is in the root that is kept */
+	bool shaped; /* and has taken the last job's shape */
 	struct cgroup_counters before;
 	/* Of the job: */
 	const struct wire_spec *spec;

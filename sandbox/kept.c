@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Roots ahead of their jobs. A cell whose last jobs all asked for the same root makes one before the next job
- * comes. One that a job left as it was, down to the times of its directories, serves another.
+ * comes; where they were alike in all but arguments, environment and streams, their shape, the command is behind its
+ * filter, too. One that a job left as it was, down to the times of its directories, serves another.
  */
 #include "sandbox/internal.h"
 
@@ -11,6 +12,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
@@ -51,9 +53,62 @@ static bool same_root(const struct wire_spec *a, const struct wire_spec *b)
 	return !left[i] && !right[i] && same_text(a, a->input_target, b, b->input_target);
 }
 
+/* All that the command does before it hears of its arguments, environment and streams. What the list of what does
+ * not matter lacks, matters. */
+static bool same_shape(const struct wire_spec *a, const struct wire_spec *b)
+{
+	struct wire_spec left = *a, right = *b;
+	struct wire_spec *both[] = {&left, &right};
+	for (int i = 0; i < 2; i++) {
+		/* Strings are compared apart; these are the agent's and the cgroup's. */
+		both[i]->roots = both[i]->input_target = both[i]->writable = both[i]->arguments = 0;
+		both[i]->environment = both[i]->working_directory = both[i]->hostname = 0;
+		both[i]->mount_sources = both[i]->mount_targets = both[i]->mount_writable = 0;
+		both[i]->pid_namespace = both[i]->memory_bytes = both[i]->cpu_millis = 0;
+	}
+	return memcmp(&left, &right, sizeof(left)) == 0 && !left.input_root &&
+		same_text(a, a->working_directory, b, b->working_directory) &&
+		same_text(a, a->hostname, b, b->hostname) && same_root(a, b);
+}
+
+/* Nothing of what a job was told goes to another. */
+static void wipe(struct wire_spec *spec, uint32_t list)
+{
+	CROFT_CLEANUP_FREE const char **texts = wire_list(spec, list);
+	for (size_t i = 0; texts[i]; i++)
+		memset((char *)texts[i], 0, strlen(texts[i]));
+}
+
+static void remember_shape(struct kept_root *kept, const struct wire_spec *spec, size_t size)
+{
+	if (kept->shape && same_shape(kept->shape, spec)) {
+		kept->shape_alike++;
+		return;
+	}
+	free(kept->shape);
+	kept->shape = croft_alloc(size);
+	kept->shape_size = size;
+	kept->shape_alike = 0;
+	memcpy(kept->shape, spec, size);
+	wipe(kept->shape, spec->arguments);
+	wipe(kept->shape, spec->environment);
+}
+
+int kept_shape(const struct kept_root *kept)
+{
+	if (!kept->shape || kept->shape_alike < ALIKE_ENOUGH || kept->shape->input_root)
+		return -1;
+	int fd = memfd_create("croft-shape", MFD_CLOEXEC);
+	if (fd < 0 || write(fd, kept->shape, kept->shape_size) == (ssize_t)kept->shape_size)
+		return fd;
+	close(fd);
+	return -1;
+}
+
 void kept_remember(struct kept_root *kept, const struct wire_spec *spec, size_t size)
 {
 	bool common = is_common(spec);
+	remember_shape(kept, spec, size);
 	if (common && kept->spec && same_root(kept->spec, spec)) {
 		kept->alike++;
 		return;
@@ -69,10 +124,11 @@ void kept_remember(struct kept_root *kept, const struct wire_spec *spec, size_t 
 	kept->spec->input_root = kept->spec->writable = 0;
 }
 
-bool kept_fits(const struct kept_root *kept, const struct host_view *host, const struct wire_spec *spec)
+bool kept_fits(const struct kept_root *kept, bool shaped, const struct host_view *host,
+	const struct wire_spec *spec)
 {
 	return kept->tree >= 0 && is_common(spec) && same_root(kept->spec, spec) &&
-		root_still_has(host, spec, kept->layers);
+		(!shaped || same_shape(kept->shape, spec)) && root_still_has(host, spec, kept->layers);
 }
 
 /* Whether it was changed ---------------------------------------------------------------------------------- */

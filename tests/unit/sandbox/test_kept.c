@@ -17,6 +17,7 @@ static char folder[64], root[128], state[128];
 static struct croft_launcher *launcher;
 static struct croft_arena *arena;
 static char printed[4096];
+static size_t denied;
 
 static void run_host(const char *format, ...)
 {
@@ -82,6 +83,7 @@ static void run(const struct croft_sandbox_spec *base, const char *script)
 	assert_ok(croft_sandbox_start(sandbox, &err), err);
 	assert_ok(croft_sandbox_wait(sandbox, &result, &err), err);
 	croft_sandbox_destroy(sandbox);
+	denied = result.denied_count;
 	if (result.exit_code != 0)
 		fail_msg("status %d of: %s: %s%s", result.exit_code, script, printed, result.message);
 }
@@ -178,6 +180,39 @@ static void others_get_what_they_ask_for(void **unused)
 	run(&plain, "[ ! -e /made ]");
 }
 
+/* However alike those before it were. */
+static void a_job_is_as_it_asks_to_be(void **unused)
+{
+	static const struct {
+		struct croft_sandbox_spec spec;
+		const char *expected;
+	} kinds[] = {
+		{{.working_directory = "/"}, "0 0 croft 0022 / unlimited\n"},
+		{{.uid = 7, .gid = 8}, "7 8 croft 0022 / unlimited\n"},
+		{{.hostname = "other"}, "0 0 other 0022 / unlimited\n"},
+		{{.umask_given = true, .umask = 077}, "0 0 croft 0077 / unlimited\n"},
+		{{.working_directory = "/etc"}, "0 0 croft 0022 /etc unlimited\n"},
+		{{.working_directory = "/new/place"}, "0 0 croft 0022 /new/place unlimited\n"},
+		{{.file_bytes = 1 << 20}, "0 0 croft 0022 / 2048\n"},
+		{{.seccomp = CROFT_SECCOMP_COMPAT}, "0 0 croft 0022 / unlimited\n"},
+	};
+	for (size_t i = 0; i < ROUNDS * sizeof(kinds) / sizeof(kinds[0]); i++) {
+		size_t kind = i / ROUNDS;
+		run(&kinds[kind].spec, "echo $(busybox id -u) $(busybox id -g) $(busybox hostname) $(umask) $PWD "
+							   "$(ulimit -f)");
+		assert_string_equal(printed, kinds[kind].expected);
+	}
+}
+
+/* Nobody who was ready for one job tells the next what that was denied. */
+static void each_job_hears_of_its_own_denied_calls(void **unused)
+{
+	for (int round = 0; round < 2 * ROUNDS; round++) {
+		run(&plain, round % 3 ? "true" : "busybox unshare -U true || true");
+		assert_int_equal(denied, round % 3 ? 0 : 1);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -186,6 +221,8 @@ int main(void)
 		cmocka_unit_test(jobs_leave_each_other_nothing),
 		cmocka_unit_test(an_image_is_ready_for_any_input),
 		cmocka_unit_test(others_get_what_they_ask_for),
+		cmocka_unit_test(a_job_is_as_it_asks_to_be),
+		cmocka_unit_test(each_job_hears_of_its_own_denied_calls),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);
 }
