@@ -149,6 +149,15 @@ bool inside_make_skeleton(const char *place, int dev, bool alone, const struct w
 	return !alone || leave_host(skeleton, err);
 }
 
+/* A kernel may lack the file. */
+static bool mask(const char *source, const char *path, unsigned long flags, struct croft_error *err)
+{
+	if (mount(source, path, NULL, MS_BIND | MS_REC, NULL) < 0)
+		return errno == ENOENT || croft_error_errno(err, errno, "binding %s to %s", source, path);
+	return mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | flags, NULL) == 0 ||
+		croft_error_errno(err, errno, "remounting %s", path);
+}
+
 /* The job's own /proc, without the ways into the kernel that it has. */
 static bool make_proc(const struct skeleton *skeleton, const struct wire_spec *spec,
 	struct croft_error *err)
@@ -169,13 +178,12 @@ static bool make_proc(const struct skeleton *skeleton, const struct wire_spec *s
 		return true;
 	for (size_t i = 0; i < sizeof(read_only) / sizeof(read_only[0]); i++) {
 		snprintf(path, sizeof(path), "%s/proc/%s", skeleton->at, read_only[i]);
-		if (access(path, F_OK) == 0 &&
-			!bind(path, path, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, err))
+		if (!mask(path, path, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, err))
 			return false;
 	}
 	for (size_t i = 0; i < sizeof(hidden) / sizeof(hidden[0]); i++) {
 		snprintf(path, sizeof(path), "%s/proc/%s", skeleton->at, hidden[i]);
-		if (access(path, F_OK) == 0 && !bind(nothing, path, MS_RDONLY, err))
+		if (!mask(nothing, path, MS_RDONLY, err))
 			return false;
 	}
 	return true;
