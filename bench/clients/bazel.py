@@ -114,17 +114,17 @@ def main(croft, targets=500):
         remote_build = ["build", f"--remote_executor={farm.address}", f"--jobs={4 * CPUS}", "//..."]
         bazel.started()
         remote, said = bazel.run(*remote_build)
-        print(*said, sep="\n")
+        print(f"built on the farm in {remote:.1f} s", *said, sep="\n", flush=True)
         there = bazel.programs()
         fetched = farm.status()["agents"][0]["fetched_bytes"]
         bazel.run("clean")
         again, said = bazel.run(*remote_build)
-        print(*said, sep="\n")
+        print(f"built from the cache in {again:.1f} s", *said, sep="\n", flush=True)
         if not any("remote cache hit" in line for line in said) or any(" remote," in line for line in said):
             raise SystemExit("the clean rebuild was not all hits")
         bazel.run("clean")
         local, said = bazel.run("build", "--spawn_strategy=local", f"--jobs={CPUS}", "//...")
-        print(*said, sep="\n")
+        print(f"built here in {local:.1f} s", *said, sep="\n", flush=True)
         here = bazel.programs()
     finally:
         bazel.run("shutdown")

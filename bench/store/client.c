@@ -8,6 +8,7 @@
  *	bench-store update TARGET COUNT SIZE SEED    BatchUpdateBlobs, four calls at a time
  *	bench-store read TARGET COUNT SIZE SEED      BatchReadBlobs of what `update` put there, likewise
  *	bench-store write TARGET BYTES SEED          ByteStream.Write of one blob
+ *	bench-store small TARGET COUNT SIZE SEED AT_ONCE  a ByteStream.Write for each, as Bazel does
  *	bench-store stream TARGET BYTES SEED [check] ByteStream.Read of it
  *	bench-store put-tree TARGET                  uploads the files named by standard input
  *	bench-store tree TARGET READERS              reads them, a ByteStream.Read each
@@ -297,6 +298,29 @@ static double write_large(uint64_t size, uint64_t seed)
 	return took;
 }
 
+static double write_small(size_t count, size_t size, uint64_t seed, unsigned at_once)
+{
+	enum { BAZELS = 2 }; /* connections */
+	grpc_byte_buffer **requests = croft_array(count, sizeof(*requests));
+	struct connection *connections[BAZELS];
+	CROFT_CLEANUP_FREE unsigned char *bytes = croft_alloc(size + 8);
+	for (size_t i = 0; i < count; i++) {
+		char name[256];
+		make_bytes(bytes, size, seed + i);
+		struct croft_digest digest = croft_digest_of(bytes, size);
+		write_name(&digest, name);
+		requests[i] = write_message(name, 0, bytes, size, true);
+	}
+	for (unsigned i = 0; i < BAZELS; i++)
+		connections[i] = connection_open(target);
+	double start = seconds_now();
+	call_at_once(connections, BAZELS, BYTE_STREAM "Write", requests, count, at_once, NULL);
+	double took = seconds_now() - start;
+	for (unsigned i = 0; i < BAZELS; i++)
+		connection_close(connections[i]);
+	return took;
+}
+
 static grpc_byte_buffer *stream_request(const struct croft_digest *digest)
 {
 	char text[CROFT_DIGEST_TEXT], name[128];
@@ -430,7 +454,7 @@ static double read_tree(unsigned readers)
 	for (unsigned i = 0; i < CONNECTIONS; i++)
 		connections[i] = connection_open(target);
 	double start = seconds_now();
-	read_at_once(connections, CONNECTIONS, BYTE_STREAM "Read", requests, count, readers, came);
+	call_at_once(connections, CONNECTIONS, BYTE_STREAM "Read", requests, count, readers, came);
 	double took = seconds_now() - start;
 	for (size_t i = 0; i < count; i++)
 		if (came[i] != files[i].digest.size_bytes)
@@ -462,6 +486,9 @@ static bool run(int argc, char **argv, double *took)
 			number(argv, argc, 5));
 	else if (strcmp(what, "write") == 0)
 		*took = write_large(number(argv, argc, 3), number(argv, argc, 4));
+	else if (strcmp(what, "small") == 0)
+		*took = write_small(number(argv, argc, 3), number(argv, argc, 4), number(argv, argc, 5),
+			(unsigned)number(argv, argc, 6));
 	else if (strcmp(what, "stream") == 0)
 		*took = stream_large(number(argv, argc, 3), number(argv, argc, 4), argc > 5);
 	else if (strcmp(what, "put-tree") == 0)

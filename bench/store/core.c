@@ -220,47 +220,47 @@ grpc_byte_buffer *connection_unary(struct connection *connection, const char *pa
 
 /* Many at a time ---------------------------------------------------------------------------------- */
 
-struct reader {
+struct running {
 	struct stream stream; /* without a queue of its own */
 	grpc_byte_buffer *sent, *got;
 	size_t index;
 	bool received, ended;
 };
 
-static void begin_read(struct reader *reader, struct connection *connection, const char *path,
+static void begin_call(struct running *running, struct connection *connection, const char *path,
 	grpc_completion_queue *queue, grpc_byte_buffer *request)
 {
-	struct stream *stream = &reader->stream;
+	struct stream *stream = &running->stream;
 	grpc_metadata_array_init(&stream->initial);
 	grpc_metadata_array_init(&stream->trailing);
 	stream->message = grpc_empty_slice();
 	stream->call = grpc_channel_create_call(connection->channel, NULL, GRPC_PROPAGATE_DEFAULTS, queue,
 		grpc_slice_from_copied_string(path), NULL, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-	reader->sent = grpc_byte_buffer_copy(request);
-	reader->received = reader->ended = false;
+	running->sent = grpc_byte_buffer_copy(request);
+	running->received = running->ended = false;
 	grpc_op ops[] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
-		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = reader->sent},
+		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = running->sent},
 		{.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
 		{.op = GRPC_OP_RECV_INITIAL_METADATA,
 			.data.recv_initial_metadata.recv_initial_metadata = &stream->initial},
-		{.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &reader->got}};
+		{.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &running->got}};
 	grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
 		.data.recv_status_on_client = {.trailing_metadata = &stream->trailing,
 			.status = &stream->status,
 			.status_details = &stream->message}};
-	if (grpc_call_start_batch(stream->call, ops, 5, &reader->received, NULL) != GRPC_CALL_OK ||
-		grpc_call_start_batch(stream->call, &status, 1, &reader->ended, NULL) != GRPC_CALL_OK)
+	if (grpc_call_start_batch(stream->call, ops, 5, &running->received, NULL) != GRPC_CALL_OK ||
+		grpc_call_start_batch(stream->call, &status, 1, &running->ended, NULL) != GRPC_CALL_OK)
 		abort();
 }
 
-static void end_read(struct reader *reader)
+static void end_call(struct running *running)
 {
-	struct stream *stream = &reader->stream;
+	struct stream *stream = &running->stream;
 	if (stream->status != GRPC_STATUS_OK)
-		core_fail("a read failed with %d: %.*s", (int)stream->status,
+		core_fail("a call failed with %d: %.*s", (int)stream->status,
 			(int)GRPC_SLICE_LENGTH(stream->message),
 			(const char *)GRPC_SLICE_START_PTR(stream->message));
-	grpc_byte_buffer_destroy(reader->sent);
+	grpc_byte_buffer_destroy(running->sent);
 	grpc_call_unref(stream->call);
 	grpc_metadata_array_destroy(&stream->initial);
 	grpc_metadata_array_destroy(&stream->trailing);
@@ -268,48 +268,49 @@ static void end_read(struct reader *reader)
 }
 
 /* What the tag of an event says; a message makes place for the next. */
-static void take_event(struct reader *reader, bool *tag, uint64_t *payloads)
+static void take_event(struct running *running, bool *tag, uint64_t *payloads)
 {
-	if (tag == &reader->ended || !reader->got) {
+	if (tag == &running->ended || !running->got) {
 		*tag = true;
 		return;
 	}
-	payloads[reader->index] += core_payload_size(reader->got);
-	grpc_byte_buffer_destroy(reader->got);
-	reader->got = NULL;
-	grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &reader->got};
-	if (grpc_call_start_batch(reader->stream.call, &op, 1, tag, NULL) != GRPC_CALL_OK)
+	if (payloads)
+		payloads[running->index] += core_payload_size(running->got);
+	grpc_byte_buffer_destroy(running->got);
+	running->got = NULL;
+	grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &running->got};
+	if (grpc_call_start_batch(running->stream.call, &op, 1, tag, NULL) != GRPC_CALL_OK)
 		abort();
 }
 
-void read_at_once(struct connection *const *connections, unsigned connection_count, const char *path,
+void call_at_once(struct connection *const *connections, unsigned connection_count, const char *path,
 	grpc_byte_buffer *const *requests, size_t count, unsigned at_once, uint64_t *payloads)
 {
 	grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
-	struct reader *readers = calloc(at_once, sizeof(*readers));
+	struct running *calls = calloc(at_once, sizeof(*calls));
 	size_t next = 0, done = 0;
-	if (!readers)
+	if (!calls)
 		abort();
 	for (; next < at_once && next < count; next++) {
-		readers[next].index = next;
-		begin_read(&readers[next], connections[next % connection_count], path, queue, requests[next]);
+		calls[next].index = next;
+		begin_call(&calls[next], connections[next % connection_count], path, queue, requests[next]);
 	}
 	while (done < count) {
 		bool *tag =
 			grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).tag;
-		size_t which = (size_t)((char *)tag - (char *)readers) / sizeof(*readers);
-		struct reader *reader = &readers[which];
-		take_event(reader, tag, payloads);
-		if (!reader->received || !reader->ended)
+		size_t which = (size_t)((char *)tag - (char *)calls) / sizeof(*calls);
+		struct running *running = &calls[which];
+		take_event(running, tag, payloads);
+		if (!running->received || !running->ended)
 			continue;
-		end_read(reader);
+		end_call(running);
 		done++;
 		if (next < count) {
-			reader->index = next;
-			begin_read(reader, connections[which % connection_count], path, queue, requests[next++]);
+			running->index = next;
+			begin_call(running, connections[which % connection_count], path, queue, requests[next++]);
 		}
 	}
-	free(readers);
+	free(calls);
 	grpc_completion_queue_shutdown(queue);
 	grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
 	grpc_completion_queue_destroy(queue);

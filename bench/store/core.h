@@ -40,9 +40,9 @@ void stream_half_close(struct stream *stream);
 grpc_byte_buffer *stream_receive(struct stream *stream); /* NULL: the end */
 void stream_end(struct stream *stream);
 
-/* That many calls of a server-streaming method at a time, driven by one thread so that the client costs
- * little; payloads[i] becomes the bytes that came in answer to requests[i]. */
-void read_at_once(struct connection *const *connections, unsigned connection_count, const char *path,
+/* That many calls of one message each at a time, driven by one thread so that the client costs little;
+ * payloads[i] becomes the bytes that came in answer to requests[i]. NULL: the answers are no payloads. */
+void call_at_once(struct connection *const *connections, unsigned connection_count, const char *path,
 	grpc_byte_buffer *const *requests, size_t count, unsigned at_once, uint64_t *payloads);
 
 /* Serves until it is killed. */

@@ -56,11 +56,11 @@ struct croft_call *call_create(struct croft_server *server, const struct croft_r
 	call->metadata = *metadata;
 	call->payload = payload;
 	call->references = 1;
-	call->read.event.complete = call->write.event.complete = operation_complete;
+	call->write.event.complete = operation_complete;
 	call->over.event.complete = over_complete;
 	call->finished.complete = status_complete;
 	payloads_init(call);
-	call->read.call = call->write.call = call->over.call = call;
+	call->write.call = call->over.call = call;
 	pthread_mutex_init(&call->lock, NULL);
 	pthread_cond_init(&call->changed, NULL);
 	return call;
@@ -88,6 +88,7 @@ void croft_call_unref(struct croft_call *call)
 	}
 	free(call->trailers);
 	parked_destroy(call);
+	incoming_destroy(call);
 	payloads_destroy(call);
 	if (call->held)
 		held_arena_unref(call->held);
@@ -211,6 +212,7 @@ void call_begin(struct croft_call *call)
 		.data.recv_close_on_server.cancelled = &call->cancelled_by_peer};
 	if (!call_start_batch(call, &over, 1, &call->over.event))
 		abort();
+	incoming_begin(call);
 	call->work.run = run_handler;
 	if (call->method && call->method->immediate)
 		run_handler(&call->work);
@@ -237,35 +239,6 @@ const void *croft_call_request(struct croft_call *call)
 struct croft_slice croft_call_request_bytes(struct croft_call *call)
 {
 	return call->request_bytes;
-}
-
-/* The next message; NULL at the stream's end. */
-static bool receive(struct croft_call *call, grpc_byte_buffer **buffer)
-{
-	grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = buffer};
-	*buffer = NULL;
-	call->read.done = false;
-	return call_start_batch(call, &op, 1, &call->read.event) && wait_done(call, &call->read);
-}
-
-int croft_call_read(struct croft_call *call, struct croft_arena *arena, void **message,
-	struct croft_error *err)
-{
-	grpc_byte_buffer *buffer;
-	/* A half-close and a lost client look alike: no message. Both end the reads first; that the client is
-	 * lost is told by the watch's event, which comes after. But it comes before the end of a read that was
-	 * begun after the first had ended, since the core takes up a call's operations one after the other. */
-	if (!receive(call, &buffer) || (!buffer && (!receive(call, &buffer) || croft_call_cancelled(call)))) {
-		call_lost(call, err);
-		return -1;
-	}
-	if (!buffer)
-		return 0;
-	struct croft_slice bytes = croft_core_bytes(buffer, arena);
-	grpc_byte_buffer_destroy(buffer);
-	*message = croft_message_decode(
-		call->method->request, bytes, arena, server_limits(call->server), err);
-	return *message ? 1 : -1;
 }
 
 bool croft_call_write(struct croft_call *call, const ProtobufCMessage *message,

@@ -42,6 +42,8 @@ struct operation {
 	bool done, ok;
 };
 
+enum { MOST_INCOMING = 2 };
+
 struct parked_state; /* parked.c */
 struct held_arena; /* gather.c */
 struct payload_pool;
@@ -65,17 +67,25 @@ struct croft_call {
 	void *request;
 
 	struct croft_work work;
-	struct operation read, write, over;
+	struct operation write, over;
 	struct event finished;
 	int cancelled_by_peer; /* written by the core until `over` completes */
 
-	/* guards: done and ok of read, write and over; cancelled; parked's state; outgoing */
+	/* guards: done and ok of write and over; cancelled; parked's state; incoming; outgoing */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool cancelled;
 	bool sent_initial;   /* the initial metadata; by whoever sends first */
 	bool status_sent;
 	grpc_byte_buffer *reply; /* the last message: sent together with the status */
+
+	struct { /* incoming.c */
+		struct event event;
+		grpc_byte_buffer *arriving, *waiting[MOST_INCOMING];
+		unsigned first, count; /* of waiting */
+		unsigned ends;         /* receives that brought nothing */
+		bool busy;             /* a receive is under way */
+	} incoming;
 
 	struct payload_pool *payloads; /* payload.c */
 	struct payload *filling;
@@ -107,6 +117,9 @@ bool call_start_batch(struct croft_call *call, const grpc_op *ops, size_t count,
 void call_send_status(struct croft_call *call, const struct croft_error *err /* NULL: OK */);
 /* Adds the op that sends initial metadata unless that was done; returns the number of ops added. */
 size_t call_initial_op(struct croft_call *call, grpc_op *op);
+/* Takes the first message of a client's stream, and begins to receive the next. */
+void incoming_begin(struct croft_call *call);
+void incoming_destroy(struct croft_call *call);
 void held_arena_unref(struct held_arena *held);
 /* False, with the reason why the client cannot be reached. */
 bool call_lost(struct croft_call *call, struct croft_error *err);

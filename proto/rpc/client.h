@@ -18,7 +18,8 @@ struct croft_stream;
 
 /* target: "host:port", "grpc://host:port", "grpcs://host:port" or "unix:/path". TLS with grpcs://, or
  * when `tls` is given and no scheme; without an authority file, the system's roots count. Connects
- * lazily and again after failures, with backoff of at most 2 s. Keepalive finds a dead peer within 30 s. */
+ * lazily and again after failures, with backoff of a few seconds at most; a connection has 10 s to come about,
+ * for which calls wait. Keepalive finds a dead peer within 30 s. */
 struct croft_channel *croft_channel_create(const char *target, const struct croft_tls *tls,
 	struct croft_error *err);
 void croft_channel_destroy(struct croft_channel *channel);
@@ -26,7 +27,7 @@ const char *croft_channel_target(const struct croft_channel *channel);
 
 struct croft_call_options {
 	uint64_t timeout_ms; /* 0: 60 s for unary calls, none for streams */
-	bool wait_for_ready; /* wait for the server instead of failing with UNAVAILABLE */
+	bool wait_for_ready; /* wait for a server that is away instead of failing with UNAVAILABLE */
 	/* RequestMetadata and the like; names in lower case, pairs are borrowed for the call's start. Values
 	 * of names that end in "-bin" are any bytes, others printable ASCII. */
 	const struct croft_metadata {

@@ -64,9 +64,10 @@ struct awaited {
 
 static void call_arrived(struct event *event, bool ok);
 
+/* Whether the core is to tell of a call only when its first message has come. */
 static bool reads_payload(const struct croft_rpc_method *method)
 {
-	return method->kind == CROFT_RPC_UNARY || method->kind == CROFT_RPC_SERVER_STREAM;
+	return method->kind != CROFT_RPC_BIDI_STREAM;
 }
 
 static void await_call(struct queue *queue, struct registered *registered)

@@ -11,13 +11,22 @@
 
 enum { IDLE_SECONDS = 10, STACK_BYTES = 512 * 1024, MOST_WAITING = 4096 };
 
+/* A thread without work. The last to fall asleep is woken first: it and its stack are still in the caches,
+ * and those that are too many sleep on until they may leave. */
+struct sleeper {
+	struct sleeper *next;
+	pthread_cond_t wake;
+	bool woken;
+};
+
 struct croft_workers {
 	pthread_mutex_t lock; /* guards: everything below */
-	pthread_cond_t wanted, left;
+	pthread_cond_t left;
 	struct croft_work *first, **last;
 	size_t queued;
 	unsigned most;
-	unsigned threads, idle, waiting; /* the second and third are part of the first */
+	unsigned threads, waiting; /* the second is part of the first */
+	struct sleeper *sleepers;
 	/* One is on its way to the queue. It will wake the next if there is more than it takes, so that a burst
 	 * of short work on few CPUs does not wake a thread for each. */
 	bool waking;
@@ -28,12 +37,7 @@ struct croft_workers *croft_workers_create(unsigned most)
 {
 	struct croft_workers *workers = croft_zalloc(sizeof(*workers));
 	pthread_mutex_init(&workers->lock, NULL);
-	pthread_condattr_t attributes;
-	pthread_condattr_init(&attributes);
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&workers->wanted, &attributes);
-	pthread_cond_init(&workers->left, &attributes);
-	pthread_condattr_destroy(&attributes);
+	pthread_cond_init(&workers->left, NULL);
 	workers->last = &workers->first;
 	workers->most = most;
 	return workers;
@@ -48,23 +52,42 @@ static unsigned counted_threads(const struct croft_workers *workers)
 
 static void wake_one(struct croft_workers *workers);
 
+/* The lock is held. */
+static void forget_sleeper(struct croft_workers *workers, struct sleeper *sleeper)
+{
+	struct sleeper **at = &workers->sleepers;
+	while (*at != sleeper)
+		at = &(*at)->next;
+	*at = sleeper->next;
+}
+
+/* Until it is woken; false when it was not for long. The lock is held. */
+static bool sleep_idle(struct croft_workers *workers, struct sleeper *sleeper)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += IDLE_SECONDS;
+	sleeper->woken = false;
+	sleeper->next = workers->sleepers;
+	workers->sleepers = sleeper;
+	while (!sleeper->woken)
+		if (pthread_cond_timedwait(&sleeper->wake, &workers->lock, &until) == ETIMEDOUT)
+			break;
+	if (sleeper->woken)
+		workers->waking = false;
+	else
+		forget_sleeper(workers, sleeper);
+	return sleeper->woken;
+}
+
 /* The next work, or NULL when this thread is to leave. The lock is held. */
-static struct croft_work *next_work(struct croft_workers *workers)
+static struct croft_work *next_work(struct croft_workers *workers, struct sleeper *sleeper)
 {
 	/* Others took the place of threads that waited and are back. */
 	if (counted_threads(workers) > workers->most)
 		return NULL;
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += IDLE_SECONDS;
-	workers->idle++;
-	while (!workers->first && !workers->stopping) {
-		int woken = pthread_cond_timedwait(&workers->wanted, &workers->lock, &until);
-		workers->waking = false;
-		if (woken == ETIMEDOUT)
-			break;
-	}
-	workers->idle--;
+	while (!workers->first && !workers->stopping && sleep_idle(workers, sleeper))
+		; /* somebody who was just free may have been faster */
 	struct croft_work *work = workers->first;
 	if (!work)
 		return NULL;
@@ -79,10 +102,16 @@ static struct croft_work *next_work(struct croft_workers *workers)
 static void *worker_thread(void *user)
 {
 	struct croft_workers *workers = user;
+	struct sleeper sleeper;
 	pthread_setname_np(pthread_self(), "worker");
+	pthread_condattr_t attributes;
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&sleeper.wake, &attributes);
+	pthread_condattr_destroy(&attributes);
 	pthread_mutex_lock(&workers->lock);
 	workers->waking = false;
-	for (struct croft_work *work; (work = next_work(workers));) {
+	for (struct croft_work *work; (work = next_work(workers, &sleeper));) {
 		pthread_mutex_unlock(&workers->lock);
 		work->run(work);
 		pthread_mutex_lock(&workers->lock);
@@ -90,6 +119,7 @@ static void *worker_thread(void *user)
 	workers->threads--;
 	pthread_cond_broadcast(&workers->left);
 	pthread_mutex_unlock(&workers->lock);
+	pthread_cond_destroy(&sleeper.wake);
 	return NULL;
 }
 
@@ -112,14 +142,23 @@ static bool add_thread(struct croft_workers *workers)
 	return added;
 }
 
+/* The lock is held. */
+static void wake_sleeper(struct croft_workers *workers)
+{
+	struct sleeper *sleeper = workers->sleepers;
+	workers->sleepers = sleeper->next;
+	sleeper->woken = true;
+	pthread_cond_signal(&sleeper->wake);
+}
+
 /* If there is work for one, and none is on its way. The lock is held. */
 static void wake_one(struct croft_workers *workers)
 {
 	if (workers->queued == 0 || workers->waking)
 		return;
-	if (workers->idle > 0) {
+	if (workers->sleepers) {
 		workers->waking = true;
-		pthread_cond_signal(&workers->wanted);
+		wake_sleeper(workers);
 	} else if (counted_threads(workers) < workers->most) {
 		workers->waking = add_thread(workers);
 	}
@@ -157,11 +196,11 @@ void croft_workers_destroy(struct croft_workers *workers)
 		return;
 	pthread_mutex_lock(&workers->lock);
 	workers->stopping = true;
-	pthread_cond_broadcast(&workers->wanted);
+	while (workers->sleepers)
+		wake_sleeper(workers);
 	while (workers->threads > 0)
 		pthread_cond_wait(&workers->left, &workers->lock);
 	pthread_mutex_unlock(&workers->lock);
-	pthread_cond_destroy(&workers->wanted);
 	pthread_cond_destroy(&workers->left);
 	pthread_mutex_destroy(&workers->lock);
 	free(workers);

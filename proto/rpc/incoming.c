@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the client of a stream sends, for a handler that reads it.
+ *
+ * A client-streaming call comes with its first message (or the end): the core waits for that, and no
+ * thread does. The queue's thread receives ahead of the handler, so that of a short stream all is there when
+ * the handler asks; at most MOST_INCOMING messages wait: that is the flow control. A bidirectional call is
+ * read only when the handler asks, since it may be parked instead.
+ *
+ * A half-close and a lost client look alike: no message. Both end the receives first; that the client is
+ * lost is told by the watch's event, which comes after. But it comes before the end of a receive that was
+ * begun after the first had ended, since the core takes up a call's operations one after the other. So the
+ * end is known when two receives, begun after the watch, have brought nothing.
+ */
+#include "proto/rpc/call.h"
+
+#include <stdlib.h>
+
+enum { ENDS = 2 };
+
+/* Whether to begin another receive; the caller does, without the lock. The lock is held. */
+static bool want_next(struct croft_call *call)
+{
+	if (call->incoming.busy || call->incoming.ends == ENDS || call->incoming.count == MOST_INCOMING)
+		return false;
+	call->incoming.busy = true;
+	return true;
+}
+
+static void begin_receive(struct croft_call *call)
+{
+	grpc_op op = {
+		.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &call->incoming.arriving};
+	call->incoming.arriving = NULL;
+	if (!call_start_batch(call, &op, 1, &call->incoming.event))
+		abort(); /* one at a time: the core has no reason to refuse */
+}
+
+/* NULL: a receive that brought nothing. The lock is held. */
+static void put(struct croft_call *call, grpc_byte_buffer *message)
+{
+	if (message)
+		call->incoming.waiting[(call->incoming.first + call->incoming.count++) % MOST_INCOMING] = message;
+	else
+		call->incoming.ends++;
+}
+
+static bool reads_ahead(const struct croft_call *call)
+{
+	return call->method->kind == CROFT_RPC_CLIENT_STREAM;
+}
+
+/* On the queue's thread. */
+static void received(struct event *event, bool ok)
+{
+	struct croft_call *call =
+		(struct croft_call *)((char *)event - offsetof(struct croft_call, incoming.event));
+	pthread_mutex_lock(&call->lock);
+	call->incoming.busy = false;
+	put(call, call->incoming.arriving);
+	bool next = (reads_ahead(call) || call->incoming.ends > 0) && want_next(call);
+	if (call->incoming.count > 0 || call->incoming.ends == ENDS)
+		pthread_cond_broadcast(&call->changed);
+	pthread_mutex_unlock(&call->lock);
+	if (next)
+		begin_receive(call);
+	croft_call_unref(call);
+}
+
+void incoming_begin(struct croft_call *call)
+{
+	call->incoming.event.complete = received;
+	if (!call->method || !reads_ahead(call))
+		return;
+	/* That there was none does not count: the watch was not there yet. */
+	if (call->payload)
+		put(call, call->payload);
+	call->payload = NULL;
+	call->incoming.busy = true;
+	begin_receive(call);
+}
+
+/* Waits until there is a message, or the end is known. The lock is held; it is not meanwhile. */
+static void await_message(struct croft_call *call)
+{
+	struct croft_workers *workers = server_workers(call->server);
+	pthread_mutex_unlock(&call->lock);
+	croft_workers_begin_wait(workers);
+	pthread_mutex_lock(&call->lock);
+	while (call->incoming.count == 0 && call->incoming.ends < ENDS)
+		pthread_cond_wait(&call->changed, &call->lock);
+	pthread_mutex_unlock(&call->lock);
+	croft_workers_end_wait(workers);
+	pthread_mutex_lock(&call->lock);
+}
+
+/* The next message; NULL at the end. */
+static grpc_byte_buffer *take(struct croft_call *call)
+{
+	pthread_mutex_lock(&call->lock);
+	if (call->incoming.count == 0 && want_next(call)) {
+		pthread_mutex_unlock(&call->lock);
+		begin_receive(call);
+		pthread_mutex_lock(&call->lock);
+	}
+	if (call->incoming.count == 0 && call->incoming.ends < ENDS)
+		await_message(call);
+	grpc_byte_buffer *message = NULL;
+	if (call->incoming.count > 0) {
+		message = call->incoming.waiting[call->incoming.first];
+		call->incoming.first = (call->incoming.first + 1) % MOST_INCOMING;
+		call->incoming.count--;
+	}
+	bool next = reads_ahead(call) && want_next(call);
+	pthread_mutex_unlock(&call->lock);
+	if (next)
+		begin_receive(call);
+	return message;
+}
+
+int croft_call_read(struct croft_call *call, struct croft_arena *arena, void **message,
+	struct croft_error *err)
+{
+	grpc_byte_buffer *buffer = take(call);
+	if (!buffer) {
+		if (!croft_call_cancelled(call))
+			return 0;
+		call_lost(call, err);
+		return -1;
+	}
+	struct croft_slice bytes = croft_core_bytes(buffer, arena);
+	grpc_byte_buffer_destroy(buffer);
+	*message = croft_message_decode(
+		call->method->request, bytes, arena, server_limits(call->server), err);
+	return *message ? 1 : -1;
+}
+
+void incoming_destroy(struct croft_call *call)
+{
+	for (; call->incoming.count > 0; call->incoming.count--) {
+		grpc_byte_buffer_destroy(call->incoming.waiting[call->incoming.first]);
+		call->incoming.first = (call->incoming.first + 1) % MOST_INCOMING;
+	}
+}
