@@ -35,6 +35,7 @@ struct croft_fetcher {
 	size_t blob_count;
 	struct croft_fetch_request pending[FARM_PENDING];
 	size_t pending_count;
+	bool answering;  /* a request has left `pending`, but its `done` has not returned */
 	bool splits;     /* says of what chunks a blob is made */
 	uint64_t moved_bytes;
 	unsigned asked, moved, calls; /* requests, blobs that were moved, croft_fetch_many calls */
@@ -51,6 +52,7 @@ static void *farm_serve(void *user)
 			break;
 		struct croft_fetch_request request = farm->pending[0];
 		farm->pending_count--;
+		farm->answering = true;
 		memmove(farm->pending, farm->pending + 1, farm->pending_count * sizeof(request));
 		struct croft_error err = {CROFT_NOT_FOUND, 0, "no source has it"};
 		bool absent = true;
@@ -70,6 +72,7 @@ static void *farm_serve(void *user)
 		pthread_mutex_unlock(&farm->lock);
 		request.done(request.user, &request.digest, moved, absent ? &err : NULL);
 		pthread_mutex_lock(&farm->lock);
+		farm->answering = false;
 	}
 	pthread_mutex_unlock(&farm->lock);
 	return NULL;
@@ -148,6 +151,17 @@ static inline void farm_await(struct croft_fetcher *farm, unsigned asked)
 {
 	for (int tries = 0; farm_asked(farm) < asked; tries++) {
 		assert_true(tries < 10000);
+		usleep(1000);
+	}
+}
+
+/* Until all that was asked for is answered, to whoever asked as well. */
+static inline void farm_settle(struct croft_fetcher *farm)
+{
+	for (bool busy = true; busy;) {
+		pthread_mutex_lock(&farm->lock);
+		busy = farm->pending_count > 0 || farm->answering;
+		pthread_mutex_unlock(&farm->lock);
 		usleep(1000);
 	}
 }

@@ -94,6 +94,7 @@ static void await_here(struct world *world, const struct croft_digest *digest)
 		assert_true(tries < 10000);
 		usleep(1000);
 	}
+	farm_settle(world->fixture.farm); /* and it is in the account */
 }
 
 static void a_bounded_part_is_asked_for_at_a_time_and_in_the_background(void **state)
