@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 static const char MOUNTED[] = "/sys/fs/cgroup", CONTROLLERS[] = "+memory +pids +cpu";
+static const char LEAF[] = "agent-of-croft-";
 
 /* Making --------------------------------------------------------------------------------------------- */
 
@@ -172,7 +173,7 @@ static bool move_to_leaf(struct cgroups *cgroups, const char *group)
 		ok = all || is_child((pid_t)strtol(line, NULL, 10), getpid());
 	if (file)
 		rewind(file);
-	snprintf(cgroups->leaf, sizeof(cgroups->leaf), "agent-of-croft-%d", getpid());
+	snprintf(cgroups->leaf, sizeof(cgroups->leaf), "%s%d", LEAF, getpid());
 	snprintf(path, sizeof(path), "%s/%s", group, cgroups->leaf);
 	ok = ok && file && (mkdir(path, 0755) == 0 || errno == EEXIST);
 	while (ok && fgets(line, sizeof(line), file))
@@ -209,6 +210,20 @@ static bool use_group(struct cgroups *cgroups, const char *group)
 	return make_root(group, cgroups, 0);
 }
 
+/* Another launcher moved us to its leaf: the cells stand beside its own. Whoever of both ends last returns
+ * the processes; before, the other's controllers are in use, and the kernel refuses. */
+static bool share_group(struct cgroups *cgroups, const char *own)
+{
+	const char *leaf = strrchr(own, '/');
+	if (!leaf || strncmp(leaf + 1, LEAF, strlen(LEAF)) != 0)
+		return false;
+	CROFT_CLEANUP_FREE char *group = strndup(own, (size_t)(leaf - own));
+	if (!group || !use_group(cgroups, group))
+		return false;
+	snprintf(cgroups->leaf, sizeof(cgroups->leaf), "%s", leaf + 1);
+	return true;
+}
+
 static bool open_v2(struct cgroups *cgroups)
 {
 	char own[4096];
@@ -216,6 +231,8 @@ static bool open_v2(struct cgroups *cgroups)
 		return false;
 	cgroups->v2 = true;
 	own_group(own, sizeof(own));
+	if (share_group(cgroups, own))
+		return true;
 	bool inner = own[0] && (strcmp(own, "/sys/fs/cgroup/") != 0 || is_delegated(own));
 	if (inner && access(own, W_OK) == 0) {
 		if (move_to_leaf(cgroups, own) && use_group(cgroups, own))
