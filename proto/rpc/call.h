@@ -83,8 +83,8 @@ struct croft_call {
 		struct event event;
 		grpc_byte_buffer *arriving, *waiting[MOST_INCOMING];
 		unsigned first, count; /* of waiting */
-		unsigned ends;         /* receives that brought nothing */
 		bool busy;             /* a receive is under way */
+		bool ended, lost;      /* nothing more comes; lost: though the client had not said so */
 	} incoming;
 
 	struct payload_pool *payloads; /* payload.c */

@@ -7,21 +7,17 @@
  * the handler asks; at most MOST_INCOMING messages wait: that is the flow control. A bidirectional call is
  * read only when the handler asks, since it may be parked instead.
  *
- * A half-close and a lost client look alike: no message. Both end the receives first; that the client is
- * lost is told by the watch's event, which comes after. But it comes before the end of a receive that was
- * begun after the first had ended, since the core takes up a call's operations one after the other. So the
- * end is known when two receives, begun after the watch, have brought nothing.
+ * A half-close and a lost client look alike: no message. The core knows which it was, from the moment at which
+ * the stream's end was read; the watch's event may come before or after.
  */
 #include "proto/rpc/call.h"
 
 #include <stdlib.h>
 
-enum { ENDS = 2 };
-
 /* Whether to begin another receive; the caller does, without the lock. The lock is held. */
 static bool want_next(struct croft_call *call)
 {
-	if (call->incoming.busy || call->incoming.ends == ENDS || call->incoming.count == MOST_INCOMING)
+	if (call->incoming.busy || call->incoming.ended || call->incoming.count == MOST_INCOMING)
 		return false;
 	call->incoming.busy = true;
 	return true;
@@ -36,13 +32,10 @@ static void begin_receive(struct croft_call *call)
 		abort(); /* one at a time: the core has no reason to refuse */
 }
 
-/* NULL: a receive that brought nothing. The lock is held. */
+/* The lock is held. */
 static void put(struct croft_call *call, grpc_byte_buffer *message)
 {
-	if (message)
-		call->incoming.waiting[(call->incoming.first + call->incoming.count++) % MOST_INCOMING] = message;
-	else
-		call->incoming.ends++;
+	call->incoming.waiting[(call->incoming.first + call->incoming.count++) % MOST_INCOMING] = message;
 }
 
 static bool reads_ahead(const struct croft_call *call)
@@ -57,10 +50,14 @@ static void received(struct event *event, bool ok)
 		(struct croft_call *)((char *)event - offsetof(struct croft_call, incoming.event));
 	pthread_mutex_lock(&call->lock);
 	call->incoming.busy = false;
-	put(call, call->incoming.arriving);
-	bool next = (reads_ahead(call) || call->incoming.ends > 0) && want_next(call);
-	if (call->incoming.count > 0 || call->incoming.ends == ENDS)
-		pthread_cond_broadcast(&call->changed);
+	if (call->incoming.arriving) {
+		put(call, call->incoming.arriving);
+	} else {
+		call->incoming.ended = true;
+		call->incoming.lost = !ok || grpc_call_failed_before_recv_message(call->core);
+	}
+	bool next = reads_ahead(call) && want_next(call);
+	pthread_cond_broadcast(&call->changed);
 	pthread_mutex_unlock(&call->lock);
 	if (next)
 		begin_receive(call);
@@ -72,7 +69,7 @@ void incoming_begin(struct croft_call *call)
 	call->incoming.event.complete = received;
 	if (!call->method || !reads_ahead(call))
 		return;
-	/* That there was none does not count: the watch was not there yet. */
+	/* Where there was none, the next receive tells why. */
 	if (call->payload)
 		put(call, call->payload);
 	call->payload = NULL;
@@ -87,7 +84,7 @@ static void await_message(struct croft_call *call)
 	pthread_mutex_unlock(&call->lock);
 	croft_workers_begin_wait(workers);
 	pthread_mutex_lock(&call->lock);
-	while (call->incoming.count == 0 && call->incoming.ends < ENDS)
+	while (call->incoming.count == 0 && !call->incoming.ended)
 		pthread_cond_wait(&call->changed, &call->lock);
 	pthread_mutex_unlock(&call->lock);
 	croft_workers_end_wait(workers);
@@ -103,7 +100,7 @@ static grpc_byte_buffer *take(struct croft_call *call)
 		begin_receive(call);
 		pthread_mutex_lock(&call->lock);
 	}
-	if (call->incoming.count == 0 && call->incoming.ends < ENDS)
+	if (call->incoming.count == 0 && !call->incoming.ended)
 		await_message(call);
 	grpc_byte_buffer *message = NULL;
 	if (call->incoming.count > 0) {
@@ -122,9 +119,9 @@ int croft_call_read(struct croft_call *call, struct croft_arena *arena, void **m
 	struct croft_error *err)
 {
 	grpc_byte_buffer *buffer = take(call);
+	if (!buffer && !call->incoming.lost)
+		return 0;
 	if (!buffer) {
-		if (!croft_call_cancelled(call))
-			return 0;
 		call_lost(call, err);
 		return -1;
 	}
