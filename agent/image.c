@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "agent/image.h"
+#include "agent/sealed.h"
 
 #include "proto/base/cleanup.h"
 
@@ -101,6 +102,18 @@ bool croft_image_stage(const char *image, const struct croft_machine *machine,
 	return croft_daemon_stage(machine->daemon, &root, staged, err);
 }
 
+/* BuildStream makes them in every root, and says SubtreeReadOnly of some only; in a folder that is to stand over
+ * a root nobody has use for them. */
+static bool has_mount_points(const Reapi__Directory *directory)
+{
+	unsigned found = 0;
+	for (size_t i = 0; i < directory->n_directories; i++) {
+		const char *name = directory->directories[i]->name;
+		found += strcmp(name, "dev") == 0 || strcmp(name, "proc") == 0 || strcmp(name, "tmp") == 0;
+	}
+	return found == 3;
+}
+
 bool croft_image_is_whole_root(const struct croft_digest *input_root,
 	const struct croft_machine *machine, const char *instance_name, bool *whole,
 	struct croft_error *err)
@@ -118,8 +131,6 @@ bool croft_image_is_whole_root(const struct croft_digest *input_root,
 	croft_remote_destroy(remote);
 	if (!directory)
 		return croft_error_wrap(err, "reading the input root");
-	const Reapi__NodeProperties *properties = directory->node_properties;
-	for (size_t i = 0; properties && i < properties->n_properties; i++)
-		*whole |= strcmp(properties->properties[i]->name, "SubtreeReadOnly") == 0;
+	*whole = croft_sealed_says(directory) >= 0 || has_mount_points(directory);
 	return true;
 }

@@ -20,8 +20,8 @@ bool croft_image_check(const char *image, const char *state, struct croft_error 
 bool croft_image_stage(const char *image, const struct croft_machine *machine,
 	const char *instance_name, struct croft_staged *staged, struct croft_error *err);
 
-/* Whether this input root says of itself that it is a whole file system: BuildBox's clients mark its
- * Directory with the property SubtreeReadOnly. */
+/* Whether this input root looks like a whole file system: its Directory has the property SubtreeReadOnly
+ * (BuildBox's clients), or the folders dev, proc and tmp. */
 bool croft_image_is_whole_root(const struct croft_digest *input_root,
 	const struct croft_machine *machine, const char *instance_name, bool *whole,
 	struct croft_error *err);

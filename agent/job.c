@@ -11,6 +11,7 @@
 #include "agent/paths.h"
 #include "agent/peers.h"
 #include "agent/presence.h"
+#include "agent/sealed.h"
 #include "agent/touched.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -35,6 +36,7 @@ struct croft_job {
 	struct croft_layout layout;
 	struct croft_job_options options;
 	bool over_image;  /* else the input root is "/" */
+	bool sealed;      /* nothing but the layout's writable directories may be written to */
 	struct croft_staged image, input;
 	struct croft_job_logs *logs;
 	struct croft_opens *opens; /* NULL: the kernel does not tell */
@@ -259,6 +261,22 @@ static bool choose_root(struct croft_job *job, struct croft_error *err)
 	return croft_image_stage(image, machine, instance, &job->image, err);
 }
 
+/* Who gives directories properties asks for Directories back: others are spared the look at the root. */
+static bool seal_root(struct croft_job *job, struct croft_error *err)
+{
+	if (job->over_image || job->layout.output_count == 0 ||
+		job->message->command->output_directory_format !=
+			REAPI__COMMAND__OUTPUT_DIRECTORY_FORMAT__DIRECTORY_ONLY)
+		return true;
+	struct croft_remote *remote =
+		croft_remote_create(job->machine->channel, job->message->instance_name);
+	struct croft_tree_source source = croft_remote_tree_source(remote);
+	bool ok =
+		croft_sealed_root(&source, &job->input_root, &job->layout, job->arena, &job->sealed, err);
+	croft_remote_destroy(remote);
+	return ok;
+}
+
 static bool prepare(struct croft_job *job, struct croft_error *err)
 {
 	const Farm__Job *message = job->message;
@@ -269,7 +287,8 @@ static bool prepare(struct croft_job *job, struct croft_error *err)
 			message->action->input_root_digest, "the action's input root", &job->input_root, err) ||
 		!croft_job_options_read(&job->options, message, err) || !choose_root(job, err) ||
 		!croft_layout_of(message->command,
-			job->over_image ? "/croft/root" : "/", job->arena, &job->layout, err))
+			job->over_image ? "/croft/root" : "/", job->arena, &job->layout, err) ||
+		!seal_root(job, err))
 		return false;
 	if (job->options.network == CROFT_NETWORK_HOST && !job->machine->allow_network)
 		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
@@ -312,7 +331,7 @@ static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_er
 		.input_target = job->over_image ? job->layout.input_target : NULL,
 		.writable_directories = job->layout.writable,
 		.writable_count = job->layout.writable_count,
-		.root_writable = true,
+		.root_writable = !job->sealed,
 		.arguments = arguments_of(job),
 		.environment = environment_of(job),
 		.working_directory = job->layout.working_directory,
