@@ -3,13 +3,59 @@
  * Recipes: blobs that are kept as a list of chunks, each of which is a blob itself and may belong to
  * many. A recipe is worth something only together with all of its chunks: whoever finds one asks for
  * them too, and does to them what he does to it (lease, pin), so that they are used, kept and lost
- * together. One whose chunks have gone counts as missing and ages out of the index.
+ * together. One whose chunks have gone counts as missing, and leaves the index when that is noticed.
  */
 #include "fs/store/internal.h"
 
 #include "proto/base/cleanup.h"
 
 #include <stdlib.h>
+
+/* Whether the index (of `txn`) and what is pending lack a chunk of the recipe that stands in the index.
+ * `lock` held. */
+static bool is_broken(struct croft_store *store, MDB_txn *txn, const struct croft_digest *digest,
+	struct store_entry *entry)
+{
+	struct croft_slice recipe = {NULL, 0};
+	if (store_pending_find(&store->pending, digest->hash) ||
+		store_index_get(&store->index, txn, digest->hash, entry, NULL) != 1 ||
+		!store_is_recipe(entry) ||
+		store_table_get(txn, store->index.sums, digest->hash, CROFT_HASH_SIZE, &recipe, NULL) < 0)
+		return false;
+	for (size_t i = 0; i < store_recipe_count(recipe); i++) {
+		struct croft_digest chunk; /* what LMDB gives stands at any address */
+		struct store_entry there;
+		memcpy(&chunk, (const char *)recipe.data + i * sizeof(chunk), sizeof(chunk));
+		const struct store_pending *pending = store_pending_find(&store->pending, chunk.hash);
+		if (pending && pending->state == STORE_PRESENT)
+			continue;
+		if ((pending && pending->state == STORE_GONE) ||
+			store_index_get(&store->index, txn, chunk.hash, &there, NULL) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* A recipe that was found without all of its chunks is marked gone, if that is still so: the lock is held
+ * over the look, so that nobody stores the blob anew between it and the mark. */
+static void forget_if_broken(struct croft_store *store, const struct croft_digest *digest)
+{
+	struct store_entry entry;
+	if (store->config.read_only)
+		return;
+	CROFT_LOCKED(&store->lock);
+	MDB_txn *txn = store_read_begin(&store->index, NULL);
+	bool broken = txn && is_broken(store, txn, digest, &entry);
+	store_read_end(&store->index, txn);
+	if (!broken)
+		return;
+	store_pending_set(&store->pending, digest->hash, STORE_GONE, &entry, CROFT_SLICE(NULL, 0))->evicted =
+		true;
+	store->generation++;
+	/* At once: until then nobody can store it anew. */
+	store->keeper.asked++;
+	pthread_cond_signal(&store->keeper.wake);
+}
 
 bool store_recipe_grip(struct croft_store *store, const struct croft_digest *digest,
 	enum store_grip grip, uint64_t until_ms, struct croft_slice *recipe, bool *complete,
@@ -31,6 +77,8 @@ bool store_recipe_grip(struct croft_store *store, const struct croft_digest *dig
 	*complete = true;
 	for (size_t i = 0; i < count; i++)
 		*complete &= found[i];
+	if (!*complete)
+		forget_if_broken(store, digest);
 	if (*complete || grip != STORE_PIN)
 		return true;
 	CROFT_LOCKED(&store->lock);

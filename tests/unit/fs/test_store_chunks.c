@@ -250,14 +250,11 @@ static void chunks_are_kept_and_lost_with_their_blob(void **state)
 	place_destroy(place);
 }
 
-static void a_broken_recipe_is_replaced(void **state)
+/* In the file that holds it. */
+static void damage(struct place *place, const struct croft_digest *digest)
 {
-	struct place *place = place_create((struct croft_store_config){.chunked = true});
-	struct croft_slice bytes = place_bytes(place, 1, BLOB);
-	struct croft_digest digest = place_put(place, bytes), *chunks;
-	size_t count = recipe_of(place, &digest, &chunks);
-	/* Nothing is leased in a cache once its lease is over; here the file that holds it all goes. */
-	struct croft_store_blob *blob = croft_store_open_blob(place->store, &chunks[count - 1], NULL);
+	struct croft_store_blob *blob = croft_store_open_blob(place->store, digest, NULL);
+	assert_non_null(blob);
 	uint64_t offset;
 	int fd = croft_store_blob_fd(blob, &offset);
 	char path[64];
@@ -265,6 +262,15 @@ static void a_broken_recipe_is_replaced(void **state)
 	CROFT_CLEANUP_FD int writable = open(path, O_WRONLY | O_CLOEXEC);
 	assert_int_equal(pwrite(writable, "damaged", 7, (off_t)offset), 7);
 	croft_store_blob_close(blob);
+}
+
+static void a_broken_recipe_is_replaced(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.chunked = true});
+	struct croft_slice bytes = place_bytes(place, 1, BLOB);
+	struct croft_digest digest = place_put(place, bytes), *chunks;
+	size_t count = recipe_of(place, &digest, &chunks);
+	damage(place, &chunks[count - 1]);
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_slice got;
 	assert_false(croft_store_get(place->store, &digest, place->arena, &got, &err));
@@ -273,6 +279,31 @@ static void a_broken_recipe_is_replaced(void **state)
 	assert_false(place_has(place, &digest));
 	place_put(place, bytes);
 	assert_true(place_has(place, &digest));
+	place_destroy(place);
+}
+
+/* What is asked for and found without its chunks leaves the index, and can be stored anew. */
+static void a_recipe_whose_chunks_went_is_forgotten_when_it_is_asked_for(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.chunked = true});
+	struct croft_slice bytes = place_bytes(place, 1, BLOB);
+	struct croft_digest digest = place_put(place, bytes), *chunks;
+	size_t count = recipe_of(place, &digest, &chunks);
+	place_reopen(place);
+	assert_int_equal(place_stat(place).blobs, count + 1);
+	damage(place, &chunks[count - 1]);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_slice got;
+	assert_false(croft_store_get(place->store, &chunks[count - 1], place->arena, &got, &err));
+	assert_int_equal(err.code, CROFT_DATA_LOSS);
+	assert_true(is_missing(place, &digest));
+	place_reopen(place);
+	assert_int_equal(place_stat(place).blobs, count - 1);
+	assert_true(is_missing(place, &digest));
+	place_put(place, bytes);
+	place_reopen(place);
+	assert_true(place_has(place, &digest));
+	assert_int_equal(place_stat(place).blobs, count + 1);
 	place_destroy(place);
 }
 
@@ -310,6 +341,7 @@ int main(void)
 		cmocka_unit_test(pieces_of_any_size_are_taken),
 		cmocka_unit_test(chunks_are_kept_and_lost_with_their_blob),
 		cmocka_unit_test(a_broken_recipe_is_replaced),
+		cmocka_unit_test(a_recipe_whose_chunks_went_is_forgotten_when_it_is_asked_for),
 		cmocka_unit_test(a_hold_keeps_the_chunks),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
