@@ -449,6 +449,18 @@ static void fill_sandbox_account(struct croft_job *job, const struct croft_sandb
 	on_output(job, 2, hint);
 }
 
+/* Clients show their users what a job printed: there Bazel's tell of an agent that is not made for them. */
+static void hint_at_image(struct croft_job *job, const struct croft_sandbox_result *ended)
+{
+	if (ended->end != CROFT_END_EXEC || job->over_image || job->options.root != CROFT_ROOT_UNSAID)
+		return;
+	const char *hint = croft_arena_printf(job->arena,
+		"%scroft: %s: %s; the job's / was its input root, since this agent has no root image: start it with "
+		"--root-image, or name one in the platform property croft-root-image\n",
+		job->line_open ? "\n" : "", job->message->command->arguments[0], ended->message);
+	on_output(job, 2, croft_slice_str(hint));
+}
+
 static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct croft_error *err)
 {
 	struct croft_sandbox_result ended;
@@ -458,6 +470,7 @@ static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct
 	if (ok) {
 		job->done.peak_memory_bytes = ended.peak_memory_bytes;
 		fill_sandbox_account(job, &ended);
+		hint_at_image(job, &ended);
 	}
 	struct croft_mount_account account = {0};
 	/* An account ends with the daemon that kept it, and so does the mount that the job read from. */

@@ -31,6 +31,7 @@ same "err" "$(cat "$folder/stderr")"
 fails 7 "" run -- sh -c 'exit 7'
 fails 137 "" run -- sh -c 'kill -KILL $$'
 fails 127 "" run -- nothing-of-that-name
+fails 127 "this agent has no root image: start it with --root-image" "$CROFT" run -q -- nothing-of-that-name
 fails 125 "neither a digest nor a name" "$CROFT" run -d nothing -- true
 fails 125 "leads out" run -o ../x -- true
 
