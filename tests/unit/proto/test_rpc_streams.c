@@ -332,7 +332,8 @@ static void payloads_wait_for_the_client_and_end_with_it(void **state)
 		seen = atomic_load(&written);
 		pause_ms(200);
 	}
-	assert_true(seen < 16);
+	/* What the core and the connection hold, which grows with the bandwidth that it sees. */
+	assert_true(seen < MANY / 2);
 	croft_stream_destroy(stream);
 	wait_for(&handlers, 1);
 }
@@ -364,7 +365,8 @@ static void a_client_writes_no_further_than_the_server_reads(void **state)
 		seen = writing.writes;
 		pause_ms(200);
 	}
-	assert_true(seen < 16);
+	/* What the core and the connection hold, which grows with the bandwidth that it sees. */
+	assert_true(seen < MANY / 2);
 	atomic_store(&may_go, true);
 	void *message;
 	assert_int_equal(croft_stream_read(writing.stream, *state, &message, &err), 1);
