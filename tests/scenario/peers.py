@@ -265,7 +265,9 @@ def a_peer_that_sends_wrong_bytes_is_found_out(s):
 
     liar, sent = with_one_replaced(s, lie)
     print(f"  the liar was asked {liar.asked} times; the server sent {sent}")
-    assert 1 <= liar.asked <= 8, "it was asked again and again"  # once on each connection, at most
+    # Once on each connection: eight, and those that took the place of one that was too slow to wait for.
+    print(f"  {len(sizes)} chunks")
+    assert 1 <= liar.asked <= len(sizes) // 2, "it was asked again and again"
     assert sent >= BIG
 
 
