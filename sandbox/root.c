@@ -267,6 +267,11 @@ static int make_overlay(const struct launcher_context *context, const struct ove
 			if (errno == ELOOP)
 				croft_error_set(err, CROFT_INVALID_ARGUMENT,
 					"two of the root layers are one directory, or one of them contains another");
+			else if (errno == EINVAL && !context->privileged)
+				croft_error_set(err, CROFT_FAILED_PRECONDITION,
+					"the kernel refuses %s as a layer: to an ordinary user it does not show what "
+					"lies below mounts, as / has them; name a root without any, or be root",
+					overlay->sources[0]);
 			else
 				croft_error_errno(err, errno, "making the overlay over %s", overlay->sources[0]);
 			return -1;

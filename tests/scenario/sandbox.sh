@@ -36,6 +36,12 @@ same "changed" "$(sandbox -- sh -c 'echo changed >/etc/input; cat /etc/input')"
 same "as it was" "$(cat "$root/etc/input")"
 fails 1 "Read-only file system" sandbox --writable /out -- sh -c 'echo >/out/a && echo >/etc/b'
 
+echo "a root that an ordinary user cannot have is refused with the reason"
+mkdir -m 1777 "$folder/user"
+chmod 711 "$folder"
+fails 125 "it does not show what lies below mounts, as / has them; name a root without any" setpriv --reuid 65533 \
+    --regid 65533 --clear-groups "$CROFT" sandbox --state "$folder/user/state" --root / -- true
+
 echo "a spec says it all"
 cat >"$folder/spec" <<JSON
 {
