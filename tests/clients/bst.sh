@@ -27,6 +27,20 @@ TEXT
     current=$name
 }
 
+# project: the tests' elements with the toolchain's root beside them, in the folder that is entered.
+project() {
+    mkdir "$folder/work"
+    cp -r "$here/buildstream/." "$folder/work/"
+    copy "$toolchain" "$folder/work/root"
+    cat >>"$folder/work/project.conf" <<TEXT
+
+aliases:
+  project_archive: file://$folder/
+TEXT
+    cd "$folder/work"
+}
+copy() { cp -al "$1" "$2" 2>/dev/null || cp -a "$1" "$2"; }
+
 # The wheel's scripts name the folder it was first unpacked in: the module is started instead.
 bst() {
     loopback PYTHONPATH="$(echo "$client_bst"/lib/python3*/site-packages)" /usr/bin/python3 -m buildstream \

@@ -11,10 +11,7 @@ meson_root=$client
 install buildbox-sid sh -c 'rmdir "$2" && "$1" "$2" buildbox coreutils dash base-files' sh "$here/sid.py"
 buildbox=$client
 
-copy() { cp -al "$1" "$2" 2>/dev/null || cp -a "$1" "$2"; }
-mkdir "$folder/work"
-cp -r "$here/buildstream/." "$folder/work/"
-copy "$toolchain" "$folder/work/root"
+project
 copy "$meson_root" "$folder/work/mesonroot"
 # recc, and the libraries that it was linked with: another C library than that of the root.
 mkdir "$folder/work/recc"
@@ -23,12 +20,6 @@ chroot "$buildbox" "/lib64/ld-linux-x86-64.so.2" --list /usr/bin/recc | grep -o 
     while read -r library; do cp -L "$buildbox$library" "$folder/work/recc/"; done
 cp "$buildbox/usr/bin/recc" "$folder/work/recc/recc"
 mv "$folder/work/recc/$loader" "$folder/work/recc/loader"
-cat >>"$folder/work/project.conf" <<TEXT
-
-aliases:
-  project_archive: file://$folder/
-TEXT
-cd "$folder/work"
 
 serve server
 agent one --slots 2 --root-image "$toolchain" --allow-nested

@@ -4,15 +4,7 @@
 . "$(dirname "$0")/bst.sh"
 toolchain
 
-mkdir "$folder/work"
-cp -r "$here/buildstream/." "$folder/work/"
-cp -al "$toolchain" "$folder/work/root" 2>/dev/null || cp -a "$toolchain" "$folder/work/root"
-cat >>"$folder/work/project.conf" <<TEXT
-
-aliases:
-  project_archive: file://$folder/
-TEXT
-cd "$folder/work"
+project
 
 serve server
 agent one --slots 1

@@ -5,19 +5,11 @@
 . "$(dirname "$0")/bst.sh"
 toolchain
 
-mkdir "$folder/work"
-cp -r "$here/buildstream/." "$folder/work/"
-cp -al "$toolchain" "$folder/work/root" 2>/dev/null || cp -a "$toolchain" "$folder/work/root"
+project
 mkdir -p "$folder/archive/text-1.0"
 echo text >"$folder/archive/text-1.0/text"
 tar -C "$folder/archive" -cf "$folder/text.tar" --mtime=@0 text-1.0
 sed -i "s/@REF@/$(sha256sum "$folder/text.tar" | cut -d' ' -f1)/" "$folder/work/elements/archive.bst"
-cat >>"$folder/work/project.conf" <<TEXT
-
-aliases:
-  project_archive: file://$folder/
-TEXT
-cd "$folder/work"
 
 serve server
 agent one --slots 1
