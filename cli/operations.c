@@ -182,8 +182,8 @@ const struct command command_agents = {
 	.name = "agents",
 	.arguments = "[list | drain AGENT… | resume AGENT…]",
 	.summary = "List agents, or take them out of the farm and back",
-	.details = "A drained agent ends its running jobs and gets no more, until it is resumed: the farm remembers it over restarts "
-		"of the agent and of the server.",
+	.details = "A drained agent ends its running jobs and gets no more, until it is resumed: the\n"
+		"farm remembers it over restarts of the agent and of the server.",
 	.options = agents_options,
 	.client = true,
 	.run = agents_run,

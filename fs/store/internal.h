@@ -437,6 +437,8 @@ struct store_large_note {
 };
 void store_large_path(const uint8_t *hash, char path[80]);
 void store_temporary_name(uint64_t number, char name[32]);
+/* The numbers that files below `dir_fd` have for names (8 hexadecimal digits), ascending; malloc'ed. */
+bool store_list_numbered(int dir_fd, uint32_t **numbers, size_t *count, struct croft_error *err);
 /* Opens all segments; everything behind the position comes back into the pending table. */
 bool store_replay(struct croft_store *store, struct store_position position,
 	struct croft_error *err);

@@ -14,7 +14,6 @@
 #include "proto/base/log.h"
 
 #define XXH_INLINE_ALL
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -227,38 +226,6 @@ static bool read_file(struct croft_store *store, struct lease_file *file, struct
 	return true;
 }
 
-static int newest_first(const void *a, const void *b)
-{
-	uint32_t left = *(const uint32_t *)a, right = *(const uint32_t *)b;
-	return (left < right) - (left > right);
-}
-
-static bool list_files(int dir_fd, uint32_t **numbers, size_t *count, struct croft_error *err)
-{
-	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-	if (!dir) {
-		croft_error_errno(err, errno, "listing leases/");
-		if (fd >= 0)
-			close(fd);
-		return false;
-	}
-	size_t room = 16;
-	*numbers = croft_array(room, sizeof(**numbers));
-	for (struct dirent *entry; (entry = readdir(dir));) {
-		char *end;
-		unsigned long number = strtoul(entry->d_name, &end, 16);
-		if (strlen(entry->d_name) != 8 || *end || number == 0)
-			continue;
-		if (*count == room)
-			*numbers = croft_realloc(*numbers, room *= 2, sizeof(**numbers));
-		(*numbers)[(*count)++] = (uint32_t)number;
-	}
-	closedir(dir);
-	qsort(*numbers, *count, sizeof(**numbers), newest_first);
-	return true;
-}
-
 bool store_leases_open(struct croft_store *store, struct croft_error *err)
 {
 	struct store_leases *leases = store->leases = croft_zalloc(sizeof(*leases));
@@ -271,10 +238,10 @@ bool store_leases_open(struct croft_store *store, struct croft_error *err)
 		return croft_error_errno(err, errno, "%s: opening leases/", store->path);
 	CROFT_CLEANUP_FREE uint32_t *numbers = NULL;
 	size_t count = 0;
-	if (!list_files(leases->dir_fd, &numbers, &count, err))
-		return false;
+	if (!store_list_numbered(leases->dir_fd, &numbers, &count, err))
+		return croft_error_wrap(err, "%s: leases/", store->path);
 	struct lease_file **tail = &leases->files;
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = count; i-- > 0;) { /* the newest is the first of the list */
 		struct lease_file *file = *tail = croft_zalloc(sizeof(*file));
 		file->number = numbers[i];
 		tail = &file->next;

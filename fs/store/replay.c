@@ -10,7 +10,6 @@
 #include "proto/base/io.h"
 #include "proto/base/log.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -18,41 +17,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static int by_number(const void *a, const void *b)
-{
-	uint32_t left = *(const uint32_t *)a, right = *(const uint32_t *)b;
-	return (left > right) - (left < right);
-}
-
-/* Numbers of the segment files, sorted, malloc'ed. */
-static bool list_segments(struct croft_store *store, uint32_t **numbers, size_t *count,
-	struct croft_error *err)
-{
-	int fd = openat(store->segments_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-	if (!dir) {
-		croft_error_errno(err, errno, "%s: listing segments/", store->path);
-		if (fd >= 0)
-			close(fd);
-		return false;
-	}
-	size_t room = 16;
-	*count = 0;
-	*numbers = croft_array(room, sizeof(**numbers));
-	for (struct dirent *entry; (entry = readdir(dir));) {
-		char *end;
-		unsigned long number = strtoul(entry->d_name, &end, 16);
-		if (strlen(entry->d_name) != 8 || *end || number == 0)
-			continue;
-		if (*count == room)
-			*numbers = croft_realloc(*numbers, room *= 2, sizeof(**numbers));
-		(*numbers)[(*count)++] = (uint32_t)number;
-	}
-	closedir(dir);
-	qsort(*numbers, *count, sizeof(**numbers), by_number);
-	return true;
-}
 
 /* Live bytes as the index has them; -1: it does not know the segment. */
 static int64_t saved_live(struct croft_store *store, uint32_t number, struct croft_error *err)
@@ -235,8 +199,8 @@ bool store_replay(struct croft_store *store, struct store_position position,
 {
 	CROFT_CLEANUP_FREE uint32_t *numbers = NULL;
 	size_t count;
-	if (!list_segments(store, &numbers, &count, err))
-		return false;
+	if (!store_list_numbered(store->segments_fd, &numbers, &count, err))
+		return croft_error_wrap(err, "%s: segments/", store->path);
 	store->log.last = position.segment;
 	for (size_t i = 0; i < count; i++) {
 		if (numbers[i] > store->log.last)

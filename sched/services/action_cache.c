@@ -71,6 +71,18 @@ static bool put_in_what_is_asked_for(struct inlining *inlining,
 	return true;
 }
 
+static Reapi__ActionResult *decode_stored(const Reapi__GetActionResultRequest *request,
+	struct croft_slice value, struct croft_arena *arena, struct croft_error *err)
+{
+	Reapi__ActionResult *result =
+		croft_message_decode(&reapi__action_result__descriptor, value, arena, NULL, err);
+	if (!result) {
+		err->code = CROFT_DATA_LOSS;
+		croft_error_wrap(err, "the stored result of action %s", request->action_digest->hash);
+	}
+	return result;
+}
+
 /* From the store; failing that, from the upstream. */
 static bool look_up(struct croft_services *services, const char *instance_name,
 	const struct croft_digest *action, struct croft_arena *arena, struct croft_slice *value,
@@ -97,12 +109,9 @@ static bool get_action_result(struct croft_call *call, void *user, struct croft_
 		!digest_read(request->action_digest, "action_digest", &action, err) ||
 		!look_up(services, request->instance_name, &action, arena, &value, err))
 		return false;
-	Reapi__ActionResult *result =
-		croft_message_decode(&reapi__action_result__descriptor, value, arena, NULL, err);
-	if (!result) {
-		err->code = CROFT_DATA_LOSS;
-		return croft_error_wrap(err, "the stored result of action %s", request->action_digest->hash);
-	}
+	Reapi__ActionResult *result = decode_stored(request, value, arena, err);
+	if (!result)
+		return false;
 	struct inlining inlining = {services->store, arena, INLINE_BYTES};
 	return put_in_what_is_asked_for(&inlining, request, result, err) &&
 		croft_call_write(call, &result->base, err);
@@ -122,10 +131,7 @@ static bool get_failed_result(struct croft_call *call, void *user, struct croft_
 		!croft_store_record_get(services->store, CROFT_RECORD_FAILURE,
 			action_key(request->instance_name, &action, arena), arena, &value, err))
 		return false;
-	Reapi__ActionResult *result =
-		croft_message_decode(&reapi__action_result__descriptor, value, arena, NULL, err);
-	if (!result)
-		err->code = CROFT_DATA_LOSS;
+	Reapi__ActionResult *result = decode_stored(request, value, arena, err);
 	return result && croft_call_write(call, &result->base, err);
 }
 

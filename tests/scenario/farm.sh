@@ -5,22 +5,7 @@
 
 mkdir -p "$folder/root/bin"
 cp /bin/busybox "$folder/root/bin/sh"
-"$CROFT" farm -n 2 --slots 1 --state "$folder/farm" --listen 127.0.0.1:0 >"$folder/farm.out" \
-    2>"$folder/farm.log" &
-farm=$!
-pids+=("$farm")
-for _ in $(seq 300); do grep -qs '^farm at' "$folder/farm.out" && break; sleep 0.1; done
-CROFT_SERVER=$(sed -n 's/^farm at \([^,]*\),.*/\1/p' "$folder/farm.out")
-export CROFT_SERVER
-
-ready() {
-    for _ in $(seq 300); do
-        [ "$("$CROFT" agents 2>/dev/null | grep -c ' ready ')" -eq "$1" ] && return
-        sleep 0.1
-    done
-    echo "there are no $1 ready agents" >&2
-    return 1
-}
+start_farm -n 2 --slots 1
 
 echo "a farm runs jobs"
 ready 2

@@ -14,6 +14,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 from farm import Farm
+from scenario import need_root_and_fuse, run
 
 PATH = ["-e", "PATH=/bin"]
 # A job that nobody runs must not keep the test for ever.
@@ -320,32 +321,9 @@ TESTS = [a_job_runs_and_is_cached, the_exit_status_is_passed_on, no_file_that_wa
 
 
 def main():
-    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
-        print("skipped: root and /dev/fuse are needed")
-        return 77
-    wanted = sys.argv[2:]
-    failed = 0
-    scenario = Scenario(sys.argv[1])
-    try:
-        for test in TESTS:
-            if wanted and test.__name__ not in wanted:
-                continue
-            start = time.monotonic()
-            try:
-                test(scenario)
-                print(f"ok    {test.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
-            except (Exception, SystemExit) as error:  # the next test may still tell something
-                failed += 1
-                print(f"FAIL  {test.__name__}: {error}\n      again: {sys.argv[0]} {sys.argv[1]} "
-                      f"{test.__name__}", flush=True)
-        if failed:
-            for name in sorted(os.listdir(f"{scenario.folder}/farm")):
-                if name.endswith(".log"):
-                    print(f"--- {name}\n{open(f'{scenario.folder}/farm/{name}').read()[-3000:]}")
-    finally:
-        scenario.stop()
-    return 1 if failed else 0
+    need_root_and_fuse()
+    run(Scenario(sys.argv[1]), TESTS)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -70,3 +70,33 @@ fails() {
 same() {
     [ "$1" = "$2" ] || { echo "expected \"$1\", came \"$2\"" >&2; return 1; }
 }
+
+# ready COUNT: waits until that many agents take jobs.
+ready() {
+    for _ in $(seq 300); do
+        [ "$("$CROFT" agents 2>/dev/null | grep -c ' ready ')" -eq "$1" ] && return
+        sleep 0.1
+    done
+    echo "there are no $1 ready agents" >&2
+    return 1
+}
+
+# busybox_root DIR: a root in which a shell and the usual commands run.
+busybox_root() {
+    local applet
+    mkdir -p "$1/bin"
+    cp /bin/busybox "$1/bin/"
+    for applet in $(/bin/busybox --list); do
+        [ "$applet" = busybox ] || ln -s busybox "$1/bin/$applet"
+    done
+}
+
+# start_farm ARGUMENT...: `croft farm` in $folder/farm, on free ports; its pid is $farm.
+start_farm() {
+    "$CROFT" farm --state "$folder/farm" --listen 127.0.0.1:0 "$@" >"$folder/farm.out" 2>"$folder/farm.log" &
+    farm=$!
+    pids+=("$farm")
+    for _ in $(seq 300); do grep -qs '^farm at' "$folder/farm.out" && break; sleep 0.1; done
+    CROFT_SERVER=$(sed -n 's/^farm at \([^,]*\),.*/\1/p' "$folder/farm.out")
+    export CROFT_SERVER
+}

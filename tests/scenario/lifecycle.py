@@ -14,6 +14,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 from farm import Farm
 from network import Network
+from scenario import need_root_and_fuse, run
 
 FILES, BIG = 240, 48 << 20
 # Reads files that are not here yet, for some seconds, and says how far it is.
@@ -310,34 +311,10 @@ TESTS = [the_daemon_is_replaced_while_a_job_reads, a_program_that_is_no_daemon_i
 
 
 def main():
-    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
-        print("skipped: root and /dev/fuse are needed")
-        return 77
-    wanted = sys.argv[2:]
-    failed = 0
+    need_root_and_fuse()
     scenario = Scenario(os.path.abspath(sys.argv[1]))
-    try:
-        for test in TESTS:
-            if wanted and test.__name__ not in wanted:
-                continue
-            start = time.monotonic()
-            try:
-                test(scenario)
-                print(f"ok    {test.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
-            except (Exception, SystemExit) as error:  # the next test may still tell something
-                failed += 1
-                scenario.network.heal()
-                mount_log = f"{scenario.folder}/mount.log"
-                print(open(mount_log).read()[-2000:] if os.path.exists(mount_log) else "")
-                print(f"FAIL  {test.__name__}: {error}\n      again: {sys.argv[0]} {sys.argv[1]} "
-                      f"{test.__name__}", flush=True)
-        if failed:
-            for name in ("serve.log", "one.log"):
-                print(f"--- {name}\n{open(f'{scenario.farm.folder}/{name}').read()[-3000:]}")
-    finally:
-        scenario.stop()
-    return 1 if failed else 0
+    run(scenario, TESTS, after_failure=scenario.network.heal)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

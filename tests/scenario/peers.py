@@ -19,6 +19,7 @@ import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 from farm import Farm
+from scenario import run
 
 BIG = 24 << 20
 SERVER_SEEN_AS = "127.0.0.2"  # agents reach the server there, through what counts
@@ -291,25 +292,7 @@ TESTS = [the_second_agent_gets_it_from_the_first, an_agent_without_peers_asks_an
 
 
 def main():
-    scenario = Scenario(sys.argv[1])
-    failed = False
-    try:
-        for test in TESTS:
-            if len(sys.argv) > 2 and test.__name__ not in sys.argv[2:]:
-                continue
-            print(test.__name__, flush=True)
-            test(scenario)
-    except BaseException:
-        failed = True
-        for name in os.listdir(scenario.farm.folder):
-            if name.endswith(".log"):
-                print(f"--- {name}\n" + open(f"{scenario.farm.folder}/{name}").read()[-3000:])
-        raise
-    finally:
-        if not failed:
-            scenario.stop()
-        else:
-            scenario.farm.stop()
+    run(Scenario(sys.argv[1]), TESTS)
 
 
 if __name__ == "__main__":

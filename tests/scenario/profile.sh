@@ -6,12 +6,7 @@
 mkdir -p "$folder/root/bin" "$folder/root/data"
 cp /bin/busybox "$folder/root/bin/sh"; cp /bin/busybox "$folder/root/bin/cat"
 for i in $(seq 20); do echo "file $i" >"$folder/root/data/$i"; done
-"$CROFT" farm -n 2 --slots 1 --state "$folder/farm" --listen 127.0.0.1:0 >"$folder/farm.out" 2>"$folder/farm.log" &
-farm=$!
-pids+=("$farm")
-for _ in $(seq 300); do grep -qs '^farm at' "$folder/farm.out" && break; sleep 0.1; done
-CROFT_SERVER=$(sed -n 's/^farm at \([^,]*\),.*/\1/p' "$folder/farm.out")
-export CROFT_SERVER
+start_farm -n 2 --slots 1
 "$CROFT" import --name root "$folder/root" >/dev/null
 
 # run COMMAND: its account of inputs as "NAME VALUE" lines in $folder/account.
@@ -63,14 +58,6 @@ same 2 "$(field inputs.json 'j["read_files"]')"
 
 echo "another agent fetches ahead what jobs of this kind read, also after the server was restarted"
 children() { ps -o pid=,args= --ppid "$farm" | grep "croft $1 " | awk '{print $1}'; }
-ready() {
-    for _ in $(seq 300); do
-        [ "$("$CROFT" agents 2>/dev/null | grep -c ' ready ')" -eq "$1" ] && return
-        sleep 0.1
-    done
-    echo "there are no $1 ready agents" >&2
-    return 1
-}
 used=$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["agent"])' "$folder/run.json")
 old=$(children serve)
 kill -TERM "$old"

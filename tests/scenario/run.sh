@@ -5,11 +5,8 @@
 . "$(dirname "$0")/lib.sh"
 
 root=$folder/root
-mkdir -p "$root/bin" "$folder/src"
-cp /bin/busybox "$root/bin/"
-for applet in $(/bin/busybox --list); do
-    [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
-done
+busybox_root "$root"
+mkdir -p "$folder/src"
 echo "hello from here" >"$folder/src/greeting"
 
 serve server --unfit-wait 1

@@ -4,11 +4,8 @@
 . "$(dirname "$0")/lib.sh"
 
 root=$folder/root
-mkdir -p "$root/bin" "$root/etc"
-cp /bin/busybox "$root/bin/"
-for applet in $(/bin/busybox --list); do
-    [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
-done
+busybox_root "$root"
+mkdir -p "$root/etc"
 echo "as it was" >"$root/etc/input"
 sandbox() { "$CROFT" sandbox -q --state "$folder/state" --root "$root" "$@"; }
 nothing_left() {

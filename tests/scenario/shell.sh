@@ -5,11 +5,8 @@
 
 export XDG_STATE_HOME=$folder/home
 root=$folder/root
-mkdir -p "$root/bin" "$folder/src"
-cp /bin/busybox "$root/bin/"
-for applet in $(/bin/busybox --list); do
-    [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
-done
+busybox_root "$root"
+mkdir -p "$folder/src"
 echo "an input" >"$folder/src/input"
 serve server
 "$CROFT" import --name root "$root" >/dev/null

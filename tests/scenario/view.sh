@@ -7,11 +7,7 @@
 mkdir -p "$folder/root/bin" "$folder/root/src" "$folder/mnt"
 for name in sh mkdir cp chmod ln; do cp /bin/busybox "$folder/root/bin/$name"; done
 echo 'int main;' >"$folder/root/src/main.c"
-"$CROFT" farm -n 1 --slots 1 --state "$folder/farm" --listen 127.0.0.1:0 >"$folder/farm.out" 2>"$folder/farm.log" &
-pids+=("$!")
-for _ in $(seq 300); do grep -qs '^farm at' "$folder/farm.out" && break; sleep 0.1; done
-CROFT_SERVER=$(sed -n 's/^farm at \([^,]*\),.*/\1/p' "$folder/farm.out")
-export CROFT_SERVER
+start_farm -n 1 --slots 1
 "$CROFT" import --name root "$folder/root" >/dev/null
 leave() {
     local status=$?
