@@ -30,6 +30,7 @@ WARM_ROUNDS = 15
 TREES = ("toolchain", "small", "large")
 COMPILE = ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "LC_ALL=C", "gcc", "-c", "/hello.c", "-o", "/hello.o"]
 SYSTEMS = ("croft", "casync", "squashfuse", "buildbox-fuse", "casd")
+ROWS = ("compile", "files", "first")
 SSH_PORT, HTTP_PORT = 2222, 8080
 
 
@@ -286,7 +287,7 @@ class Bench:
         self.hide(0, self.served)
         return {system: statistics.median(firsts[system]) for system in self.systems}, warm
 
-    def read_times(self, system):
+    def files_time(self, system):
         path, end = self.show(system, "small")
         start = time.monotonic()
         total = 0
@@ -298,6 +299,9 @@ class Bench:
         end()
         if total != 2000 * 4096:
             raise SystemExit(f"{system}: {total} bytes of 2,000 files")
+        return small
+
+    def first_time(self, system):
         path, end = self.show(system, "large")
         start = time.monotonic()
         with open(f"{path}/blob", "rb", buffering=0) as file:
@@ -306,18 +310,12 @@ class Bench:
         end()
         if head != open(f"{self.folder}/large/blob", "rb").read(4096):
             raise SystemExit(f"{system}: wrong bytes")
-        return small, large
-
-    def median(self, times, rounds):
-        each = [times() for _ in range(rounds)]
-        return [statistics.median(values) for values in zip(*each)]
+        return large
 
     def bar(self, name, value, goal):
         print(f"BAR others-{name} {value:.2f} >={goal:g} {'ok' if value >= goal else 'short'}", flush=True)
 
-    def measure(self, round_trip_ms):
-        rounds = 1 if self.arguments.quick or round_trip_ms > 1 else 3
-        self.serve(round_trip_ms)
+    def measure_compiles(self, round_trip_ms, rounds):
         firsts, warm = self.compile_times(rounds)
         for system in self.systems:
             print(f"  {round_trip_ms} ms: {system}: hello.c first {firsts[system]:.3f} s, warm "
@@ -327,14 +325,25 @@ class Bench:
             self.bar(f"first-compile-{round_trip_ms}ms", min(firsts[one] for one in rest) / firsts["croft"], 1)
             self.bar(f"warm-compile-{round_trip_ms}ms", min(statistics.median(
                 other / ours for other, ours in zip(warm[one], warm["croft"])) for one in rest), 1)
-        reads = {}
+
+    def measure_reads(self, what, name, goal, time_of, round_trip_ms, rounds):
+        times = {}
         for system in [one for one in self.systems if one != "casd"]:
-            small, large = reads[system] = self.median(lambda: self.read_times(system), rounds)
-            print(f"  {round_trip_ms} ms: {system}: 2,000 files of 4 KiB {small:.3f} s, first 4 KiB of 200 MB "
-                  f"{large * 1000:.1f} ms", flush=True)
-        if "buildbox-fuse" in reads:
-            self.bar(f"small-files-{round_trip_ms}ms", reads["buildbox-fuse"][0] / reads["croft"][0], 5)
-            self.bar(f"first-4KiB-{round_trip_ms}ms", reads["buildbox-fuse"][1] / reads["croft"][1], 50)
+            times[system] = statistics.median(time_of(system) for _ in range(rounds))
+            print(f"  {round_trip_ms} ms: {system}: {what} {times[system] * 1000:.1f} ms", flush=True)
+        if "buildbox-fuse" in times:
+            self.bar(f"{name}-{round_trip_ms}ms", times["buildbox-fuse"] / times["croft"], goal)
+
+    def measure(self, round_trip_ms):
+        rounds = 1 if self.arguments.quick or round_trip_ms > 1 else 3
+        rows = self.arguments.rows.split(",")
+        self.serve(round_trip_ms)
+        if "compile" in rows:
+            self.measure_compiles(round_trip_ms, rounds)
+        if "files" in rows:
+            self.measure_reads("2,000 files of 4 KiB", "small-files", 5, self.files_time, round_trip_ms, rounds)
+        if "first" in rows:
+            self.measure_reads("first 4 KiB of 200 MB", "first-4KiB", 50, self.first_time, round_trip_ms, 3)
         self.stop_serving()
 
     def run(self):
@@ -358,6 +367,7 @@ def main():
     parser.add_argument("--state", help="keep trees and packages here for the next time")
     parser.add_argument("--quick", action="store_true", help="one round of each")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--rows", default=",".join(ROWS), help="what to measure")
     parser.add_argument("--round-trips", type=int, nargs="*", default=[0, 1, 10, 50], metavar="MS")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is mounted goes, too
     bench = Bench(parser.parse_args())

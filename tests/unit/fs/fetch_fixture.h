@@ -338,4 +338,65 @@ static inline void say_nothing(struct dialog *dialog)
 	poll(waits, 2, -1);
 }
 
+/* Every connection ends when it has been asked for something. */
+static inline void hang_up(struct dialog *dialog)
+{
+	hear(dialog);
+}
+
+/* Large blobs with a wrong byte, small ones too. */
+static inline void lie(struct dialog *dialog)
+{
+	while (hear(dialog)) {
+		const struct blob *blob = asked_for(dialog);
+		if (!blob) {
+			say_head(dialog, 404, 0, "");
+			continue;
+		}
+		say_head(dialog, 200, blob->size, "");
+		char *wrong = croft_alloc(blob->size);
+		memcpy(wrong, blob->data, blob->size);
+		wrong[blob->size - 1] ^= 1;
+		say(dialog, wrong, blob->size);
+		free(wrong);
+	}
+}
+
+/* Says half of the blob, then nothing more. */
+static inline void stall(struct dialog *dialog)
+{
+	if (!hear(dialog))
+		return;
+	const struct blob *blob = asked_for(dialog);
+	say_head(dialog, 200, blob->size, "");
+	say(dialog, blob->data, blob->size / 2);
+	say_nothing(dialog);
+}
+
+/* Nonsense of all kinds, one a connection. */
+static inline void babble(struct dialog *dialog)
+{
+	static const char *const nonsense[] = {
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+		"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"HTTP/1.1 206 OK\r\nContent-Length: 1000\r\n\r\n",
+		"HTTP/1.1 206 OK\r\nContent-Range: bytes 1-999/1000\r\nContent-Length: 999\r\n\r\n",
+		"HTTP/1.1 500 Oh\r\nContent-Length: 3\r\n\r\noh!",
+		"HTTP/1.1 302 There\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200\n\n",
+		"\r\n\r\n\r\n",
+		"HTTP/3.0 200 OK\r\n\r\n",
+		"SSH-2.0-OpenSSH\r\n",
+		"",
+	};
+	if (!hear(dialog))
+		return;
+	size_t count = sizeof(nonsense) / sizeof(nonsense[0]);
+	say_text(dialog, nonsense[(size_t)dialog->number % count]);
+	shutdown(dialog->fd, SHUT_WR);
+	say_nothing(dialog);
+}
+
 #endif

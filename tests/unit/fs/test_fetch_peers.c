@@ -218,20 +218,6 @@ static void a_peer_that_dies_in_the_middle_is_made_up_for(void **state)
 	free(next.data);
 }
 
-/* Bytes with the first one wrong. */
-static void lie(struct dialog *dialog)
-{
-	while (hear(dialog)) {
-		const struct blob *blob = asked_for(dialog);
-		char *wrong = croft_alloc(blob->size);
-		memcpy(wrong, blob->data, blob->size);
-		wrong[0] ^= 1;
-		say_head(dialog, 200, blob->size, "");
-		say(dialog, wrong, blob->size);
-		free(wrong);
-	}
-}
-
 static void a_liar_costs_one_retry_and_is_never_asked_again(void **state)
 {
 	struct fixture *fixture = *state;
