@@ -29,6 +29,23 @@ static bool write_map(pid_t pid, const char *file, const char *text, struct crof
 	return ok || croft_error_errno(err, failure, "writing %s", path);
 }
 
+/* The slot's range. Its first id, to which inputs and all else in the root belong, is the job's own id inside, and
+ * has changed places with 0: a job of any user owns what it was given, as it does where an ordinary user has but
+ * one id. */
+static void describe_range(uint32_t base, uint32_t own, char *text, size_t size)
+{
+	if (own == 0 || own >= IDS_PER_SLOT) /* beyond the range nobody can become that */
+		snprintf(text, size, "0 %u %u\n", base, IDS_PER_SLOT);
+	else
+		snprintf(text, size, "%u %u 1\n0 %u 1\n", own, base, base + own);
+	for (int above = 0; own > 0 && own < IDS_PER_SLOT && above < 2; above++) {
+		uint32_t first = above ? own + 1 : 1, end = above ? IDS_PER_SLOT : own;
+		size_t used = strlen(text);
+		if (first < end)
+			snprintf(text + used, size - used, "%u %u %u\n", first, base + first, end - first);
+	}
+}
+
 /* As root a range of 65,536 ids for each slot; otherwise the one id that an ordinary user has. */
 static bool map_ids(const struct keeper *keeper, const struct wire_spec *spec,
 	struct croft_error *err)
@@ -36,11 +53,13 @@ static bool map_ids(const struct keeper *keeper, const struct wire_spec *spec,
 	const struct launcher_context *context = keeper->context;
 	if (weak(spec, WEAKEN_USER_NAMESPACE))
 		return true;
-	char users[64], groups[64];
+	char users[256], groups[256];
 	if (context->privileged) {
-		snprintf(users, sizeof(users), "0 %u %u\n", cell_ids(context, keeper->cell), IDS_PER_SLOT);
+		uint32_t base = cell_ids(context, keeper->cell);
+		describe_range(base, keeper->uid, users, sizeof(users));
+		describe_range(base, keeper->gid, groups, sizeof(groups));
 		return write_map(keeper->nursery, "uid_map", users, err) &&
-			write_map(keeper->nursery, "gid_map", users, err);
+			write_map(keeper->nursery, "gid_map", groups, err);
 	}
 	snprintf(users, sizeof(users), "%u %u 1\n", spec->uid, geteuid());
 	snprintf(groups, sizeof(groups), "%u %u 1\n", spec->gid, getegid());

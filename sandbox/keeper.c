@@ -47,6 +47,12 @@ static bool is_special(const struct keeper *keeper, const struct wire_spec *spec
 	return spec->weaken || spec->network == CROFT_NETWORK_HOST || !keeper->context->privileged;
 }
 
+/* Whom inputs belong to is said by the user namespace. */
+static bool is_of_another_user(const struct keeper *keeper, const struct wire_spec *spec)
+{
+	return keeper->uid != spec->uid || keeper->gid != spec->gid;
+}
+
 static bool is_alive(const struct keeper *keeper)
 {
 	struct pollfd init = {keeper->init_fd, POLLIN, 0};
@@ -94,16 +100,18 @@ static bool begin(struct keeper *keeper, const int request[REQUEST_FDS], struct 
 {
 	const struct launcher_context *context = keeper->context;
 	const struct wire_spec *spec = keeper->spec;
-	bool special = is_special(keeper, spec);
+	bool special = is_special(keeper, spec), anew = special || is_of_another_user(keeper, spec);
 	struct stat st;
 	if (keeper->kept.tree >= 0 &&
-		(special || !keeper->entered || !is_alive(keeper) ||
+		(anew || !keeper->entered || !is_alive(keeper) ||
 			!kept_fits(&keeper->kept, keeper->shaped, &keeper->host, spec)) &&
 		!ahead_drop_root(keeper, err))
 		return false;
 	/* While it waited it may have died, for want of memory. */
-	if (special || !is_alive(keeper)) {
-		if (special || keeper->nursery < 0 || waitpid(keeper->nursery, NULL, WNOHANG) != 0)
+	if (anew || !is_alive(keeper)) {
+		keeper->uid = spec->uid;
+		keeper->gid = spec->gid;
+		if (anew || keeper->nursery < 0 || waitpid(keeper->nursery, NULL, WNOHANG) != 0)
 			ahead_end(keeper);
 		else
 			ahead_end_init(keeper);

@@ -11,6 +11,7 @@ struct keeper {
 	int requests, agent;
 	int host_network; /* -1: none */
 	struct host_view host;
+	uint32_t uid, gid; /* inside, of the user for whom the namespace is made: the last job's */
 	pid_t nursery;
 	int births, inner;
 	struct network_watch network;

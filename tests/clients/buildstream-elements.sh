@@ -48,9 +48,10 @@ echo "users, network, times, a root that is read-only in part; meson, filter, st
 bst build elements.bst
 has 'Build Queue: .* failed 0' "$folder/bst.log"
 checked_out() { rm -rf "$folder/$1"; bst artifact checkout --deps none --directory "$folder/$1" "$1.bst"; }
-for element in sandbox sealed meson split; do checked_out $element; done
+for element in sandbox sealed meson split user; do checked_out $element; done
 same here "$(cat "$folder/sandbox/here")"
 same one "$(cat "$folder/sealed/usr/share/four")"
+same changed "$(tail -n 1 "$folder/user/usr/lib/sum.c")"
 same 42 "$("$folder/meson/usr/bin/answer")"
 same ./usr/include/sum.h "$(cd "$folder/split" && find . -type f)"
 

@@ -349,6 +349,31 @@ static void a_missing_working_directory_is_made(void **unused)
 	assert_string_equal(printed, "/new/place\n1000\n");
 }
 
+/* One after another in the same cells, and each twice, so that one finds what was made for it or for another. The
+ * numbers are the ends of a slot's range and of what is left of it on either side. */
+static void inputs_belong_to_whichever_user_the_job_is(void **unused)
+{
+	static const struct {
+		uint32_t uid, gid;
+	} users[] = {{1000, 1001}, {0, 0}, {1, 1}, {65534, 2}, {0, 7}, {65535, 65535}};
+	const char *const script[] = {"sh", "-c",
+		"stat -c %u:%g / /etc /etc/input /tmp && stat -c %u:%g /proc/self/ && echo more >>/etc/input && "
+		"echo new >/etc/new && mv /etc/new /etc/input && mkdir /etc/made && stat -c %u:%g /etc/made", NULL};
+	for (size_t i = 0; i < 4 * sizeof(users) / sizeof(users[0]); i++) {
+		struct croft_sandbox_spec spec = spec_of(script);
+		struct croft_sandbox_result result;
+		char expected[256] = "", owner[32];
+		spec.uid = users[i / 4].uid;
+		spec.gid = users[i / 4].gid;
+		snprintf(owner, sizeof(owner), "%u:%u\n", spec.uid, spec.gid);
+		for (int line = 0; line < 6; line++)
+			strcat(expected, owner);
+		croft_sandbox_destroy(run_spec(&spec, &result));
+		assert_string_equal(printed, expected);
+		assert_int_equal(result.exit_code, 0);
+	}
+}
+
 static void many_sandboxes_leave_nothing_behind(void **unused)
 {
 	for (int i = 0; i < 30; i++)
@@ -388,6 +413,7 @@ int main(void)
 		cmocka_unit_test(what_is_too_deep_to_be_measured_is_too_much),
 		cmocka_unit_test(runs_can_be_made_alike),
 		cmocka_unit_test(a_missing_working_directory_is_made),
+		cmocka_unit_test(inputs_belong_to_whichever_user_the_job_is),
 		cmocka_unit_test(many_sandboxes_leave_nothing_behind),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);
