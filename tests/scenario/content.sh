@@ -94,6 +94,13 @@ fails 1 'neither a digest nor a name' "$CROFT" ls nothing
 fails 1 'there is no "a/two"' "$CROFT" cat tree:a/two
 fails 1 'is a directory' "$CROFT" cat tree:a
 fails 1 'is not empty' "$CROFT" export tree "$tree"
+# What this machine refuses has nothing to do with certificates. The program stands where everybody may execute it.
+everybody=$(mktemp -d /var/tmp/croft-content-XXXXXX)
+chmod 755 "$everybody"
+cp "$CROFT" "$everybody/croft"
+fails 1 'Permission denied' setpriv --reuid=65534 --clear-groups "$everybody/croft" export tree "$everybody/out"
+same 0 "$(grep -c tls "$folder/stderr" || true)"
+rm -r "$everybody"
 fails 2 'there is no option --nonsense' "$CROFT" ls --nonsense tree
 fails 2 'an argument is missing' "$CROFT" import
 fails 2 'it looks like a digest' "$CROFT" import --name "$digest" "$tree"
