@@ -54,13 +54,26 @@ void croft_fetch_many(struct croft_fetcher *fetcher, const struct croft_fetch_re
 bool croft_fetch_wait(struct croft_fetcher *fetcher, const struct croft_digest *digest,
 	uint64_t *moved_bytes, struct croft_error *err);
 
-/* How the origin keeps a large blob: the chunks that it is made of, each of which can be fetched as a
- * blob. `count` 0: in one piece, or the origin could not be asked. Called once, on the fetcher's
- * thread; it must not block. The chunks are borrowed. */
-typedef void croft_recipe_done(void *user, const struct croft_digest *digest,
-	const struct croft_digest *chunks, size_t count);
-void croft_fetch_recipe(struct croft_fetcher *fetcher, const struct croft_digest *digest,
-	croft_recipe_done *done, void *user);
+/* How the origin keeps a large blob: the chunks that it is made of, each of which can be fetched as a blob. */
+struct croft_recipe {
+	const struct croft_digest *chunks;
+	size_t count; /* 0: it is in one piece, or the origin could not be asked */
+	/* The bytes that were wanted, on the origin's word like the recipe itself; empty: it did not send them, or
+	 * somebody else's came, who had asked already. */
+	struct croft_slice piece;
+	uint64_t moved_bytes; /* as for a blob */
+};
+
+struct croft_recipe_request {
+	struct croft_digest digest;
+	bool background;
+	uint64_t offset, size; /* bytes wanted with the answer; size 0: none */
+	/* Called once, on the fetcher's thread; it must not block. The recipe is borrowed. */
+	void (*done)(void *user, const struct croft_digest *digest, const struct croft_recipe *recipe);
+	void *user;
+};
+enum { CROFT_RECIPE_PIECE = 128 * 1024 }; /* more than that never comes with it */
+void croft_fetch_recipe(struct croft_fetcher *fetcher, const struct croft_recipe_request *request);
 
 /* The origin is somewhere else now; what waits for it is asked for there. The key is the same. */
 bool croft_fetcher_set_origin(struct croft_fetcher *fetcher, const char *origin, struct croft_error *err);

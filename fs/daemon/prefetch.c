@@ -151,7 +151,7 @@ static void choose_chunks(struct wish *wish, const struct croft_digest *chunks, 
 }
 
 static void recipe_came(void *user, const struct croft_digest *digest,
-	const struct croft_digest *chunks, size_t count)
+	const struct croft_recipe *recipe)
 {
 	struct flight flight = *(struct flight *)user;
 	struct prefetcher *prefetcher = flight.prefetcher;
@@ -159,11 +159,11 @@ static void recipe_came(void *user, const struct croft_digest *digest,
 	free(user);
 	/* Whoever reads it meanwhile need not ask, too. */
 	if (prefetcher->mount)
-		croft_mount_learn_chunks(prefetcher->mount, digest, chunks, count);
+		croft_mount_learn_chunks(prefetcher->mount, digest, recipe->chunks, recipe->count);
 	pthread_mutex_lock(&prefetcher->lock);
 	wish->state = WISH_WHOLE;
-	if (count > 0)
-		choose_chunks(wish, chunks, count);
+	if (recipe->count > 0)
+		choose_chunks(wish, recipe->chunks, recipe->count);
 	bool idle = is_last(flight.prefetch);
 	pthread_mutex_unlock(&prefetcher->lock);
 	if (idle)
@@ -256,7 +256,8 @@ static void go_on(struct prefetcher *prefetcher, struct prefetch *prefetch)
 	if (last)
 		free_prefetch(prefetch);
 	for (size_t i = 0; i < round.recipe_count; i++)
-		croft_fetch_recipe(prefetcher->fetcher, &round.files[i], recipe_came, round.recipes[i]);
+		croft_fetch_recipe(prefetcher->fetcher, &(struct croft_recipe_request){.digest = round.files[i],
+			.background = true, .done = recipe_came, .user = round.recipes[i]});
 	if (round.count)
 		croft_fetch_many(prefetcher->fetcher, round.requests, round.count);
 }

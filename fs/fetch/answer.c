@@ -79,6 +79,19 @@ static bool begin_single(struct fetch_connection *connection, const struct http_
 	return true;
 }
 
+static bool begin_recipe(struct fetch_connection *connection, const struct http_head *head)
+{
+	struct fetch_recipe *recipe = connection->recipe;
+	if (fetch_recipe_begin(recipe, head))
+		return true;
+	/* What the body says is of no interest. */
+	connection->recipe = NULL;
+	connection->asked_at = connection->asked_count = 1;
+	connection->asked[0] = NULL;
+	fetch_recipe_give_up(recipe);
+	return true;
+}
+
 static bool begin_batch(struct fetch_connection *connection, const struct http_head *head)
 {
 	if (head->status == 200 && !head->is_zstd && !head->unknown_coding)
@@ -108,7 +121,9 @@ static bool use_head(struct fetch_connection *connection)
 	connection->stage = FETCH_BODY;
 	connection->keep = head.keep_alive;
 	http_body_init_answer(&connection->body, &head, false);
-	return connection->batch ? begin_batch(connection, &head) : begin_single(connection, &head);
+	return connection->recipe ? begin_recipe(connection, &head)
+		: connection->batch   ? begin_batch(connection, &head)
+							  : begin_single(connection, &head);
 }
 
 /* Bodies --------------------------------------------------------------------------------------- */
@@ -236,8 +251,17 @@ static bool take_single(struct fetch_connection *connection, struct croft_slice 
 	return piece.size == 0 || take_single(connection, piece);
 }
 
+static bool take_recipe(struct fetch_connection *connection, struct croft_slice piece)
+{
+	return fetch_recipe_take(connection->recipe, piece) || broken(connection, "an endless recipe");
+}
+
 bool fetch_answer_finished(struct fetch_connection *connection)
 {
+	struct fetch_recipe *recipe = connection->recipe;
+	connection->recipe = NULL;
+	if (recipe)
+		fetch_recipe_finished(recipe);
 	if (connection->asked_at < connection->asked_count)
 		return broken(connection, "the answer ends early");
 	fetch_source_worked(connection->source);
@@ -250,7 +274,7 @@ bool fetch_answer_finished(struct fetch_connection *connection)
 static size_t most_of_body(const struct fetch_connection *connection)
 {
 	size_t size = connection->in_end - connection->in_start, room;
-	if (connection->batch || connection->asked_at == 1 || connection->skip > 0 ||
+	if (connection->recipe || connection->batch || connection->asked_at == 1 || connection->skip > 0 ||
 		!fetch_is_large(connection->asked[0]))
 		return size;
 	fetch_intake_room(connection->asked[0]->intake, &room);
@@ -270,7 +294,9 @@ static bool use_body(struct fetch_connection *connection)
 	connection->in_start += before - in.size;
 	switch (step) {
 	case HTTP_DATA:
-		return connection->batch ? take_batch(connection, piece) : take_single(connection, piece);
+		return connection->recipe ? take_recipe(connection, piece)
+			: connection->batch   ? take_batch(connection, piece)
+								  : take_single(connection, piece);
 	case HTTP_END:
 		return fetch_answer_finished(connection);
 	case HTTP_BAD:

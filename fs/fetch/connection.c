@@ -70,6 +70,10 @@ static void give_back(struct fetch_connection *connection, const struct croft_er
 			fetch_enqueue(source->fetcher, wanted, true);
 	}
 	connection->asked_count = connection->asked_at = 0;
+	struct fetch_recipe *recipe = connection->recipe;
+	connection->recipe = NULL;
+	if (recipe)
+		fetch_recipe_again(recipe);
 }
 
 void fetch_connection_close(struct fetch_connection *connection, const struct croft_error *err)
@@ -150,7 +154,7 @@ static void receive(struct fetch_connection *connection, void *place, size_t siz
 /* Plain bytes of a large blob need not pass through `in`. */
 static bool can_go_direct(const struct fetch_connection *connection)
 {
-	return connection->stage == FETCH_BODY && !connection->batch && connection->asked_at == 0 &&
+	return connection->stage == FETCH_BODY && !connection->recipe && connection->asked_count == 1 && connection->asked_at == 0 &&
 		connection->skip == 0 && !connection->body.chunked && !connection->body.until_close &&
 		fetch_is_large(connection->asked[0]);
 }
@@ -287,14 +291,16 @@ static void write_request(struct fetch_connection *connection)
 	const char *host = connection->source->name;
 	struct fetch_wanted *first = connection->asked[0];
 	const char *authorization = connection->source->fetcher->authorization;
-	size_t room = 512 + strlen(host) + strlen(authorization) + connection->asked_count * CROFT_DIGEST_TEXT, size;
+	size_t room = 640 + strlen(host) + strlen(authorization) + connection->asked_count * CROFT_DIGEST_TEXT, size;
 	if (connection->request_room < room) {
 		free(connection->request);
 		connection->request = croft_alloc(room);
 		connection->request_room = room;
 	}
 	char *text = connection->request;
-	if (!connection->batch) {
+	if (connection->recipe) {
+		size = (size_t)fetch_recipe_write(connection->recipe, text, room);
+	} else if (!connection->batch) {
 		char hash[CROFT_HASH_TEXT], range[64] = "";
 		croft_hash_format(first->digest.hash, hash);
 		if (first->intake && first->intake->received > 0)
@@ -325,9 +331,10 @@ static void write_request(struct fetch_connection *connection)
 void fetch_connection_ask(struct fetch_connection *connection)
 {
 	struct fetch_source *source = connection->source;
-	struct fetch_wanted *first = connection->asked[0];
+	struct fetch_wanted *first = connection->recipe ? NULL : connection->asked[0];
 	connection->busy = true;
-	connection->background = first->background;
+	connection->background =
+		connection->recipe ? fetch_recipe_is_background(connection->recipe) : first->background;
 	source->busy++;
 	source->busy_background += connection->background;
 	connection->batch = connection->asked_count > 1;
@@ -335,7 +342,7 @@ void fetch_connection_ask(struct fetch_connection *connection)
 	connection->line_size = connection->looked = 0;
 	connection->skip = connection->got = 0;
 	connection->in_blob = connection->answered = false;
-	if (first->intake)
+	if (first && first->intake)
 		first->intake->connection = connection;
 	write_request(connection);
 	if (connection->stage == FETCH_IDLE) {

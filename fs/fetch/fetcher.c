@@ -18,7 +18,7 @@ static void check_deadlines(struct ring_timer *timer)
 	uint64_t next = fetcher->deadline_ns / 8;
 	if (next > UINT64_C(1000000000))
 		next = UINT64_C(1000000000);
-	if (croft_digest_map_count(fetcher->wanted) > 0)
+	if (croft_digest_map_count(fetcher->wanted) + croft_digest_map_count(fetcher->recipes) > 0)
 		ring_timer_set(fetcher->ring, timer, ring_now_ns(fetcher->ring) + next);
 }
 
@@ -50,7 +50,7 @@ static void woken(struct ring_post *post)
 		fetch_peers_apply(fetcher, peers);
 	while (waiter) {
 		struct fetch_waiter *next = waiter->next;
-		(waiter->recipe_done ? fetch_recipe_want : fetch_want)(fetcher, waiter);
+		(waiter->recipe.done ? fetch_recipe_want : fetch_want)(fetcher, waiter);
 		waiter = next;
 	}
 	if (!fetcher->timer.set && !fetcher->stopping)
@@ -88,6 +88,7 @@ static void stop(struct ring_post *post)
 	ring_timer_clear(fetcher->ring, &fetcher->timer);
 	ring_timer_clear(fetcher->ring, &fetcher->retry);
 	empty_queues(fetcher);
+	fetch_recipes_end(fetcher, UINT64_MAX);
 	for (unsigned i = 0; i < FETCH_SOURCES; i++)
 		for (struct fetch_connection *next, *at = fetcher->sources[i].connections; at; at = next) {
 			next = at->next;
@@ -103,8 +104,8 @@ static void cancel_incoming(struct croft_fetcher *fetcher)
 	croft_error_set(&err, CROFT_CANCELLED, "fetching ended");
 	for (struct fetch_waiter *next, *at = fetcher->incoming; at; at = next) {
 		next = at->next;
-		if (at->recipe_done)
-			at->recipe_done(at->request.user, &at->request.digest, NULL, 0);
+		if (at->recipe.done)
+			at->recipe.done(at->recipe.user, &at->recipe.digest, &(struct croft_recipe){.count = 0});
 		else
 			at->request.done(at->request.user, &at->request.digest, 0, &err);
 		free(at);
@@ -205,12 +206,12 @@ static void come_in(struct croft_fetcher *fetcher, struct fetch_waiter *first,
 	wake(fetcher);
 }
 
-void croft_fetch_recipe(struct croft_fetcher *fetcher, const struct croft_digest *digest,
-	croft_recipe_done *done, void *user)
+void croft_fetch_recipe(struct croft_fetcher *fetcher, const struct croft_recipe_request *request)
 {
-	struct fetch_waiter *waiter =
-		waiter_for(&(struct croft_fetch_request){.digest = *digest, .user = user});
-	waiter->recipe_done = done;
+	struct fetch_waiter *waiter = croft_zalloc(sizeof(*waiter));
+	waiter->recipe = *request;
+	if (request->size > CROFT_RECIPE_PIECE)
+		waiter->recipe.size = 0;
 	come_in(fetcher, waiter, &waiter->next);
 }
 

@@ -34,7 +34,7 @@ enum {
 
 struct fetch_waiter {
 	struct croft_fetch_request request;
-	croft_recipe_done *recipe_done; /* it waits for the digest's recipe, not for the blob; or NULL */
+	struct croft_recipe_request recipe; /* `done` not NULL: it waits for a recipe, not for a blob */
 	struct fetch_waiter *next;
 };
 
@@ -136,6 +136,7 @@ struct fetch_connection {
 	char *in;
 	size_t in_start, in_end, looked;
 	struct http_body body;
+	struct fetch_recipe *recipe; /* what was asked for; or NULL: */
 	/* What was asked for; those that were dealt with are NULL. */
 	struct fetch_wanted *asked[FETCH_BATCH_COUNT];
 	size_t asked_count, asked_at;
@@ -160,7 +161,8 @@ struct croft_fetcher {
 	struct ring_timer timer, retry; /* deadlines; when something may be tried again */
 	bool pumping, pump_again;
 	struct croft_digest_map *wanted;
-	struct croft_digest_map *recipes; /* that are being asked for */
+	struct croft_digest_map *recipes; /* that are wanted */
+	struct fetch_recipe *recipe_queues[2]; /* [background] */
 	struct fetch_queue queues[2][2]; /* [background][large] */
 	struct fetch_source sources[FETCH_SOURCES]; /* the origin is the first */
 	unsigned turn;                              /* among peers */
@@ -211,7 +213,22 @@ static inline bool fetch_is_large(const struct fetch_wanted *wanted)
 void fetch_forgive(struct croft_fetcher *fetcher, struct fetch_source *source);
 
 /* recipe.c */
+struct fetch_recipe;
 void fetch_recipe_want(struct croft_fetcher *fetcher, struct fetch_waiter *waiter);
+void fetch_recipes_pump(struct croft_fetcher *fetcher, bool background);
+/* Those that were queued before then cannot be had. */
+void fetch_recipes_end(struct croft_fetcher *fetcher, uint64_t before_ns);
+bool fetch_recipe_is_background(const struct fetch_recipe *recipe);
+/* The request's text; returns its length. */
+int fetch_recipe_write(const struct fetch_recipe *recipe, char *text, size_t room);
+/* Its connection ended before the answer did. */
+void fetch_recipe_again(struct fetch_recipe *recipe);
+/* Of the answer: the head, which may be no recipe's; some of the body; the end. What returns false leaves it to be
+ * given up. */
+bool fetch_recipe_begin(struct fetch_recipe *recipe, const struct http_head *head);
+bool fetch_recipe_take(struct fetch_recipe *recipe, struct croft_slice data);
+void fetch_recipe_finished(struct fetch_recipe *recipe);
+void fetch_recipe_give_up(struct fetch_recipe *recipe);
 
 /* pump.c: gives queued blobs to connections. */
 void fetch_pump(struct croft_fetcher *fetcher);
@@ -230,6 +247,8 @@ void fetch_source_failed(struct fetch_source *source, const struct croft_error *
 /* It sent wrong bytes. */
 void fetch_source_lied(struct fetch_source *source);
 bool fetch_source_usable(const struct fetch_source *source);
+/* For one request more. */
+bool fetch_source_has_room(const struct fetch_source *source, bool background);
 static inline uint64_t fetch_source_bit(const struct fetch_source *source)
 {
 	return UINT64_C(1) << source->index;

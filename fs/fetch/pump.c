@@ -5,14 +5,6 @@
 /* How far behind blobs that cannot be asked for now others are looked for. */
 enum { LOOK_AHEAD = 1024 };
 
-static bool has_free_connection(const struct fetch_source *source, bool background)
-{
-	unsigned most = source->fetcher->connections;
-	/* One is kept for the foreground. */
-	unsigned most_background = most > 1 ? most - 1 : 1;
-	return source->busy < most && (!background || source->busy_background < most_background);
-}
-
 static bool may_be_asked(const struct fetch_source *source, const struct fetch_wanted *wanted)
 {
 	return !((wanted->refused | wanted->failed) & fetch_source_bit(source));
@@ -28,7 +20,7 @@ static struct fetch_source *choose(struct croft_fetcher *fetcher, struct fetch_w
 {
 	struct fetch_source *origin = &fetcher->sources[0], *best = NULL;
 	bool origin_can = fetch_source_usable(origin) && may_be_asked(origin, wanted);
-	bool origin_is_free = origin_can && has_free_connection(origin, wanted->background);
+	bool origin_is_free = origin_can && fetch_source_has_room(origin, wanted->background);
 	if (origin_can && !fetch_is_large(wanted))
 		return origin_is_free ? origin : NULL;
 	if (origin_is_free && wanted->hedged)
@@ -38,7 +30,7 @@ static struct fetch_source *choose(struct croft_fetcher *fetcher, struct fetch_w
 		struct fetch_source *source = &fetcher->sources[index];
 		/* A paused one may still be the last that has it. */
 		if (fetch_source_usable(source) && may_be_asked(source, wanted) &&
-			!(origin_can && is_paused(source)) && has_free_connection(source, wanted->background) && (!best || source->busy < best->busy))
+			!(origin_can && is_paused(source)) && fetch_source_has_room(source, wanted->background) && (!best || source->busy < best->busy))
 			best = source;
 	}
 	if (best)
@@ -115,7 +107,7 @@ static bool any_free_connection(struct croft_fetcher *fetcher, bool background)
 {
 	for (unsigned i = 0; i < FETCH_SOURCES; i++) {
 		const struct fetch_source *source = &fetcher->sources[i];
-		if (fetch_source_usable(source) && has_free_connection(source, background))
+		if (fetch_source_usable(source) && fetch_source_has_room(source, background))
 			return true;
 	}
 	return false;
@@ -155,7 +147,7 @@ static bool is_anything_queued(const struct croft_fetcher *fetcher)
 	for (int i = 0; i < 4; i++)
 		if (fetcher->queues[i / 2][i % 2].first)
 			return true;
-	return false;
+	return fetcher->recipe_queues[false] || fetcher->recipe_queues[true];
 }
 
 /* A source that is given time after a failure takes up work again by itself: the one timer may have
@@ -179,6 +171,7 @@ void fetch_pump(struct croft_fetcher *fetcher)
 	while (fetcher->pump_again) {
 		fetcher->pump_again = false;
 		for (int background = 0; background < 2; background++) {
+			fetch_recipes_pump(fetcher, background);
 			serve(fetcher, background, false);
 			serve(fetcher, background, true);
 		}

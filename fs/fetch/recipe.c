@@ -1,91 +1,227 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How the origin keeps large blobs: one short question each, asked by a worker on a connection of its
- * own. Only the origin is asked: what a recipe says can be checked only when all of the blob is there.
+ * How the origin keeps large blobs: one short question each, on a connection like a blob, before the blobs. Only
+ * the origin is asked: what a recipe says can be checked only when all of the blob is there. Bytes that are wanted
+ * at once come along with the answer, if the origin is of a kind that can do that.
  */
 #include "fs/fetch/internal.h"
 
 #include "fs/chunker.h"
-#include "proto/base/cleanup.h"
-#include "proto/base/io.h"
+#include "proto/base/arena.h"
 
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
-enum {
-	TIMEOUT_MS = 5000, /* for each step; a recipe is not worth waiting for longer */
-	ANSWER_MAX = 64 << 20,
-};
+enum { ANSWER_MAX = 64 << 20 };
 
 struct fetch_recipe {
-	struct ring_work work;
 	struct croft_fetcher *fetcher;
 	struct croft_digest digest;
-	char *origin; /* as it was when it was asked for */
+	struct fetch_recipe *next; /* in its queue */
+	bool background, queued;
+	uint64_t since_ns;
+	uint64_t offset, size; /* of the piece that the first who asked wants */
 	struct fetch_waiter *waiters;
+	/* The answer. */
+	char *text;
+	size_t text_size, text_room;
+	bool has_piece;
+	struct croft_digest piece;
 	struct croft_digest *chunks;
 	size_t count; /* 0: it could not be had */
 };
 
-/* On a worker ----------------------------------------------------------------------------------- */
+/* Queues --------------------------------------------------------------------------------------- */
 
-static int dial(const char *name)
+static struct fetch_recipe **place_in_queue(struct croft_fetcher *fetcher, bool background,
+	const struct fetch_recipe *recipe)
 {
-	char host[256], port[16];
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
-	if (!http_split_address(name, host, sizeof(host), port, sizeof(port)) ||
-		getaddrinfo(host, port, &hints, &found) != 0)
-		return -1;
-	int fd = -1;
-	for (struct addrinfo *at = found; at && fd < 0; at = at->ai_next) {
-		struct timeval timeout = {TIMEOUT_MS / 1000, 0};
-		fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		if (fd < 0)
-			continue;
-		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-		if (connect(fd, at->ai_addr, at->ai_addrlen) < 0) {
-			close(fd);
-			fd = -1;
-		}
-	}
-	freeaddrinfo(found);
-	return fd;
+	struct fetch_recipe **at = &fetcher->recipe_queues[background];
+	while (*at && *at != recipe)
+		at = &(*at)->next;
+	return at;
 }
 
-static char *ask(const struct fetch_recipe *recipe, size_t *size)
+static void enqueue(struct fetch_recipe *recipe)
 {
-	const char *origin = recipe->origin;
-	char hash[CROFT_HASH_TEXT], request[512 + HTTP_AUTHORIZATION];
-	croft_hash_format(recipe->digest.hash, hash);
-	int length = snprintf(request, sizeof(request),
-		"GET /chunks/%s HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\n\r\n", hash, origin,
-		recipe->fetcher->authorization);
-	CROFT_CLEANUP_FD int fd = dial(origin);
-	if (fd < 0 || length >= (int)sizeof(request) ||
-		!croft_write_all(fd, request, (size_t)length, "a request", NULL))
-		return NULL;
-	size_t room = 64 * 1024;
-	char *answer = croft_alloc(room);
-	*size = 0;
-	for (;;) {
-		ssize_t got = recv(fd, answer + *size, room - *size, 0);
-		if (got == 0)
-			return answer;
-		if (got > 0)
-			*size += (size_t)got;
-		if (got < 0 || *size > ANSWER_MAX) {
-			free(answer);
-			return NULL;
-		}
-		if (*size == room)
-			answer = croft_realloc(answer, room *= 2, 1);
+	recipe->next = NULL;
+	recipe->queued = true;
+	*place_in_queue(recipe->fetcher, recipe->background, NULL) = recipe;
+}
+
+static void dequeue(struct fetch_recipe *recipe)
+{
+	*place_in_queue(recipe->fetcher, recipe->background, recipe) = recipe->next;
+	recipe->queued = false;
+}
+
+static void tell(const struct fetch_waiter *waiter, const struct fetch_recipe *recipe,
+	struct croft_slice piece, uint64_t moved_bytes)
+{
+	const struct croft_recipe_request *asked = &waiter->recipe;
+	struct croft_recipe told = {
+		.chunks = recipe->chunks, .count = recipe->count, .moved_bytes = moved_bytes};
+	if (piece.size > 0 && asked->size > 0 && asked->offset >= recipe->offset &&
+		asked->size <= piece.size && asked->offset - recipe->offset <= piece.size - asked->size)
+		told.piece = CROFT_SLICE(
+			(const char *)piece.data + (asked->offset - recipe->offset), asked->size);
+	asked->done(asked->user, &recipe->digest, &told);
+}
+
+/* Tells those who wait what there is to be told, and forgets it. */
+static void finish(struct fetch_recipe *recipe, struct croft_slice piece)
+{
+	struct croft_fetcher *fetcher = recipe->fetcher;
+	uint64_t moved = recipe->text_size;
+	croft_digest_map_remove(fetcher->recipes, &recipe->digest);
+	for (struct fetch_waiter *next, *at = recipe->waiters; at; at = next) {
+		next = at->next;
+		tell(at, recipe, piece, moved);
+		moved = 0;
+		free(at);
 	}
+	free(recipe->text);
+	free(recipe->chunks);
+	free(recipe);
+}
+
+void fetch_recipe_give_up(struct fetch_recipe *recipe)
+{
+	if (recipe->queued)
+		dequeue(recipe);
+	recipe->count = 0;
+	finish(recipe, CROFT_SLICE(NULL, 0));
+}
+
+void fetch_recipe_want(struct croft_fetcher *fetcher, struct fetch_waiter *waiter)
+{
+	const struct croft_recipe_request *asked = &waiter->recipe;
+	if (fetcher->stopping) {
+		asked->done(asked->user, &asked->digest, &(struct croft_recipe){.count = 0});
+		free(waiter);
+		return;
+	}
+	void **place = croft_digest_map_at(fetcher->recipes, &asked->digest);
+	struct fetch_recipe *recipe = *place;
+	if (!recipe) {
+		*place = recipe = croft_zalloc(sizeof(*recipe));
+		recipe->fetcher = fetcher;
+		recipe->digest = asked->digest;
+		recipe->background = asked->background;
+		recipe->offset = asked->offset;
+		recipe->size = asked->size;
+		recipe->since_ns = ring_now_ns(fetcher->ring);
+		enqueue(recipe);
+	} else if (recipe->background && !asked->background && recipe->queued) {
+		dequeue(recipe);
+		recipe->background = false;
+		recipe->offset = asked->offset;
+		recipe->size = asked->size;
+		enqueue(recipe);
+	}
+	waiter->next = recipe->waiters;
+	recipe->waiters = waiter;
+}
+
+void fetch_recipes_end(struct croft_fetcher *fetcher, uint64_t before_ns)
+{
+	for (int background = 0; background < 2; background++)
+		for (struct fetch_recipe *next, *at = fetcher->recipe_queues[background]; at; at = next) {
+			next = at->next;
+			if (at->since_ns <= before_ns)
+				fetch_recipe_give_up(at);
+		}
+}
+
+/* Asking --------------------------------------------------------------------------------------- */
+
+/* While the origin is in trouble, those who have other sources do without. */
+static bool has_to_do_without(const struct croft_fetcher *fetcher)
+{
+	if (fetcher->sources[0].failures == 0)
+		return false;
+	for (unsigned i = 1; i < FETCH_SOURCES; i++)
+		if (fetch_source_usable(&fetcher->sources[i]))
+			return true;
+	return false;
+}
+
+void fetch_recipes_pump(struct croft_fetcher *fetcher, bool background)
+{
+	struct fetch_source *origin = &fetcher->sources[0];
+	for (struct fetch_recipe *recipe; (recipe = fetcher->recipe_queues[background]);) {
+		if (has_to_do_without(fetcher)) {
+			fetch_recipe_give_up(recipe);
+			continue;
+		}
+		if (!fetch_source_usable(origin) || !fetch_source_has_room(origin, background))
+			return;
+		if (origin->address_count == 0) {
+			fetch_source_resolve(origin);
+			return;
+		}
+		struct fetch_connection *connection = fetch_connection_get(origin);
+		if (!connection)
+			return;
+		dequeue(recipe);
+		connection->recipe = recipe;
+		fetch_connection_ask(connection);
+	}
+}
+
+bool fetch_recipe_is_background(const struct fetch_recipe *recipe)
+{
+	return recipe->background;
+}
+
+int fetch_recipe_write(const struct fetch_recipe *recipe, char *text, size_t room)
+{
+	const struct croft_fetcher *fetcher = recipe->fetcher;
+	char hash[CROFT_HASH_TEXT], piece[96] = "";
+	croft_hash_format(recipe->digest.hash, hash);
+	if (recipe->size > 0)
+		snprintf(piece, sizeof(piece), "Croft-Piece: bytes=%" PRIu64 "-%" PRIu64 "\r\n",
+			recipe->offset, recipe->offset + recipe->size - 1);
+	return snprintf(text, room, "GET /chunks/%s HTTP/1.1\r\nHost: %s\r\n%s%s\r\n", hash,
+		fetcher->sources[0].name, fetcher->authorization, piece);
+}
+
+/* Answers -------------------------------------------------------------------------------------- */
+
+void fetch_recipe_again(struct fetch_recipe *recipe)
+{
+	recipe->text_size = 0;
+	recipe->has_piece = false;
+	struct croft_fetcher *fetcher = recipe->fetcher;
+	/* Blobs may come all the while from an origin that always breaks off here. */
+	if (fetcher->stopping || ring_now_ns(fetcher->ring) - recipe->since_ns >= fetcher->deadline_ns)
+		fetch_recipe_give_up(recipe);
+	else
+		enqueue(recipe);
+}
+
+bool fetch_recipe_begin(struct fetch_recipe *recipe, const struct http_head *head)
+{
+	if (head->status != 200 || head->is_zstd || head->unknown_coding)
+		return false;
+	recipe->has_piece = recipe->size > 0 && head->piece_digest.size > 0 &&
+		croft_digest_parse(head->piece_digest, &recipe->piece, NULL) &&
+		recipe->piece.size_bytes == recipe->size;
+	return true;
+}
+
+bool fetch_recipe_take(struct fetch_recipe *recipe, struct croft_slice data)
+{
+	if (data.size > ANSWER_MAX - recipe->text_size)
+		return false;
+	if (data.size > recipe->text_room - recipe->text_size) {
+		recipe->text_room = 2 * (recipe->text_size + data.size);
+		recipe->text = croft_realloc(recipe->text, recipe->text_room, 1);
+	}
+	memcpy(recipe->text + recipe->text_size, data.data, data.size);
+	recipe->text_size += data.size;
+	return true;
 }
 
 /* Lines of "<sha256>-<size>" that have the blob's size together. */
@@ -111,68 +247,20 @@ static bool parse_lines(struct fetch_recipe *recipe, struct croft_slice text)
 	return sum == recipe->digest.size_bytes;
 }
 
-static bool parse_answer(struct fetch_recipe *recipe, struct croft_slice answer)
+void fetch_recipe_finished(struct fetch_recipe *recipe)
 {
-	struct http_head head;
-	struct http_body body;
-	struct croft_slice piece;
-	size_t looked = 0;
-	ssize_t size = http_head_size(answer, &looked);
-	if (size <= 0 || !http_parse_answer(CROFT_SLICE(answer.data, (size_t)size), &head) ||
-		head.status != 200 || head.chunked || head.is_zstd || head.unknown_coding)
-		return false;
-	answer = CROFT_SLICE((const char *)answer.data + size, answer.size - (size_t)size);
-	http_body_init_answer(&body, &head, false);
-	return http_body_next(&body, &answer, &piece) == HTTP_DATA &&
-		(!head.has_length || piece.size == head.length) && parse_lines(recipe, piece);
-}
-
-static void work(struct ring_work *work)
-{
-	struct fetch_recipe *recipe = ring_container(work, struct fetch_recipe, work);
-	size_t size;
-	CROFT_CLEANUP_FREE char *answer = ask(recipe, &size);
-	if (!answer || !parse_answer(recipe, CROFT_SLICE(answer, size)))
+	struct croft_slice text = {recipe->text, recipe->text_size}, piece = {NULL, 0};
+	if (recipe->has_piece && recipe->piece.size_bytes <= text.size) {
+		text.size -= (size_t)recipe->piece.size_bytes;
+		piece = CROFT_SLICE(recipe->text + text.size, (size_t)recipe->piece.size_bytes);
+		struct croft_digest is = croft_digest_of(piece.data, piece.size);
+		if (!croft_digest_equal(&is, &recipe->piece))
+			piece.size = 0;
+	}
+	fetch_count(recipe->fetcher, bytes, recipe->text_size);
+	if (!parse_lines(recipe, text)) {
 		recipe->count = 0;
-}
-
-/* On the ring's thread -------------------------------------------------------------------------- */
-
-static void done(struct ring_work *work)
-{
-	struct fetch_recipe *recipe = ring_container(work, struct fetch_recipe, work);
-	struct croft_fetcher *fetcher = recipe->fetcher;
-	croft_digest_map_remove(fetcher->recipes, &recipe->digest);
-	fetcher->works--;
-	for (struct fetch_waiter *next, *at = recipe->waiters; at; at = next) {
-		next = at->next;
-		at->recipe_done(at->request.user, &recipe->digest, recipe->chunks, recipe->count);
-		free(at);
+		piece.size = 0;
 	}
-	free(recipe->chunks);
-	free(recipe->origin);
-	free(recipe);
-	fetch_settle(fetcher);
-}
-
-void fetch_recipe_want(struct croft_fetcher *fetcher, struct fetch_waiter *waiter)
-{
-	if (fetcher->stopping) {
-		waiter->recipe_done(waiter->request.user, &waiter->request.digest, NULL, 0);
-		free(waiter);
-		return;
-	}
-	void **place = croft_digest_map_at(fetcher->recipes, &waiter->request.digest);
-	struct fetch_recipe *recipe = *place;
-	if (!recipe) {
-		*place = recipe = croft_zalloc(sizeof(*recipe));
-		recipe->fetcher = fetcher;
-		recipe->digest = waiter->request.digest;
-		recipe->origin = croft_strdup(fetcher->sources[0].name);
-		recipe->work = (struct ring_work){.work = work, .done = done};
-		fetcher->works++;
-		ring_work(fetcher->ring, &recipe->work);
-	}
-	waiter->next = recipe->waiters;
-	recipe->waiters = waiter;
+	finish(recipe, piece);
 }

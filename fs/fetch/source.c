@@ -152,6 +152,14 @@ bool fetch_source_usable(const struct fetch_source *source)
 		source->ready_ns <= ring_now_ns(source->fetcher->ring);
 }
 
+bool fetch_source_has_room(const struct fetch_source *source, bool background)
+{
+	unsigned most = source->fetcher->connections;
+	/* One is kept for the foreground. */
+	unsigned most_background = most > 1 ? most - 1 : 1;
+	return source->busy < most && (!background || source->busy_background < most_background);
+}
+
 /* The list ------------------------------------------------------------------------------------- */
 
 void fetch_source_add(struct croft_fetcher *fetcher, unsigned index, const char *name)

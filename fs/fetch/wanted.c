@@ -257,6 +257,9 @@ static void give_up(struct croft_fetcher *fetcher, struct fetch_wanted *wanted)
 
 void fetch_check_deadlines(struct croft_fetcher *fetcher)
 {
+	uint64_t now = ring_now_ns(fetcher->ring);
+	if (fetcher->dark_ns != 0 && now > fetcher->deadline_ns)
+		fetch_recipes_end(fetcher, now - fetcher->deadline_ns);
 	for (int i = 0; i < 4; i++)
 		for (struct fetch_wanted *next, *at = fetcher->queues[i / 2][i % 2].first; at; at = next) {
 			next = at->next;

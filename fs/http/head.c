@@ -135,11 +135,11 @@ static void take_accepted_codings(struct http_head *head, struct croft_slice val
 }
 
 /* Only one range of bytes; anything else is as if it were not there (RFC 9110, 14.2). */
-static void take_range(struct http_head *head, struct croft_slice value)
+static void take_range(struct http_range *place, struct croft_slice value)
 {
 	struct http_range range = {.there = true, .last = UINT64_MAX};
 	struct croft_slice unit, first;
-	if (head->range.there || !next_part(&value, '=', &unit) || !is_word(unit, "bytes") ||
+	if (place->there || !next_part(&value, '=', &unit) || !is_word(unit, "bytes") ||
 		!next_part(&value, '-', &first) || !value.data)
 		return;
 	struct croft_slice last = trim(value);
@@ -151,7 +151,7 @@ static void take_range(struct http_head *head, struct croft_slice value)
 		(last.size > 0 && (!parse_number(last, &range.last) || range.last < range.first))) {
 		return;
 	}
-	head->range = range;
+	*place = range;
 }
 
 /* "bytes 100-199/1000" */
@@ -186,7 +186,11 @@ static int take_field(struct fields *fields, struct croft_slice name, struct cro
 	else if (is_word(name, "content-encoding"))
 		take_content_coding(head, value);
 	else if (is_word(name, "range"))
-		take_range(head, value);
+		take_range(&head->range, value);
+	else if (is_word(name, "croft-piece"))
+		take_range(&head->piece, value);
+	else if (is_word(name, "croft-piece-digest"))
+		head->piece_digest = value;
 	else if (is_word(name, "if-range"))
 		head->if_range = value;
 	else if (is_word(name, "authorization"))

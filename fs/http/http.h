@@ -43,6 +43,8 @@ struct http_head {
 	bool is_zstd;         /* Content-Encoding: zstd */
 	bool unknown_coding;  /* Content-Encoding of another kind */
 	struct http_range range;
+	struct http_range piece; /* requests: "Croft-Piece: bytes=…", beside a recipe */
+	struct croft_slice piece_digest; /* answers: "Croft-Piece-Digest", as sent */
 	struct croft_slice if_range;
 	struct croft_slice authorization; /* as sent */
 	bool has_content_range; /* answers: "bytes first-…" */

@@ -81,6 +81,7 @@ struct request {
 	bool children_tried; /* READDIRPLUS: the messages below were asked for once */
 	bool recipe_tried;   /* READ: the origin was asked what chunks the blob has */
 	bool whole;          /* READ: it is not to be had by chunks */
+	char *piece;         /* READ: the bytes, which came with the recipe; or NULL */
 
 	/* Of requests that wait (guarded by the lock of `waiting`). */
 	bool on_heap;
@@ -119,7 +120,8 @@ void waiting_release(struct waiting *waiting);
  * tried. */
 bool request_wait(struct request *request, const struct croft_digest *digests, size_t count,
 	bool directories, bool optional);
-/* Likewise: the origin is asked of what chunks the blob is made, which the partials then know. */
+/* Likewise: the origin is asked of what chunks the blob is made, which the partials then know, and for the bytes
+ * that are to be read, which `piece` then is if they came along. */
 bool request_wait_recipe(struct request *request, const struct croft_digest *digest);
 /* Likewise: parts of a file. */
 bool request_wait_chunks(struct request *request, const struct croft_digest *digests, size_t count,

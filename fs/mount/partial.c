@@ -12,6 +12,7 @@
 enum {
 	KNOWN_LIMIT = 256, /* recipes that are remembered */
 	AHEAD_MOST = 64,   /* chunks fetched ahead at once */
+	PIECE_CHUNKS = 2,  /* that a piece is of, usually: few chunks are smaller than one */
 };
 /* A smaller blob comes in little more time than it takes to ask how it is made. */
 _Static_assert(CROFT_MOUNT_PARTS_FROM == 2 * CROFT_CHUNK_MOST, "files read in parts have some");
@@ -240,7 +241,7 @@ static void join_later(struct partials *partials, struct partial *partial)
 /* Fetching ahead ------------------------------------------------------------------------------ */
 
 struct plan {
-	struct croft_digest chunks[AHEAD_MOST];
+	struct croft_digest chunks[AHEAD_MOST + PIECE_CHUNKS];
 	size_t count;
 };
 
@@ -333,6 +334,30 @@ static bool read_span(struct request *request, const struct partial *partial, si
 	return true;
 }
 
+/* What came with the recipe is the answer; the chunks that it is of come behind, for who reads on. */
+static enum partial_answer answer_piece(struct request *request, struct partial *partial, size_t wanted)
+{
+	struct croft_mount *mount = request->mount;
+	struct plan plan = {.count = 0};
+	size_t first = chunk_at(partial, request->offset);
+	size_t last = chunk_at(partial, request->offset + wanted - 1);
+	pthread_mutex_lock(&mount->partials->lock);
+	bool new_file = !partial->counted;
+	partial->counted = true;
+	plan_after_miss(partial, last, &plan);
+	for (size_t i = first; i <= last; i++) {
+		touch(partial, i, CHUNK_READ);
+		if (plan.count < AHEAD_MOST + PIECE_CHUNKS)
+			plan.chunks[plan.count++] = partial->chunks[i];
+	}
+	pthread_mutex_unlock(&mount->partials->lock);
+	uint64_t group = request_group(request);
+	accounts_charge(mount->accounts, group, false, new_file, 0);
+	fuse_reply_buf(request->fuse, request->piece, wanted);
+	request_fetch_ahead(mount, plan.chunks, plan.count, group);
+	return PARTIAL_ANSWERED;
+}
+
 static enum partial_answer answer_span(struct request *request, struct partial *partial,
 	size_t wanted)
 {
@@ -394,7 +419,7 @@ enum partial_answer partial_read(struct request *request, const struct croft_dig
 		request_fail(request, digest, &request->failure);
 		answer = PARTIAL_ANSWERED;
 	} else {
-		answer = answer_span(request, partial, wanted);
+		answer = (request->piece ? answer_piece : answer_span)(request, partial, wanted);
 	}
 	release(partials, partial);
 	return answer;

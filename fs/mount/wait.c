@@ -50,6 +50,7 @@ static void free_waiting(struct waiting *waiting)
 
 static void free_request(struct request *request)
 {
+	free(request->piece);
 	free(request->name);
 	free(request);
 }
@@ -95,7 +96,7 @@ static void unlink_request(struct waiting *waiting, struct request *request)
 /* A file that comes in parts is counted with the first of them. `lock` held. */
 static void charge(struct request *request, uint64_t bytes)
 {
-	bool part = request->kind == WAIT_CHUNKS || request->kind == FETCH_AHEAD;
+	bool part = request->kind >= WAIT_RECIPE;
 	accounts_charge(request->waiting->mount->accounts, request->group,
 		request->kind == WAIT_DIRECTORY, part ? request->new_file : 1, bytes);
 	request->new_file = false;
@@ -134,22 +135,35 @@ static void fetched(void *user, const struct croft_digest *digest, uint64_t move
 }
 
 static void recipe_came(void *user, const struct croft_digest *digest,
-	const struct croft_digest *chunks, size_t count)
+	const struct croft_recipe *recipe)
 {
 	struct request *request = user;
 	struct waiting *waiting = request->waiting;
 	pthread_mutex_lock(&waiting->lock);
 	if (!waiting->closed)
-		partials_learn(waiting->mount->partials, digest, chunks, count);
+		partials_learn(waiting->mount->partials, digest, recipe->chunks, recipe->count);
+	if (recipe->piece.size > 0) {
+		request->piece = croft_alloc(recipe->piece.size);
+		memcpy(request->piece, recipe->piece.data, recipe->piece.size);
+	}
 	pthread_mutex_unlock(&waiting->lock);
-	fetched(request, digest, 0, NULL);
+	fetched(request, digest, recipe->moved_bytes, NULL);
+}
+
+/* With the bytes that READ is about. */
+static void ask_recipe(struct request *request, const struct croft_digest *digest)
+{
+	uint64_t left = digest->size_bytes - request->offset;
+	croft_fetch_recipe(request->mount->fetcher, &(struct croft_recipe_request){.digest = *digest,
+		.offset = request->offset, .size = left < request->size ? left : request->size,
+		.done = recipe_came, .user = request});
 }
 
 static void submit(struct croft_mount *mount, struct request *request,
 	const struct croft_digest *digests, size_t count)
 {
 	if (request->kind == WAIT_RECIPE) {
-		croft_fetch_recipe(mount->fetcher, digests, recipe_came, request);
+		ask_recipe(request, digests);
 		return;
 	}
 	bool background = request->kind == FETCH_AHEAD;

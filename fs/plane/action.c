@@ -35,7 +35,7 @@ static void got(struct plane_request *request)
 		plane_get_found(request);
 		return;
 	}
-	plane_answer_value(request, "application/octet-stream");
+	plane_answer_value(request, "application/octet-stream", "");
 }
 
 void plane_action_get(struct plane_request *request)

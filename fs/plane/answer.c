@@ -362,10 +362,10 @@ static bool produce_value(struct plane_request *request, struct plane_buffer *bu
 	return true;
 }
 
-void plane_answer_value(struct plane_request *request, const char *type)
+void plane_answer_value(struct plane_request *request, const char *type, const char *fields)
 {
-	plane_head(request, 200, "Content-Type: %s\r\nContent-Length: %zu\r\n", type,
-		request->value.size);
+	plane_head(request, 200, "Content-Type: %s\r\nContent-Length: %zu\r\n%s", type,
+		request->value.size, fields);
 	request->produce = produce_value;
 	if (request->head.method == HTTP_HEAD || request->value.size == 0)
 		request->produced = true;

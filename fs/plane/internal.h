@@ -25,6 +25,7 @@ enum {
 	PLANE_REQUESTS = 512,       /* in progress at once; others wait their turn */
 	PLANE_SPARE = 32,           /* requests whose buffers are kept for the next ones */
 	PLANE_BATCH = 4096,         /* digests in one /batch */
+	PLANE_PIECE = 128 * 1024,   /* bytes that may come with a recipe */
 	PLANE_COLLECT = 64 << 20,   /* bytes of a body that is kept in memory: an action cache's value */
 	PLANE_COLLECT_ALL = 256 << 20, /* of all of them */
 	PLANE_KEPT = 8,             /* blobs that are open without being read */
@@ -74,6 +75,7 @@ struct plane_request {
 	struct croft_digest digest; /* of a blob by URL: the size is found out */
 	char *instance; /* that the path names; NULL: none */
 	struct http_range range;
+	struct http_range piece; /* wanted beside a recipe */
 	bool close;   /* the connection, after the answer */
 	struct croft_arena *arena;
 	struct ring_work work;
@@ -204,8 +206,8 @@ void plane_produce(struct plane_request *request);
 /* Finds the file for what is to be sent next; false: there is none. */
 bool plane_find_file(struct plane_request *request);
 void plane_answer_begin(struct plane_request *request);
-/* 200 with `value`. */
-void plane_answer_value(struct plane_request *request, const char *type);
+/* 200 with `value`; `fields` are further lines of the head. */
+void plane_answer_value(struct plane_request *request, const char *type, const char *fields);
 void plane_answer_error(struct plane_request *request, const struct croft_error *err);
 void plane_answer_status(struct plane_request *request, int status, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -226,6 +226,7 @@ void plane_request_begin(struct plane_connection *connection, struct croft_slice
 	}
 	request->close = !request->head.keep_alive;
 	request->range = request->head.range;
+	request->piece = request->head.piece;
 	/* We give out no dates, and whoever knows our tag has no need to make sure. */
 	if (request->head.if_range.size > 0)
 		request->range.there = false;

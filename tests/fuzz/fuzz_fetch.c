@@ -93,13 +93,14 @@ static void fetched(void *user, const struct croft_digest *digest, uint64_t move
 	answered();
 }
 
-static void told(void *user, const struct croft_digest *digest, const struct croft_digest *chunks,
-	size_t count)
+static void told(void *user, const struct croft_digest *digest, const struct croft_recipe *recipe)
 {
 	uint64_t sum = 0;
-	for (size_t i = 0; i < count; i++)
-		sum += chunks[i].size_bytes;
-	if (count > 0 && sum != digest->size_bytes)
+	for (size_t i = 0; i < recipe->count; i++)
+		sum += recipe->chunks[i].size_bytes;
+	if (recipe->count > 0 && sum != digest->size_bytes)
+		abort();
+	if (recipe->piece.size != 0 && recipe->piece.size != 100)
 		abort();
 	answered();
 }
@@ -164,7 +165,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!fetcher)
 		abort();
 	croft_fetch_many(fetcher, requests, BLOBS);
-	croft_fetch_recipe(fetcher, &digests[SMALL], told, NULL);
+	croft_fetch_recipe(fetcher, &(struct croft_recipe_request){.digest = digests[SMALL],
+		.offset = 1, .size = 100, .done = told});
 	pthread_mutex_lock(&lock);
 	while (open_questions > 0)
 		pthread_cond_wait(&changed, &lock);

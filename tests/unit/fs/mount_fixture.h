@@ -36,7 +36,8 @@ struct croft_fetcher {
 	struct croft_fetch_request pending[FARM_PENDING];
 	size_t pending_count;
 	bool answering;  /* a request has left `pending`, but its `done` has not returned */
-	bool splits;     /* says of what chunks a blob is made */
+	bool splits;     /* says of what chunks a blob is made, */
+	bool gives_pieces; /* with the bytes that are wanted */
 	uint64_t moved_bytes;
 	unsigned asked, moved, calls; /* requests, blobs that were moved, croft_fetch_many calls */
 };
@@ -101,9 +102,9 @@ static struct croft_digest farm_add(struct croft_fetcher *farm, const void *data
 	return digest;
 }
 
-void croft_fetch_recipe(struct croft_fetcher *farm, const struct croft_digest *digest,
-	croft_recipe_done *done, void *user)
+void croft_fetch_recipe(struct croft_fetcher *farm, const struct croft_recipe_request *request)
 {
+	const struct croft_digest *digest = &request->digest;
 	struct croft_digest *chunks = croft_array(1024, sizeof(*chunks));
 	size_t count = 0;
 	const uint8_t *data = NULL;
@@ -115,7 +116,12 @@ void croft_fetch_recipe(struct croft_fetcher *farm, const struct croft_digest *d
 	for (size_t at = 0; data && at < digest->size_bytes; at += chunks[count++].size_bytes)
 		chunks[count] = farm_add(farm, data + at,
 			croft_chunk_cut(&croft_chunking, data + at, (size_t)digest->size_bytes - at));
-	done(user, digest, chunks, count);
+	struct croft_recipe recipe = {.chunks = chunks, .count = count};
+	if (farm->gives_pieces && data) {
+		recipe.piece = CROFT_SLICE(data + request->offset, (size_t)request->size);
+		recipe.moved_bytes = recipe.piece.size;
+	}
+	request->done(request->user, digest, &recipe);
 	free(chunks);
 }
 

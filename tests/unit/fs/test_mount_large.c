@@ -87,6 +87,34 @@ static void of_a_large_file_only_what_is_read_is_fetched(void **state)
 	free(data);
 }
 
+static void what_comes_with_the_recipe_is_the_answer(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_mount_account account;
+	struct croft_digest digest, root;
+	uint8_t *data = mount_parted(fixture, &digest, &root);
+	char buffer[4096];
+	fixture->farm->gives_pieces = true;
+	croft_mount_account_begin(fixture->mount, own_pid_namespace());
+	CROFT_CLEANUP_FD int fd = open(place(fixture, &root, "large"), O_RDONLY | O_CLOEXEC);
+	uint64_t before = farm_moved_bytes(fixture->farm);
+	/* Nothing more comes, and yet the reader goes on. */
+	farm_hold(fixture->farm, true);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(pread(fd, buffer, sizeof(buffer), 10000000), sizeof(buffer));
+		assert_memory_equal(buffer, data + 10000000, sizeof(buffer));
+	}
+	assert_int_equal(farm_moved_bytes(fixture->farm), before);
+	farm_hold(fixture->farm, false);
+	farm_settle(fixture->farm);
+	uint64_t behind = farm_moved_bytes(fixture->farm) - before;
+	assert_true(behind > 0 && behind <= 2 * CROFT_CHUNK_MOST);
+	assert_true(croft_mount_account_end(fixture->mount, own_pid_namespace(), &account));
+	assert_int_equal(account.fetched_files, 1);
+	assert_true(account.fetched_bytes > behind && account.fetched_bytes < behind + CROFT_RECIPE_PIECE);
+	free(data);
+}
+
 static void a_large_file_that_was_read_whole_by_parts_is_a_blob(void **state)
 {
 	struct fixture *fixture = *state;
@@ -133,6 +161,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		mount_test(a_large_file_reads_the_same_at_any_offset),
 		mount_test(of_a_large_file_only_what_is_read_is_fetched),
+		mount_test(what_comes_with_the_recipe_is_the_answer),
 		mount_test(a_large_file_that_was_read_whole_by_parts_is_a_blob),
 		mount_test(a_file_whose_chunks_have_gone_is_fetched_whole),
 	};
