@@ -47,6 +47,7 @@ enum { MOST_INCOMING = 2 };
 struct parked_state; /* parked.c */
 struct held_arena; /* gather.c */
 struct payload_pool;
+struct received; /* pieces.c */
 struct payload;
 
 struct croft_call {
@@ -85,6 +86,7 @@ struct croft_call {
 		unsigned first, count; /* of waiting */
 		bool busy;             /* a receive is under way */
 		bool ended, lost;      /* nothing more comes; lost: though the client had not said so */
+		struct received *lent; /* what the handler reads from until its next read */
 	} incoming;
 
 	struct payload_pool *payloads; /* payload.c */
@@ -120,6 +122,11 @@ size_t call_initial_op(struct croft_call *call, grpc_op *op);
 /* Takes the first message of a client's stream, and begins to receive the next. */
 void incoming_begin(struct croft_call *call);
 void incoming_destroy(struct croft_call *call);
+/* A message where it was received; takes the buffer over. The bytes of its field `field` are in *bytes, all
+ * else in *rest, in the arena. NULL: it is malformed. */
+struct received *received_split(grpc_byte_buffer *buffer, unsigned field, struct croft_arena *arena,
+	struct croft_slice *rest, struct croft_pieces *bytes);
+void received_destroy(struct received *received); /* NULL is fine */
 void held_arena_unref(struct held_arena *held);
 /* False, with the reason why the client cannot be reached. */
 bool call_lost(struct croft_call *call, struct croft_error *err);

@@ -115,16 +115,27 @@ static grpc_byte_buffer *take(struct croft_call *call)
 	return message;
 }
 
+/* As croft_call_read; the message as it came. */
+static int next(struct croft_call *call, grpc_byte_buffer **buffer, struct croft_error *err)
+{
+	received_destroy(call->incoming.lent);
+	call->incoming.lent = NULL;
+	*buffer = take(call);
+	if (*buffer)
+		return 1;
+	if (!call->incoming.lost)
+		return 0;
+	call_lost(call, err);
+	return -1;
+}
+
 int croft_call_read(struct croft_call *call, struct croft_arena *arena, void **message,
 	struct croft_error *err)
 {
-	grpc_byte_buffer *buffer = take(call);
-	if (!buffer && !call->incoming.lost)
-		return 0;
-	if (!buffer) {
-		call_lost(call, err);
-		return -1;
-	}
+	grpc_byte_buffer *buffer;
+	int got = next(call, &buffer, err);
+	if (got <= 0)
+		return got;
 	struct croft_slice bytes = croft_core_bytes(buffer, arena);
 	grpc_byte_buffer_destroy(buffer);
 	*message = croft_message_decode(
@@ -132,8 +143,27 @@ int croft_call_read(struct croft_call *call, struct croft_arena *arena, void **m
 	return *message ? 1 : -1;
 }
 
+int croft_call_read_pieces(struct croft_call *call, struct croft_arena *arena, unsigned field,
+	void **message, struct croft_pieces *bytes, struct croft_error *err)
+{
+	grpc_byte_buffer *buffer;
+	int got = next(call, &buffer, err);
+	if (got <= 0)
+		return got;
+	struct croft_slice rest;
+	call->incoming.lent = received_split(buffer, field, arena, &rest, bytes);
+	if (!call->incoming.lent) {
+		croft_error_set(err, CROFT_INVALID_ARGUMENT, "a malformed %s", call->method->request->name);
+		return -1;
+	}
+	*message = croft_message_decode(
+		call->method->request, rest, arena, server_limits(call->server), err);
+	return *message ? 1 : -1;
+}
+
 void incoming_destroy(struct croft_call *call)
 {
+	received_destroy(call->incoming.lent);
 	for (; call->incoming.count > 0; call->incoming.count--) {
 		grpc_byte_buffer_destroy(call->incoming.waiting[call->incoming.first]);
 		call->incoming.first = (call->incoming.first + 1) % MOST_INCOMING;

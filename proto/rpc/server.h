@@ -90,6 +90,18 @@ struct croft_slice croft_call_request_bytes(struct croft_call *call);
 int croft_call_read(struct croft_call *call, struct croft_arena *arena, void **message,
 	struct croft_error *err);
 
+/* Bytes that stand in several places, in their order. */
+struct croft_pieces {
+	const struct croft_slice *pieces;
+	size_t count;
+	size_t size; /* of all */
+};
+
+/* The same for messages whose field number `field` is long and of bytes: these are handed out where they were
+ * received, good until the next read, and the field of the decoded message is empty. */
+int croft_call_read_pieces(struct croft_call *call, struct croft_arena *arena, unsigned field,
+	void **message, struct croft_pieces *bytes, struct croft_error *err);
+
 /* Returns once the transport has taken the message (flow control): at most one message is in
  * flight. The message is only borrowed. */
 bool croft_call_write(struct croft_call *call, const ProtobufCMessage *message,

@@ -19,6 +19,8 @@
 
 #include <inttypes.h>
 
+enum { DATA_FIELD = 10 }; /* WriteRequest.data */
+
 struct write {
 	struct croft_services *services;
 	struct croft_call *call;
@@ -30,7 +32,16 @@ struct write {
 	uint64_t at;        /* where in the blob the next (decoded) byte belongs */
 	int64_t expected;   /* next write_offset */
 	bool finished;
+	struct croft_pieces data; /* of the message that was read last */
 };
+
+/* 1: the next message, without its data; 0: there is none; -1: failed. */
+static int read_message(struct write *write, struct croft_arena *arena,
+	Bytestream__WriteRequest **message, struct croft_error *err)
+{
+	return croft_call_read_pieces(
+		write->call, arena, DATA_FIELD, (void **)message, &write->data, err);
+}
 
 static bool take(void *user, const void *data, size_t size, struct croft_error *err)
 {
@@ -58,28 +69,42 @@ static bool take_message(struct write *write, const Bytestream__WriteRequest *me
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"write_offset is %" PRId64 ", expected is %" PRId64, message->write_offset,
 			write->expected);
-	if (__builtin_add_overflow(write->expected, (int64_t)message->data.len, &write->expected))
+	if (__builtin_add_overflow(write->expected, (int64_t)write->data.size, &write->expected))
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "write_offset is too large");
 	write->finished = message->finish_write;
-	if (write->decoder)
-		return zstd_decoder_feed(write->decoder,
-			CROFT_SLICE(message->data.data, message->data.len), take, write, err);
-	return take(write, message->data.data, message->data.len, err);
+	for (size_t i = 0; i < write->data.count; i++) {
+		struct croft_slice piece = write->data.pieces[i];
+		if (!(write->decoder ? zstd_decoder_feed(write->decoder, piece, take, write, err)
+							 : take(write, piece.data, piece.size, err)))
+			return false;
+	}
+	return true;
+}
+
+static struct croft_slice joined(const struct croft_pieces *data, struct croft_arena *arena)
+{
+	if (data->count == 1)
+		return data->pieces[0];
+	char *bytes = croft_arena_alloc(arena, data->size + 1);
+	size_t used = 0;
+	for (size_t i = 0; i < data->count; used += data->pieces[i++].size)
+		memcpy(bytes + used, data->pieces[i].data, data->pieces[i].size);
+	return CROFT_SLICE(bytes, used);
 }
 
 /* Most blobs come whole in their only message: these need no upload to resume. 1: stored; 0: this is
  * no such message; -1: failed. */
 static int store_whole(struct write *write, const Bytestream__WriteRequest *message,
-	struct croft_error *err)
+	struct croft_arena *arena, struct croft_error *err)
 {
 	const struct resource *resource = &write->resource;
 	if (resource->zstd || !message->finish_write || message->write_offset != 0 ||
-		message->data.len != resource->digest.size_bytes)
+		write->data.size != resource->digest.size_bytes)
 		return 0;
-	write->expected = (int64_t)message->data.len;
+	write->expected = (int64_t)write->data.size;
 	write->finished = true;
 	return croft_store_put(write->services->store, &resource->digest,
-			   CROFT_SLICE(message->data.data, message->data.len), err)
+			   joined(&write->data, arena), err)
 		? 1
 		: -1;
 }
@@ -131,7 +156,7 @@ static int take_all(struct write *write, Bytestream__WriteRequest *message,
 		if (write->finished)
 			return 1;
 		croft_arena_reset(arena);
-		got = croft_call_read(write->call, arena, (void **)&message, err);
+		got = read_message(write, arena, &message, err);
 	}
 	return got;
 }
@@ -156,9 +181,9 @@ static bool answer(struct write *write, int64_t committed, struct croft_error *e
 /* Nothing may follow the message that finished the write. */
 static bool expect_end(struct write *write, struct croft_arena *arena, struct croft_error *err)
 {
-	void *message;
+	Bytestream__WriteRequest *message;
 	croft_arena_reset(arena);
-	int got = croft_call_read(write->call, arena, &message, err);
+	int got = read_message(write, arena, &message, err);
 	return got == 0 || (got > 0 && take_message(write, message, err));
 }
 
@@ -166,7 +191,7 @@ static bool run(struct write *write, struct croft_arena *arena, struct croft_err
 {
 	Bytestream__WriteRequest *message;
 	bool there = false;
-	int got = croft_call_read(write->call, arena, (void **)&message, err);
+	int got = read_message(write, arena, &message, err);
 	if (got == 0)
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "a write without any message");
 	if (got < 0)
@@ -180,7 +205,7 @@ static bool run(struct write *write, struct croft_arena *arena, struct croft_err
 	if (there)
 		return answer(write,
 			write->resource.zstd ? -1 : (int64_t)write->resource.digest.size_bytes, err);
-	int stored = store_whole(write, message, err);
+	int stored = store_whole(write, message, arena, err);
 	if (stored == 0)
 		stored = take_all(write, message, arena, err);
 	if (stored < 0 || (stored > 0 && !expect_end(write, arena, err)))

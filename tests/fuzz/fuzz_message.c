@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The first byte chooses the message's type, the rest is its wire form. */
+#include "proto/rpc/call.h"
 #include "proto/rpc/message.h"
 
 #include "build/bazel/remote/execution/v2/remote_execution.pb-c.h"
@@ -8,7 +9,9 @@
 #include "google/longrunning/operations.pb-c.h"
 #include "google/rpc/status.pb-c.h"
 
+#include <grpc/grpc.h>
 #include <stdlib.h>
+#include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -31,6 +34,31 @@ static const ProtobufCMessageDescriptor *const types[] = {
 	&farm__server_message__descriptor,
 };
 
+/* Read where it was received, in slices, a message is the same. */
+static void check_split(const Bytestream__WriteRequest *whole, struct croft_slice wire,
+	struct croft_arena *arena)
+{
+	enum { SLICE = 7, DATA_FIELD = 10 };
+	size_t count = wire.size / SLICE + 1;
+	grpc_slice *slices = croft_arena_alloc(arena, count * sizeof(*slices));
+	for (size_t i = 0; i < count; i++)
+		slices[i] = grpc_slice_from_copied_buffer((const char *)wire.data + i * SLICE,
+			i + 1 < count ? SLICE : wire.size - i * SLICE);
+	struct croft_slice rest;
+	struct croft_pieces bytes;
+	struct received *received = received_split(
+		grpc_raw_byte_buffer_create(slices, count), DATA_FIELD, arena, &rest, &bytes);
+	for (size_t i = 0; i < count; i++)
+		grpc_slice_unref(slices[i]);
+	if (whole && (!received || bytes.size != whole->data.len))
+		abort();
+	size_t at = 0;
+	for (size_t i = 0; whole && i < bytes.count; at += bytes.pieces[i++].size)
+		if (memcmp(bytes.pieces[i].data, whole->data.data + at, bytes.pieces[i].size) != 0)
+			abort();
+	received_destroy(received);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct croft_message_limits limits = {65536, 256 << 10, 16};
@@ -44,6 +72,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* What was estimated before is never less than what was taken. */
 	if (croft_arena_used(arena) > limits.decoded_bytes)
 		abort();
+	if (type == &bytestream__write_request__descriptor)
+		check_split((const Bytestream__WriteRequest *)message, CROFT_SLICE(data + 1, size - 1), arena);
 	if (message) {
 		/* What was read can be written, and reads as the same. */
 		struct croft_slice bytes = croft_message_encode(message, arena);

@@ -58,6 +58,28 @@ static void a_large_blob_is_got_as_it_was_put(void **state)
 	place_destroy(place);
 }
 
+/* In whatever pieces it came. */
+static void a_blob_is_cut_where_the_chunker_cuts_the_whole(void **state)
+{
+	static const size_t sizes[] = {4 * MIB, 4 * MIB + 1, 11 * MIB + 333, 13 * MIB};
+	struct place *place = place_create(durable);
+	for (size_t i = 0; i < 4; i++) {
+		struct croft_slice bytes = place_bytes(place, 7 + (unsigned)i, sizes[i]);
+		if (i == 3) /* no cut but the longest */
+			memset((void *)((const char *)bytes.data + MIB), 0, 9 * MIB + 5);
+		struct croft_digest digest = write_pieces(place, bytes), *chunks;
+		size_t count = recipe_of(place, &digest, &chunks), at = 0, seen = 0;
+		for (; at < bytes.size; at += (size_t)chunks[seen++].size_bytes) {
+			const uint8_t *start = (const uint8_t *)bytes.data + at;
+			assert_true(seen < count);
+			assert_int_equal(chunks[seen].size_bytes,
+				croft_chunk_cut(&croft_chunking, start, bytes.size - at));
+		}
+		assert_int_equal(seen, count);
+	}
+	place_destroy(place);
+}
+
 static void any_part_can_be_read(void **state)
 {
 	struct place *place = place_create(durable);
@@ -332,6 +354,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_large_blob_is_got_as_it_was_put),
+		cmocka_unit_test(a_blob_is_cut_where_the_chunker_cuts_the_whole),
 		cmocka_unit_test(any_part_can_be_read),
 		cmocka_unit_test(chunks_of_unfinished_uploads_are_nobody_elses),
 		cmocka_unit_test(an_upload_given_up_leaves_a_store_that_opens),
