@@ -189,6 +189,8 @@ static void return_from_leaf(struct cgroups *cgroups, const char *group)
 	char path[4096], line[32];
 	if (!cgroups->leaf[0])
 		return;
+	/* The controllers cannot be taken back while another has them, such as one that was killed beside us. */
+	remove_abandoned(group);
 	write_text(group, "cgroup.subtree_control", "-memory -pids -cpu");
 	write_text(group, "cgroup.subtree_control", "-io");
 	snprintf(path, sizeof(path), "%s/%s/cgroup.procs", group, cgroups->leaf);
