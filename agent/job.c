@@ -345,6 +345,7 @@ static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_er
 		.umask = job->options.umask,
 		.fixed_addresses = job->options.fixed_addresses,
 		.cpus = job->options.cpus,
+		.sorted_directories = job->options.sorted_directories,
 		.seccomp = job->options.seccomp,
 		.processes = job->options.processes,
 		.disk_bytes = job->options.disk_bytes,

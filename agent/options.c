@@ -100,6 +100,19 @@ static bool read_special(struct croft_job_options *options,
 		bad_value(property, "one of refuse, skip", err);
 }
 
+/* Nothing that is asked of the sandbox is passed over. What croft does not know is for agents to have. */
+static bool refuse_unknown(const Reapi__Platform__Property *property, struct croft_error *err)
+{
+	/* Programs read the clock past the kernel (the vDSO, the processor's counter), and files would still be
+	 * dated by the true one. */
+	if (strcmp(property->name, "croft-clock") == 0)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"platform property croft-clock: a sandbox cannot give a job another time of day; libfaketime in the "
+			"job's root can (LD_PRELOAD and FAKETIME in the command's environment)");
+	return strncmp(property->name, "croft-", 6) != 0 || strncmp(property->name, "croft-resource-", 15) == 0 ||
+		croft_error_set(err, CROFT_INVALID_ARGUMENT, "there is no platform property %s", property->name);
+}
+
 /* What makes runs alike. */
 static bool read_sameness(struct croft_job_options *options,
 	const Reapi__Platform__Property *property, struct croft_error *err)
@@ -121,6 +134,12 @@ static bool read_sameness(struct croft_job_options *options,
 		options->fixed_addresses = strcmp(property->value, "off") == 0;
 		return options->fixed_addresses || strcmp(property->value, "on") == 0 ||
 			bad_value(property, "one of on, off", err);
+	} else if (strcmp(property->name, "croft-directory-order") == 0) {
+		options->sorted_directories = strcmp(property->value, "sorted") == 0;
+		return options->sorted_directories || strcmp(property->value, "any") == 0 ||
+			bad_value(property, "one of sorted, any", err);
+	} else {
+		return refuse_unknown(property, err);
 	}
 	return true;
 }

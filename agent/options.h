@@ -21,7 +21,7 @@ struct croft_job_options {
 	uint64_t memory_bytes, processes, disk_bytes, disk_inodes, file_bytes, capture_bytes, cpu_seconds;
 	/* What makes runs alike; NULL, false and 0: as usual. */
 	const char *hostname, *time_zone, *locale; /* borrowed from the job */
-	bool umask_given, fixed_addresses;
+	bool umask_given, fixed_addresses, sorted_directories;
 	uint32_t umask, cpus;
 	enum croft_seccomp seccomp;
 	bool skip_special; /* fifos, sockets and devices among its outputs are left out */

@@ -258,6 +258,8 @@ static bool read_field(const struct reader *reader, const char *name, const json
 	}
 	if (!strcmp(name, "fixed_addresses"))
 		return read_switch(reader, name, value, &spec->fixed_addresses);
+	if (!strcmp(name, "sorted_directories"))
+		return read_switch(reader, name, value, &spec->sorted_directories);
 	if (!strcmp(name, "special_outputs"))
 		return read_switch(reader, name, value, &spec->special_outputs);
 	if (!strcmp(name, "cpus"))

@@ -194,6 +194,7 @@ static void put_options(const struct shell *shell, json_t *spec)
 	json_object_set_new(spec, "gid", json_integer(job->gid));
 	json_object_set_new(spec, "cpus", json_integer(job->cpus));
 	json_object_set_new(spec, "fixed_addresses", json_boolean(job->fixed_addresses));
+	json_object_set_new(spec, "sorted_directories", json_boolean(job->sorted_directories));
 	json_object_set_new(spec, "network", json_string(networks[job->network]));
 	json_object_set_new(spec, "seccomp", json_string(profiles[job->seccomp]));
 	if (job->hostname)

@@ -30,7 +30,7 @@ void denials_end(struct denials *denials)
 	denials->listener = -1;
 }
 
-static void note(struct denials *denials, const struct seccomp_data *data)
+void denials_note(struct denials *denials, const struct seccomp_data *data)
 {
 	for (uint32_t i = 0; i < denials->count; i++) {
 		struct denied *known = &denials->calls[i];
@@ -53,7 +53,7 @@ void denials_hear(struct denials *denials)
 			denials_end(denials);
 		return;
 	}
-	note(denials, &asked.data);
+	denials_note(denials, &asked.data);
 	struct seccomp_notif_resp answer = {.id = asked.id, .error = -ENOSYS};
 	bool told = ioctl(denials->listener, SECCOMP_IOCTL_NOTIF_SEND, &answer) == 0 || errno == ENOENT;
 	if (!told || ++denials->heard >= HEARD_MOST)

@@ -263,7 +263,9 @@ static bool close_off(const struct job *job, struct croft_error *err)
 		return false;
 	if (weak(job->spec, WEAKEN_SECCOMP))
 		return true;
-	return seccomp_install(&job->nursery->context->seccomp[job->spec->seccomp], &listener, err) &&
+	const struct launcher_context *context = job->nursery->context;
+	const struct sock_fprog *programs = job->spec->sorted ? context->sorted : context->seccomp;
+	return seccomp_install(&programs[job->spec->seccomp], job->spec->sorted, &listener, err) &&
 		(listener < 0 || send_listener(job->inner, listener, err));
 }
 

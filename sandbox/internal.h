@@ -30,7 +30,7 @@ struct wire_spec {
 	uint32_t uid, gid;
 	uint32_t network, seccomp;
 	uint32_t root_writable, terminal;
-	uint32_t umask, fixed_addresses, cpus;
+	uint32_t umask, fixed_addresses, cpus, sorted;
 	uint32_t roots, input_root, input_target;
 	uint32_t writable, arguments, environment, working_directory, hostname;
 	uint32_t mount_sources, mount_targets, mount_writable;
@@ -147,7 +147,7 @@ struct launcher_context {
 	bool on_disk; /* what jobs write, rather than in memory */
 	int *user_namespaces; /* one per slot, for idmapped mounts; -1: cannot be made */
 	struct cgroups *cgroups;
-	struct sock_fprog seccomp[3];
+	struct sock_fprog seccomp[3], sorted[3]; /* by profile; where directories are read in order */
 	int landlock; /* version; 0: none */
 };
 
@@ -338,11 +338,12 @@ bool status_tell(int inner, const struct status *status);
 /* What needs no spec and is inherited by all jobs. */
 bool init_drop_early(const struct nursery *nursery, struct croft_error *err);
 
-/* seccomp.c: the compiled filter for one profile. */
-bool seccomp_compile(enum croft_seccomp profile, struct sock_fprog *program,
+/* seccomp.c: the compiled filter for one profile. `sorted`: whoever listens answers calls that read directories. */
+bool seccomp_compile(enum croft_seccomp profile, bool sorted, struct sock_fprog *program,
 	struct croft_error *err);
-/* For this process. `listener` hears of calls that are denied; -1: there cannot be one here. */
-bool seccomp_install(const struct sock_fprog *program, int *listener, struct croft_error *err);
+/* For this process. `listener` hears of calls that are denied; -1: there cannot be one here, which is an error
+ * where calls are to be `answered`. */
+bool seccomp_install(const struct sock_fprog *program, bool answered, int *listener, struct croft_error *err);
 /* Another profile that allows the call; NULL: none. */
 const char *seccomp_allowed_by(const char *call, enum croft_seccomp profile);
 
@@ -355,7 +356,14 @@ struct denials {
 void denials_listen(struct denials *denials, int listener);
 /* The listener is readable. */
 void denials_hear(struct denials *denials);
+struct seccomp_data;
+void denials_note(struct denials *denials, const struct seccomp_data *data);
 void denials_end(struct denials *denials);
+/* answers.h: a process that listens in the keeper's place, and answers some of the calls. */
+struct answers {
+	pid_t pid;
+	struct denials *heard; /* of both; NULL: there is none */
+};
 /* For people. */
 void denials_tell(const struct denied *denied, enum croft_seccomp profile, struct croft_denied_call *call);
 

@@ -158,19 +158,33 @@ static bool on_status(struct keeper *keeper)
 	if (!ahead_receive(keeper, MSG_DONTWAIT))
 		return false;
 	keeper->taken |= keeper->end.kind != STATUS_ENDED;
-	if (keeper->end.kind == STATUS_STARTED) {
+	if (before.kind == STATUS_FAILED) {
+		keeper->end = before; /* what comes after is of no account */
+	} else if (keeper->end.kind == STATUS_STARTED) {
 		struct report message = {.kind = REPORT_STARTED, .pid_namespace = keeper->pid_namespace};
 		report(keeper, &message);
-	} else if (keeper->end.kind == STATUS_ENDED &&
-		(before.kind == STATUS_EXEC || before.kind == STATUS_FAILED)) {
+	} else if (keeper->end.kind == STATUS_ENDED && before.kind == STATUS_EXEC) {
 		keeper->end = before; /* that says more */
 	}
 	return true;
 }
 
+/* As soon as its filter is there. */
+static void answer(struct keeper *keeper)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!keeper->spec->sorted || keeper->denials.listener < 0 ||
+		answers_start(&keeper->answers, &keeper->denials, &err))
+		return;
+	keeper->end.kind = STATUS_FAILED;
+	snprintf(keeper->end.message, sizeof(keeper->end.message), "%s", err.message);
+	kill(keeper->init, SIGKILL);
+}
+
 static void wait_end(struct keeper *keeper)
 {
 	for (;;) {
+		answer(keeper);
 		bool deaf = keeper->agent_gone;
 		struct pollfd fds[] = {{keeper->init_fd, POLLIN, 0}, {keeper->inner, POLLIN, 0},
 			{deaf ? -1 : keeper->control, POLLIN, 0}, {deaf ? -1 : keeper->agent, POLLIN, 0},
@@ -224,6 +238,7 @@ static void finish(struct keeper *keeper)
 	}
 	message.read_bytes = (uint64_t)usage.ru_inblock * 512;
 	message.written_bytes = (uint64_t)usage.ru_oublock * 512;
+	answers_end(&keeper->answers, &keeper->denials);
 	message.denied_count = keeper->denials.count;
 	memcpy(message.denied, keeper->denials.calls, sizeof(message.denied));
 	denials_end(&keeper->denials);

@@ -3,7 +3,7 @@
 #ifndef CROFT_SANDBOX_KEEPER_H
 #define CROFT_SANDBOX_KEEPER_H
 
-#include "sandbox/internal.h"
+#include "sandbox/answers.h"
 
 struct keeper {
 	const struct launcher_context *context;
@@ -34,6 +34,7 @@ struct keeper {
 	bool taken; /* the command has it: no order waits for whoever comes next */
 	bool killed, agent_gone;
 	struct denials denials;
+	struct answers answers; /* none but of jobs that ask for it */
 };
 
 /* What a sandbox of the pool is like. */

@@ -200,7 +200,8 @@ static bool prepare_context(struct croft_launcher *launcher,
 	if (!make_staging(context, err))
 		return false;
 	for (int profile = 0; profile < 3; profile++)
-		if (!seccomp_compile((enum croft_seccomp)profile, &context->seccomp[profile], err))
+		if (!seccomp_compile((enum croft_seccomp)profile, false, &context->seccomp[profile], err) ||
+			!seccomp_compile((enum croft_seccomp)profile, true, &context->sorted[profile], err))
 			return false;
 	return true;
 }
@@ -292,8 +293,10 @@ void croft_launcher_stop(struct croft_launcher *launcher)
 	for (unsigned slot = 0; launcher->context.user_namespaces && slot < launcher->context.slots; slot++)
 		if (launcher->context.user_namespaces[slot] >= 0)
 			close(launcher->context.user_namespaces[slot]);
-	for (int profile = 0; profile < 3; profile++)
+	for (int profile = 0; profile < 3; profile++) {
 		free(launcher->context.seccomp[profile].filter);
+		free(launcher->context.sorted[profile].filter);
+	}
 	free(launcher->context.user_namespaces);
 	free(launcher->busy);
 	free(launcher->state);

@@ -261,7 +261,8 @@ static bool measure_disk(const struct croft_sandbox *sandbox, bool ended, uint64
 		if (!view_usage(path, ended, bytes, inodes, err))
 			return false;
 	}
-	return true;
+	cell_path(pool_context(sandbox->launcher), sandbox->cell, "upper", path, sizeof(path));
+	return ended || view_held(path, sandbox->pid_namespace, bytes, inodes, err);
 }
 
 /* What cannot be measured may be too much. */
@@ -314,6 +315,7 @@ static void on_started(struct croft_sandbox *sandbox, const struct report *repor
 	if (report->pid_namespace == sandbox->pid_namespace)
 		return;
 	/* What it asks for is not to be had ahead: it was made anew, and waits for our word. */
+	sandbox->pid_namespace = report->pid_namespace;
 	if (sandbox->spec.started)
 		sandbox->spec.started(sandbox->spec.user, report->pid_namespace);
 	command(sandbox, COMMAND_GO);

@@ -81,6 +81,8 @@ struct croft_sandbox_spec {
 	uint32_t umask;       /* 022 when not given */
 	bool fixed_addresses; /* no randomisation of addresses */
 	uint32_t cpus;        /* that it may use, and sees; 0: all that there are */
+	bool sorted_directories; /* read in the order of their names' bytes; each reading costs a round trip to
+				  * a process beside it, and the kernel's own (/proc) are as they are */
 
 	const struct croft_sandbox_mount *mounts;
 	size_t mount_count;
@@ -91,7 +93,9 @@ struct croft_sandbox_spec {
 	uint64_t wall_ms;         /* 0: no limit, here and below */
 	uint64_t grace_ms;        /* from SIGTERM to SIGKILL; 0: 2 s */
 	uint64_t memory_bytes, cpu_millis /* thousandths of a CPU */, processes, file_bytes;
-	uint64_t disk_bytes, disk_inodes; /* of the writable layer; looked at every second and at the end */
+	uint64_t disk_bytes, disk_inodes; /* of the writable layer; looked at every second and at the end.
+					   * Files without a name count where a process has them open or,
+					   * as root, mapped */
 	uint64_t output_log_bytes;        /* of stdout and stderr each */
 	uint64_t cpu_ms;                  /* processor time of all its processes together */
 	uint64_t capture_bytes;           /* of all that croft_sandbox_capture names, as the files say they

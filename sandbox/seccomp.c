@@ -22,6 +22,9 @@
 
 #include "seccomp-profile.h" /* generated: static const char seccomp_profile[] */
 
+#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1ul << 5) /* Linux 5.19, include/uapi/linux/seccomp.h */
+#endif
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x00000080 /* Linux 5.6, include/uapi/linux/sched.h */
 #endif
@@ -61,7 +64,12 @@ static bool next_line(const char **at, const char **word, size_t *word_size, cha
 	return false;
 }
 
-static bool add_list(scmp_filter_ctx filter, enum croft_seccomp profile, struct croft_error *err)
+static bool reads_directories(const char *call)
+{
+	return strcmp(call, "getdents64") == 0 || strcmp(call, "getdents") == 0;
+}
+
+static bool add_list(scmp_filter_ctx filter, enum croft_seccomp profile, bool sorted, struct croft_error *err)
 {
 	const char *at = seccomp_profile, *word;
 	size_t size;
@@ -72,7 +80,7 @@ static bool add_list(scmp_filter_ctx filter, enum croft_seccomp profile, struct 
 			return croft_error_set(err, CROFT_INTERNAL, "the list of system calls gives no reason: %.40s", word);
 		int number = seccomp_syscall_resolve_name(name);
 		/* Calls that this libseccomp does not know yet are denied. */
-		if (number < 0 || (!quiet && !applies(word, size, profile)))
+		if (number < 0 || (!quiet && !applies(word, size, profile)) || (sorted && reads_directories(name)))
 			continue;
 		int code = seccomp_rule_add(
 			filter, quiet ? SCMP_ACT_ERRNO(ENOSYS) : SCMP_ACT_ALLOW, number, 0);
@@ -179,7 +187,7 @@ static bool export_program(scmp_filter_ctx filter, struct sock_fprog *program,
 	return ok || croft_error_set(err, CROFT_INTERNAL, "the seccomp filter cannot be read back");
 }
 
-bool seccomp_compile(enum croft_seccomp profile, struct sock_fprog *program,
+bool seccomp_compile(enum croft_seccomp profile, bool sorted, struct sock_fprog *program,
 	struct croft_error *err)
 {
 	/* The keeper answers ENOSYS, or the kernel does when the keeper has heard enough (denied.c). */
@@ -194,18 +202,25 @@ bool seccomp_compile(enum croft_seccomp profile, struct sock_fprog *program,
 		code = add_judged(filter);
 	if (code == 0)
 		code = add_ioctl(filter);
-	bool ok = code == 0 ? add_list(filter, profile, err) && export_program(filter, program, err)
+	bool ok = code == 0 ? add_list(filter, profile, sorted, err) && export_program(filter, program, err)
 						: croft_error_errno(err, -code, "building the seccomp filter");
 	seccomp_release(filter);
 	return ok;
 }
 
-bool seccomp_install(const struct sock_fprog *program, int *listener, struct croft_error *err)
+bool seccomp_install(const struct sock_fprog *program, bool answered, int *listener, struct croft_error *err)
 {
-	*listener = (int)syscall(
-		SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, program);
+	/* A call that is being answered is not to begin again for a signal: what it read would be passed over. */
+	unsigned long flags = SECCOMP_FILTER_FLAG_NEW_LISTENER |
+		(answered ? SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV : 0);
+	*listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, program);
 	if (*listener >= 0)
 		return true;
+	if (answered && (errno == EBUSY || errno == EINVAL))
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"directories cannot be read in order here: %s",
+			errno == EBUSY ? "somebody answers the agent's own system calls already"
+				       : "that needs Linux 5.19");
 	/* An agent in a container whose calls somebody listens to: there can be one listener only. */
 	return (errno == EBUSY && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, program) == 0) ||
 		croft_error_errno(err, errno, "loading the seccomp filter");

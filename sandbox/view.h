@@ -33,6 +33,9 @@ bool view_capture(struct view *view, const char *path, bool special,
 /* Adds what lies below a directory of the host, if there is one. Before the job has `ended` what vanishes is
  * passed over, and directories whose owner may not open them; afterwards these are opened by force. */
 bool view_usage(const char *path, bool ended, uint64_t *bytes, uint64_t *inodes, struct croft_error *err);
+/* Adds files that lie nowhere any more, and that processes of the namespace have open or mapped (held.c). */
+bool view_held(const char *upper, uint64_t pid_namespace, uint64_t *bytes, uint64_t *inodes,
+	struct croft_error *err);
 
 /* Steps of the walk, used by capture.c. */
 /* 1: the name is there; 0: it is not; -1: that cannot be said. */

@@ -88,6 +88,7 @@ int wire_spec_write(const struct croft_sandbox_spec *spec, uint64_t pid_namespac
 		.umask = spec->umask_given ? spec->umask : 022,
 		.fixed_addresses = spec->fixed_addresses,
 		.cpus = spec->cpus,
+		.sorted = spec->sorted_directories,
 		.memory_bytes = spec->memory_bytes,
 		.cpu_millis = spec->cpu_millis,
 		.cpu_ms = spec->cpu_ms,

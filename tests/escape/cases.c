@@ -485,6 +485,13 @@ const struct escape_case cases[] = {
 		.needs = ESCAPE_CGROUPS},
 	{NAMED(disk_bomb), .argument = TENTHS, .adjust = little_disk, .weaken = WITHOUT_LIMITS,
 		.end = CROFT_END_DISK},
+	{NAMED(nameless_disk_bomb), .argument = TENTHS, .adjust = little_disk, .weaken = WITHOUT_LIMITS,
+		.end = CROFT_END_DISK},
+	/* An ordinary user is not shown what processes of other namespaces have mapped. */
+	{NAMED(mapped_disk_bomb), .argument = TENTHS, .adjust = little_disk, .weaken = WITHOUT_LIMITS,
+		.end = CROFT_END_DISK, .needs = ESCAPE_ROOT},
+	{NAMED(reserved_disk_bomb), .argument = TENTHS, .adjust = little_disk, .weaken = WITHOUT_LIMITS,
+		.end = CROFT_END_DISK},
 	{NAMED(inode_bomb), .argument = TENTHS, .adjust = few_inodes, .weaken = WITHOUT_LIMITS,
 		.end = CROFT_END_DISK},
 	{NAMED(file_bomb), .adjust = small_files, .weaken = WITHOUT_LIMITS},

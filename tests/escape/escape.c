@@ -213,7 +213,7 @@ static void shown_when_weakened(const struct escape_case *of, struct counts *cou
 
 static const char *const lacking[] = {"no cgroup can be made", "the host has no interface but loopback",
 	"the kernel has no Landlock that serves, or it is off", "its Landlock knows no scopes (Linux 6.12)",
-	"an ordinary user has one id, makes no devices, and would hit all that is its own"};
+	"an ordinary user has one id, makes no devices, would hit all that is its own, and is not shown what is mapped"};
 
 static void run_case(const struct escape_case *of, struct counts *counts)
 {

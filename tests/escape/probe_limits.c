@@ -72,6 +72,50 @@ static enum verdict disk_bomb(const char *tenths)
 	return verdict;
 }
 
+/* A file that lies nowhere any more. */
+static int nameless(const char *path)
+{
+	int fd = open(path, O_CREAT | O_RDWR, 0666);
+	return fd >= 0 && unlink(path) == 0 ? fd : -1;
+}
+
+static enum verdict nameless_disk_bomb(const char *tenths)
+{
+	static char piece[PIECE];
+	int fd = nameless("/bomb");
+	memset(piece, 'x', sizeof(piece));
+	for (size_t written = 0; written < BOMB_BYTES; written += PIECE)
+		if (fd < 0 || write(fd, piece, PIECE) != PIECE)
+			return say(CONTAINED, "no more than %zu bytes without a name: %m", written);
+	stay(tenths);
+	return say(ESCAPED, "%d bytes could be written without a name", BOMB_BYTES);
+}
+
+/* Page by page through memory, into a file that nothing else holds. */
+static enum verdict mapped_disk_bomb(const char *tenths)
+{
+	int fd = nameless("/bomb");
+	char *memory = fd >= 0 && ftruncate(fd, BOMB_BYTES) == 0
+		? mmap(NULL, BOMB_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+		: MAP_FAILED;
+	if (memory == MAP_FAILED)
+		return say(BROKEN, "mapping a file: %m");
+	close(fd);
+	memset(memory, 'x', BOMB_BYTES);
+	stay(tenths);
+	return say(ESCAPED, "%d bytes could be written through memory", BOMB_BYTES);
+}
+
+static enum verdict reserved_disk_bomb(const char *tenths)
+{
+	int fd = open("/bomb", O_CREAT | O_WRONLY, 0666);
+	int failure = posix_fallocate(fd, 0, BOMB_BYTES);
+	if (failure)
+		return say(CONTAINED, "reserving disk: %s", strerror(failure));
+	stay(tenths);
+	return say(ESCAPED, "%d bytes could be reserved", BOMB_BYTES);
+}
+
 static enum verdict file_bomb(const char *unused)
 {
 	signal(SIGXFSZ, SIG_IGN);
@@ -132,5 +176,6 @@ static enum verdict processor_bomb(const char *unused)
 
 #define PROBE(name) {#name, name}
 const struct probe limit_probes[] = {PROBE(fork_bomb), PROBE(memory_bomb), PROBE(tmpfs_bomb),
-	PROBE(disk_bomb), PROBE(inode_bomb), PROBE(file_bomb), PROBE(output_bomb),
+	PROBE(disk_bomb), PROBE(nameless_disk_bomb), PROBE(mapped_disk_bomb), PROBE(reserved_disk_bomb),
+	PROBE(inode_bomb), PROBE(file_bomb), PROBE(output_bomb),
 	PROBE(descriptor_bomb), PROBE(locked_memory), PROBE(processor_bomb), {0}};

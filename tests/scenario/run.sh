@@ -74,6 +74,15 @@ fails 125 "larger than its limit of 10 bytes" limited croft-output-bytes=10 -o o
 # The kernel's limit of one process (SIGXCPU) and that of all processes of the job (SIGKILL) are reached together.
 fails "152 or 137" "1.0 seconds of processor time" limited croft-cpu-seconds=1 -- sh -c 'while :; do :; done'
 
+echo "what makes runs alike"
+same "XYZ" "$(limited croft-time-zone=XYZ-3 -q -- date +%Z)"
+same "ABC" "$(limited croft-time-zone=XYZ-3 -q -e TZ=ABC-1 -- date +%Z)"
+same "C.UTF-8" "$(limited croft-locale=C.UTF-8 -q -- sh -c 'echo $LC_ALL')"
+scrambled='mkdir d; for i in $(seq 300); do : >d/$(($i * 7919 % 1009)); done; find d >read; LC_ALL=C sort read | cmp - read && echo sorted'
+same "sorted" "$(limited croft-directory-order=sorted -q -- sh -c "$scrambled")"
+fails 125 "libfaketime" limited croft-clock=2020-01-01 -- date
+fails 125 "no platform property croft-tiem-zone" limited croft-tiem-zone=UTC -- date
+
 echo "a job that did not run to its end says why, once, and is not run again by itself"
 fails 125 "is a fifo" run -o pipe -- mkfifo pipe
 [ "$(grep -c . "$folder/stderr")" -eq 1 ] || { cat "$folder/stderr" >&2; exit 1; }

@@ -76,7 +76,7 @@ static void a_job_asks_for_what_makes_runs_alike(void **state)
 	static const char *const wrong[][2] = {{"croft-umask", "888"}, {"croft-umask", "1777"},
 		{"croft-umask", ""}, {"croft-cpus", "-1"}, {"croft-hostname", "a b"},
 		{"croft-address-randomization", "no"}, {"croft-seccomp", "none"},
-		{"croft-special-outputs", "keep"}};
+		{"croft-special-outputs", "keep"}, {"croft-directory-order", "by-size"}};
 	struct croft_job_options options;
 	struct croft_error err = CROFT_ERROR_INIT;
 	assert_ok(read_one("croft-umask", "077", &options, &err), err);
@@ -87,6 +87,10 @@ static void a_job_asks_for_what_makes_runs_alike(void **state)
 	assert_true(options.fixed_addresses);
 	assert_ok(read_one("croft-time-zone", "UTC", &options, &err), err);
 	assert_string_equal(options.time_zone, "UTC");
+	assert_ok(read_one("croft-directory-order", "sorted", &options, &err), err);
+	assert_true(options.sorted_directories);
+	assert_ok(read_one("croft-directory-order", "any", &options, &err), err);
+	assert_false(options.sorted_directories);
 	assert_ok(read_one("croft-special-outputs", "skip", &options, &err), err);
 	assert_true(options.skip_special);
 	assert_ok(read_one("croft-special-outputs", "refuse", &options, &err), err);
@@ -95,6 +99,22 @@ static void a_job_asks_for_what_makes_runs_alike(void **state)
 	assert_int_equal(options.seccomp, CROFT_SECCOMP_COMPAT);
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
 		assert_false(read_one(wrong[i][0], wrong[i][1], &options, &err));
+}
+
+static void what_a_sandbox_cannot_do_is_refused(void **state)
+{
+	struct croft_job_options options;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_false(read_one("croft-clock", "2020-01-01", &options, &err));
+	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+	assert_non_null(strstr(err.message, "libfaketime"));
+	err = (struct croft_error)CROFT_ERROR_INIT;
+	assert_false(read_one("croft-timezone", "UTC", &options, &err));
+	assert_non_null(strstr(err.message, "croft-timezone"));
+	err = (struct croft_error)CROFT_ERROR_INIT;
+	/* These are asked of agents. */
+	assert_ok(read_one("croft-resource-gpu", "1", &options, &err), err);
+	assert_ok(read_one("gcc", "12", &options, &err), err);
 }
 
 static void a_job_cannot_name_a_directory_of_the_agent(void **state)
@@ -134,6 +154,7 @@ int main(void)
 		cmocka_unit_test(a_job_chooses_its_root),
 		cmocka_unit_test(a_job_sets_its_limits),
 		cmocka_unit_test(a_job_asks_for_what_makes_runs_alike),
+		cmocka_unit_test(what_a_sandbox_cannot_do_is_refused),
 		cmocka_unit_test(a_job_cannot_name_a_directory_of_the_agent),
 		cmocka_unit_test(a_root_image_may_not_hold_the_agents_state),
 	};

@@ -3,6 +3,7 @@
 #ifndef CROFT_TESTS_SANDBOX_FIXTURE_H
 #define CROFT_TESTS_SANDBOX_FIXTURE_H
 
+#include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 #include "sandbox/sandbox.h"
 #include "tests/unit/test.h"
