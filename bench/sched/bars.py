@@ -26,10 +26,11 @@ class Bench:
         self.folder = tempfile.mkdtemp(prefix="croft-sched-", dir=os.environ.get("TMPDIR", "/var/tmp"))
         self.farm = Farm(croft, self.folder)
 
-    def pin(self, cores):
-        """The server's present threads, and those that they make."""
-        subprocess.run(["taskset", "-apc", cores, str(self.farm.server.pid)], check=True,
-                       stdout=subprocess.DEVNULL)
+    def serve(self, cores=None):
+        """On these cores only, from the start."""
+        self.farm.stop()
+        self.farm.enter["serve"] = ["taskset", "-c", cores] if cores else []
+        self.farm.serve()
 
     def processor_seconds(self):
         with open(f"/proc/{self.farm.server.pid}/stat") as stat:
@@ -56,7 +57,7 @@ class Bench:
 
     def fake_agents(self):
         others = f"1-{os.cpu_count() - 1}" if os.cpu_count() > 1 else "0"
-        self.pin("0")
+        self.serve("0")
         self.load("--operations", "3000", cores=others)
         best = max((self.load("--operations", "20000", "--clients", clients, cores=others)
                     for clients in ("64", "256", "512")), key=lambda run: run["per_second"])
@@ -65,7 +66,7 @@ class Bench:
         half = self.load("--operations", "5000", "--clients", "512", "--rate",
                          str(int(best["per_second"] / 2)), cores=others)
         bar("sched-p99-ms-at-half-load", f"{half['p99_ms']:.1f}", "<5", half["p99_ms"] < 5)
-        self.pin(f"0-{os.cpu_count() - 1}")
+        self.serve()
 
     def real_agents(self):
         image = f"{self.folder}/image"
@@ -103,7 +104,7 @@ class Bench:
         bar("sched-restart-seconds", f"{seconds:.2f}", "<2", seconds < 2 and found == count)
 
     def run(self, rows, queued):
-        self.farm.serve()
+        self.serve()
         if "fake" in rows:
             self.fake_agents()
         if "real" in rows:

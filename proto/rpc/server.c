@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/alloc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -194,11 +195,18 @@ static grpc_server *create_core(size_t wire_bytes)
 	return grpc_server_create(&list, NULL);
 }
 
+/* Of those that this process may run on. */
+static unsigned count_cpus(void)
+{
+	cpu_set_t set;
+	int cpus = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+	return cpus < 1 ? 1 : (unsigned)cpus;
+}
+
 static void create_queues(struct croft_server *server, unsigned count)
 {
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	if (count == 0)
-		count = cpus < 1 ? 1 : cpus > MAX_QUEUE_THREADS ? MAX_QUEUE_THREADS : (unsigned)cpus;
+		count = count_cpus() < MAX_QUEUE_THREADS ? count_cpus() : MAX_QUEUE_THREADS;
 	server->queue_count = count;
 	server->queues = croft_array(count, sizeof(*server->queues));
 	for (unsigned i = 0; i < count; i++) {

@@ -60,7 +60,7 @@ struct croft_tls {
 struct croft_server_config {
 	const char *address;        /* "127.0.0.1:0", "[::]:8980", "unix:/path" */
 	const struct croft_tls *tls; /* NULL: plain */
-	unsigned queue_threads;     /* 0: one per CPU, at most 4 */
+	unsigned queue_threads;     /* 0: one per CPU that the process may run on, at most 4 */
 	unsigned workers;           /* 0: 256 */
 	struct croft_message_limits limits; /* zeros: the defaults */
 };

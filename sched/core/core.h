@@ -26,7 +26,8 @@
 #include <pthread.h>
 #include <sys/queue.h>
 
-enum { TASK_KEY = 8, NAME_TEXT = 33 /* 16 random bytes in hex and NUL */, LOG_KEEP_BYTES = 8 << 20 };
+enum { TASK_KEY = 8, NAME_TEXT = 33 /* 16 random bytes in hex and NUL */, LOG_KEEP_BYTES = 8 << 20,
+	HOLD_MS = 50 /* for which a client is not told that its job executes, unless it ends */ };
 
 enum task_state { TASK_QUEUED, TASK_LEASED, TASK_RUNNING, TASK_COMPLETED };
 
@@ -44,6 +45,8 @@ struct operation {
 	char name[NAME_TEXT];
 	bool cancelled;
 	bool joining; /* its task's record on disk does not name it yet: nobody hears of it */
+	TAILQ_ENTRY(operation) held_link; /* of `held` */
+	uint64_t held_ns;                 /* since when; 0: it is not */
 	LIST_HEAD(, waiter) waiters;
 };
 
@@ -166,10 +169,12 @@ struct croft_sched {
 	LIST_HEAD(, task_class) classes;
 	LIST_HEAD(, agent) agents;
 	LIST_HEAD(, draining) draining;
-	pthread_cond_t draining_written;
+	pthread_cond_t record_written;
 	struct croft_placement *placement;
 	struct croft_roots *roots; /* has a lock of its own */
 	STAILQ_HEAD(, task) changed; /* while the lock was held this time */
+	TAILQ_HEAD(, operation) held; /* their clients are not told yet that they execute: transitions.c */
+	bool ticks_slowly; /* the ticker sleeps for longer than words are held */
 	struct announcements *announcements; /* under way: transitions.c */
 	TAILQ_HEAD(, task) queue; /* in the order in which they came, for people to look at */
 	TAILQ_HEAD(, task) completed; /* the oldest first */
@@ -197,6 +202,12 @@ struct croft_slice task_key(const struct task *task, uint8_t key[TASK_KEY]);
 /* What became of one operation of a task that others go on with; its waiters are told when it is on
  * disk. */
 void operation_write_down(struct croft_sched *sched, struct operation *operation);
+/* Returns when that is on disk (a value without data: the record is gone). The lock is held, but not over
+ * the waiting. */
+void record_write(struct croft_sched *sched, struct croft_slice key, struct croft_slice value);
+/* The ticker's: tells what was held for long enough. The lock is held, but not over the telling. */
+void held_tell(struct croft_sched *sched);
+void held_forget(struct croft_sched *sched, struct operation *operation);
 /* For the journal, around its announcements. */
 void announcements_begin(void *user);
 void announcements_end(void *user);
@@ -228,6 +239,9 @@ void task_complete_error(struct croft_sched *sched, struct task *task, enum crof
 void task_lost(struct croft_sched *sched, struct task *task, const char *why);
 /* Ends the operation; the task too when nobody else wants it. */
 void operation_cancel(struct croft_sched *sched, struct operation *operation);
+/* Of a task that is done: nobody will ask for it again. Returns when that is on disk; gives the lock back
+ * meanwhile. */
+void operation_delete(struct croft_sched *sched, struct operation *operation);
 /* Forgets completed tasks beyond what is kept. */
 void tasks_expire(struct croft_sched *sched);
 const char *state_name(enum task_state state);

@@ -63,31 +63,12 @@ void draining_free(struct croft_sched *sched)
 		forget(LIST_FIRST(&sched->draining));
 }
 
-struct written {
-	struct croft_sched *sched;
-	bool done;
-};
-
-/* On the journal's thread, with the scheduler's lock. */
-static void announce(void *user, const struct croft_error *failed)
-{
-	(void)failed; /* tried until it works */
-	struct written *written = user;
-	written->done = true;
-	pthread_cond_broadcast(&written->sched->draining_written);
-}
-
 /* Returns when it is on disk. The lock is held, but not over the waiting. */
 static void write_down(struct croft_sched *sched, const char *agent_id, const char *reason)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct written written = {.sched = sched};
 	const char *key = croft_arena_printf(arena, PREFIX "%s", agent_id);
-	croft_journal_put(sched->journal, croft_slice_str(key),
-		reason ? croft_slice_str(reason) : CROFT_SLICE(NULL, 0), false, announce, &written);
-	sched_write_down(sched);
-	while (!written.done)
-		pthread_cond_wait(&sched->draining_written, &sched->lock);
+	record_write(sched, croft_slice_str(key), reason ? croft_slice_str(reason) : CROFT_SLICE(NULL, 0));
 }
 
 bool draining_set(struct croft_sched *sched, const char *agent_id, const char *reason,

@@ -163,11 +163,8 @@ static bool delete_operation(struct croft_call *call, void *user, struct croft_e
 	sched_lock(sched);
 	struct operation *operation = find(sched, request->name, err);
 	bool done = operation && operation->task->announced == TASK_COMPLETED;
-	if (done) {
-		LIST_REMOVE(operation, link);
-		LIST_REMOVE(operation, name_link);
-		free(operation); /* completed: it has no waiters */
-	}
+	if (done)
+		operation_delete(sched, operation);
 	sched_unlock(sched);
 	if (!operation)
 		return false;

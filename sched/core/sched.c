@@ -37,20 +37,31 @@ static void restore_learned(struct croft_sched *sched)
 	sched->learned_ns = croft_now_ns();
 }
 
+/* Until the next tick; for a shorter time while words are held. */
+static void ticker_sleep(struct croft_sched *sched, uint64_t until_ns)
+{
+	uint64_t soon_ns = croft_now_ns() + HOLD_MS * UINT64_C(1000000) / 2;
+	sched->ticks_slowly = TAILQ_EMPTY(&sched->held) && soon_ns < until_ns;
+	if (!sched->ticks_slowly && soon_ns < until_ns)
+		until_ns = soon_ns;
+	struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
+	pthread_cond_timedwait(&sched->tick, &sched->lock, &until);
+	sched->ticks_slowly = false;
+}
+
 static void *ticker_thread(void *user)
 {
 	struct croft_sched *sched = user;
+	uint64_t next_ns = 0;
 	SCHED_LOCKED(sched);
 	while (!sched->stopping) {
 		sched_write_down(sched);
-		struct timespec until;
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += TICK_MS * 1000000L;
-		if (until.tv_nsec >= 1000000000) {
-			until.tv_nsec -= 1000000000;
-			until.tv_sec++;
+		held_tell(sched);
+		if (croft_now_ns() < next_ns) {
+			ticker_sleep(sched, next_ns);
+			continue;
 		}
-		pthread_cond_timedwait(&sched->tick, &sched->lock, &until);
+		next_ns = croft_now_ns() + TICK_MS * UINT64_C(1000000);
 		agents_tick(sched);
 		unfit_tick(sched);
 		tasks_expire(sched);
@@ -62,20 +73,39 @@ static void *ticker_thread(void *user)
 	return NULL;
 }
 
+struct restore {
+	struct croft_sched *sched;
+	char (*names)[NAME_TEXT]; /* of tasks that earlier versions kept under them; owned */
+	size_t name_count;
+};
+
 static bool restore(void *user, struct croft_slice key, struct croft_slice value,
 	struct croft_error *err)
 {
-	struct croft_sched *sched = user;
+	struct restore *restore = user;
+	struct croft_sched *sched = restore->sched;
 	if (draining_restore(sched, key, value))
 		return true;
 	struct task *task = task_restore(sched, value, err);
 	if (task && key.size != TASK_KEY) {
-		/* Earlier versions kept it under its name. */
-		uint8_t new_key[TASK_KEY];
-		croft_journal_put(sched->journal, task_key(task, new_key), value, false, NULL, NULL);
-		croft_journal_put(sched->journal, key, CROFT_SLICE(NULL, 0), false, NULL, NULL);
+		restore->names = croft_realloc(restore->names, restore->name_count + 1, NAME_TEXT);
+		memcpy(restore->names[restore->name_count++], task->id, NAME_TEXT);
+		task_changed(sched, task); /* it gets its new key */
 	}
 	return task != NULL;
+}
+
+static bool restore_all(struct croft_sched *sched, struct croft_error *err)
+{
+	struct restore all = {.sched = sched};
+	sched_lock(sched);
+	bool ok = croft_journal_each(sched->journal, restore, &all, err);
+	sched_unlock(sched);
+	for (size_t i = 0; ok && i < all.name_count; i++)
+		croft_journal_put(sched->journal, croft_slice_str(all.names[i]), CROFT_SLICE(NULL, 0), false,
+			NULL, NULL);
+	free(all.names);
+	return ok;
 }
 
 static bool read_directory(void *user, const struct croft_digest *digest, struct croft_arena *arena,
@@ -120,12 +150,13 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&sched->log_changed, &attributes);
-	pthread_cond_init(&sched->draining_written, &attributes);
+	pthread_cond_init(&sched->record_written, &attributes);
 	pthread_cond_init(&sched->tick, &attributes);
 	pthread_condattr_destroy(&attributes);
 	TAILQ_INIT(&sched->queue);
 	STAILQ_INIT(&sched->changed);
 	TAILQ_INIT(&sched->completed);
+	TAILQ_INIT(&sched->held);
 	struct croft_placement_config placement = {.seed = sched->started_ns};
 	if (!croft_policy_parse(config->policy, &placement.policy, err)) {
 		sched->stopping = true;
@@ -139,7 +170,7 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	sched->journal = croft_journal_open(config->path, err);
 	if (sched->journal)
 		croft_journal_around(sched->journal, announcements_begin, announcements_end, sched);
-	if (!sched->journal || !croft_journal_each(sched->journal, restore, sched, err)) {
+	if (!sched->journal || !restore_all(sched, err)) {
 		sched->stopping = true;
 		croft_sched_close(sched);
 		return NULL;
@@ -209,7 +240,7 @@ void croft_sched_close(struct croft_sched *sched)
 	free((void *)sched->config.blob_key);
 	free(sched->journal_path);
 	pthread_cond_destroy(&sched->log_changed);
-	pthread_cond_destroy(&sched->draining_written);
+	pthread_cond_destroy(&sched->record_written);
 	pthread_cond_destroy(&sched->tick);
 	pthread_mutex_destroy(&sched->lock);
 	free(sched);

@@ -28,9 +28,10 @@ struct task *task_create(struct croft_sched *sched, const char *instance_name,
 	return task;
 }
 
-static void operation_free(struct operation *operation)
+static void operation_free(struct croft_sched *sched, struct operation *operation)
 {
 	struct waiter *waiter;
+	held_forget(sched, operation);
 	LIST_REMOVE(operation, link);
 	LIST_REMOVE(operation, name_link);
 	while ((waiter = LIST_FIRST(&operation->waiters))) {
@@ -50,7 +51,7 @@ static void unlist_action(struct task *task)
 void task_free(struct croft_sched *sched, struct task *task)
 {
 	while (!LIST_EMPTY(&task->operations))
-		operation_free(LIST_FIRST(&task->operations));
+		operation_free(sched, LIST_FIRST(&task->operations));
 	unlist_action(task);
 	croft_store_release(task->hold);
 	free((void *)task->request_metadata.data);
@@ -205,6 +206,17 @@ void operation_cancel(struct croft_sched *sched, struct operation *operation)
 		task_complete_error(sched, task, CROFT_CANCELLED, "cancelled by its client");
 	else
 		agent_cancel(task, "cancelled by its client");
+}
+
+void operation_delete(struct croft_sched *sched, struct operation *operation)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct task *task = operation->task;
+	uint8_t key[TASK_KEY];
+	operation_free(sched, operation);
+	task->announcing++; /* it stays, though the lock is not held all the time */
+	record_write(sched, task_key(task, key), task_record(task, arena));
+	task->announcing--;
 }
 
 void tasks_expire(struct croft_sched *sched)

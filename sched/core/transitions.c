@@ -6,10 +6,17 @@
  * back: an action that finds a free slot at once is on disk as leased, never as queued. The journal's
  * thread commits what came meanwhile, then announces all of it: what clients are told is gathered under
  * one hold of the lock and sent without it; what an agent is told goes out as one message.
+ *
+ * That a job executes is held back for a moment: most short ones are done by then, and one message says it
+ * all.
  */
 #include "sched/core/core.h"
 
+#include "proto/base/io.h"
+
 #include <stdlib.h>
+
+static const uint64_t HOLD_NS = HOLD_MS * UINT64_C(1000000);
 
 /* Of one commit; the journal's thread's own. */
 struct announcements {
@@ -106,8 +113,9 @@ static void *grown(struct croft_arena *arena, void *list, size_t count, size_t *
 	return larger;
 }
 
-static void gather(struct announcements *all, struct operation *operation)
+static void gather(struct croft_sched *sched, struct announcements *all, struct operation *operation)
 {
+	held_forget(sched, operation);
 	if (operation->joining || LIST_EMPTY(&operation->waiters))
 		return;
 	const Longrunning__Operation *message = operation_message(operation, all->arena);
@@ -123,6 +131,26 @@ static void gather(struct announcements *all, struct operation *operation)
 		}
 		waiter = next;
 	}
+}
+
+/* Held words: the lock is held ---------------------------------------------------------------------- */
+
+static void hold(struct croft_sched *sched, struct operation *operation)
+{
+	if (operation->held_ns || LIST_EMPTY(&operation->waiters))
+		return;
+	operation->held_ns = croft_now_ns();
+	TAILQ_INSERT_TAIL(&sched->held, operation, held_link);
+	if (sched->ticks_slowly)
+		pthread_cond_signal(&sched->tick);
+	sched->ticks_slowly = false;
+}
+
+void held_forget(struct croft_sched *sched, struct operation *operation)
+{
+	if (operation->held_ns)
+		TAILQ_REMOVE(&sched->held, operation, held_link);
+	operation->held_ns = 0;
 }
 
 static void hand_out(struct croft_sched *sched, struct task *task, const char *lease)
@@ -154,8 +182,12 @@ static void announce(void *user, const struct croft_error *failed)
 		task->told = true;
 		task->announced = announcement->state;
 		struct operation *operation;
-		LIST_FOREACH (operation, &task->operations, link)
-			gather(sched->announcements, operation);
+		LIST_FOREACH (operation, &task->operations, link) {
+			if (announcement->state == TASK_LEASED)
+				hold(sched, operation);
+			else
+				gather(sched, sched->announcements, operation);
+		}
 		if (announcement->state == TASK_LEASED)
 			hand_out(sched, task, announcement->lease);
 		if (announcement->state == TASK_COMPLETED && *announcement->agent_id)
@@ -179,7 +211,7 @@ static void announce_operation(void *user, const struct croft_error *failed)
 	struct single *single = user;
 	single->operation->task->announcing--;
 	single->operation->joining = false;
-	gather(single->sched->announcements, single->operation);
+	gather(single->sched, single->sched->announcements, single->operation);
 	free(single);
 }
 
@@ -192,6 +224,31 @@ void operation_write_down(struct croft_sched *sched, struct operation *operation
 	uint8_t key[TASK_KEY];
 	croft_journal_put(sched->journal, task_key(operation->task, key),
 		task_record(operation->task, arena), false, announce_operation, single);
+}
+
+/* A record that somebody waits for ----------------------------------------------------------------- */
+
+struct written {
+	struct croft_sched *sched;
+	bool done;
+};
+
+/* On the journal's thread, with the scheduler's lock. */
+static void announce_written(void *user, const struct croft_error *failed)
+{
+	(void)failed; /* tried until it works */
+	struct written *written = user;
+	written->done = true;
+	pthread_cond_broadcast(&written->sched->record_written);
+}
+
+void record_write(struct croft_sched *sched, struct croft_slice key, struct croft_slice value)
+{
+	struct written written = {.sched = sched};
+	croft_journal_put(sched->journal, key, value, false, announce_written, &written);
+	sched_write_down(sched);
+	while (!written.done)
+		pthread_cond_wait(&sched->record_written, &sched->lock);
 }
 
 /* A commit's announcements ---------------------------------------------------------------------------- */
@@ -215,6 +272,22 @@ static void tell_clients(struct announcements *all)
 			croft_call_post(word->call, &word->message->base);
 		croft_call_unref(word->call);
 	}
+}
+
+void held_tell(struct croft_sched *sched)
+{
+	struct operation *operation = TAILQ_FIRST(&sched->held);
+	uint64_t now_ns = croft_now_ns();
+	if (!operation || operation->held_ns + HOLD_NS > now_ns)
+		return;
+	struct announcements all = {.arena = croft_arena_create()};
+	while ((operation = TAILQ_FIRST(&sched->held)) && operation->held_ns + HOLD_NS <= now_ns)
+		gather(sched, &all, operation);
+	sched_unlock(sched);
+	/* One that was told its end meanwhile does not hear of this any more. */
+	tell_clients(&all);
+	croft_arena_destroy(all.arena);
+	sched_lock(sched);
 }
 
 /* Making a job reads the store: it is done without the lock. */

@@ -35,6 +35,28 @@ static void a_free_slot_is_taken_at_once(void **state)
 		fake_hear(&one, FARM__SERVER_MESSAGE__KIND_JOB_ACK)->job_ack->lease, job->lease);
 }
 
+/* It was held back that it executes, and there is nothing to tell of it any more. */
+static void of_a_short_job_its_client_hears_the_end_alone(void **state)
+{
+	fake_connect(&one, 1);
+	/* Others are held before this one: who wakes the ticker is not what counts. */
+	for (int i = 0; i < 20; i++) {
+		char salt[16];
+		snprintf(salt, sizeof(salt), "short %d", i);
+		struct croft_stream *stream = farm_execute(salt);
+		const Farm__Job *job = fake_job(&one);
+		uint64_t given_ns = croft_now_ns();
+		fake_done(&one, job->lease, 0);
+		const Longrunning__Operation *operation = farm_read(stream);
+		/* On a machine that is too busy for it the moment may have passed. */
+		if (!operation->done && croft_now_ns() - given_ns < 20 * UINT64_C(1000000))
+			fail_msg("operation %d was told of before its end", i);
+		while (!operation->done)
+			operation = farm_read(stream);
+		croft_stream_destroy(stream);
+	}
+}
+
 static void without_an_agent_an_operation_waits(void **state)
 {
 	struct croft_stream *stream = farm_execute("a");
@@ -297,6 +319,40 @@ static void successes_are(void **state)
 	assert_true(farm_finish(farm_execute("a"))->cached_result);
 }
 
+static enum croft_code code_of(const char *method, const ProtobufCMessage *request,
+	const ProtobufCMessageDescriptor *answer)
+{
+	err = CROFT_ERROR_INIT;
+	farm_call(method, request, answer);
+	enum croft_code code = err.code;
+	err = CROFT_ERROR_INIT;
+	return code;
+}
+
+static void what_was_deleted_does_not_come_back_with_a_restart(void **state)
+{
+	Longrunning__GetOperationRequest get = LONGRUNNING__GET_OPERATION_REQUEST__INIT;
+	Longrunning__DeleteOperationRequest request = LONGRUNNING__DELETE_OPERATION_REQUEST__INIT;
+	struct croft_stream *stream = farm_execute("a");
+	char name[64];
+	snprintf(name, sizeof(name), "%s", farm_read(stream)->name);
+	get.name = request.name = name;
+	assert_int_equal(code_of(OPERATIONS "DeleteOperation", &request.base,
+		&google__protobuf__empty__descriptor), CROFT_FAILED_PRECONDITION);
+	fake_connect(&one, 1);
+	fake_done(&one, fake_job(&one)->lease, 0);
+	farm_succeeds(stream);
+	assert_int_equal(code_of(OPERATIONS "GetOperation", &get.base,
+		&longrunning__operation__descriptor), CROFT_OK);
+	assert_int_equal(code_of(OPERATIONS "DeleteOperation", &request.base,
+		&google__protobuf__empty__descriptor), CROFT_OK);
+	fake_leave(&one);
+	farm_end_server();
+	farm_serve();
+	assert_int_equal(code_of(OPERATIONS "GetOperation", &get.base,
+		&longrunning__operation__descriptor), CROFT_NOT_FOUND);
+}
+
 static void many_at_once_all_end_once(void **state)
 {
 	enum { MANY = 200 };
@@ -332,6 +388,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ON_A_FARM(a_free_slot_is_taken_at_once),
+		ON_A_FARM(of_a_short_job_its_client_hears_the_end_alone),
 		ON_A_FARM(without_an_agent_an_operation_waits),
 		ON_A_FARM(identical_actions_run_once_and_end_apart),
 		ON_A_FARM(the_last_cancel_ends_the_job),
@@ -348,6 +405,7 @@ int main(void)
 		ON_A_FARM(failures_are_not_answers),
 		ON_A_FARM(failures_are_answers_for_who_asks_for_them),
 		ON_A_FARM(successes_are),
+		ON_A_FARM(what_was_deleted_does_not_come_back_with_a_restart),
 		ON_A_FARM(many_at_once_all_end_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

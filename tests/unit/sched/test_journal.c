@@ -5,9 +5,11 @@
 #include "sched/core/journal.h"
 
 #include <fcntl.h>
+#include <lmdb.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct fixture {
 	char folder[64];
@@ -127,7 +129,6 @@ static void closing_writes_what_waits(void **state)
 	stop(&fixture);
 }
 
-/* More than LET_GO_EVERY: mapped pages are let go of in between. */
 static void ten_thousand_records_stay_what_they_are(void **state)
 {
 	struct fixture fixture;
@@ -144,6 +145,77 @@ static void ten_thousand_records_stay_what_they_are(void **state)
 	stop(&fixture);
 }
 
+static bool find_long_lived(void *user, struct croft_slice key, struct croft_slice value,
+	struct croft_error *err)
+{
+	if (croft_slice_equal(key, croft_slice_str("lives")))
+		strncat(user, value.data, value.size);
+	return true;
+}
+
+/* What lives is moved out of segments that are mostly dead, and keeps its value; the log stays short. */
+static void what_lives_long_outlasts_what_does_not(void **state)
+{
+	static char value[20000];
+	struct fixture fixture;
+	start(&fixture);
+	put(&fixture, "lives", "as it was");
+	memset(value, 'x', sizeof(value) - 1);
+	for (unsigned i = 0; i < 4000; i++) {
+		char key[16];
+		snprintf(key, sizeof(key), "%u", i % 10);
+		put(&fixture, key, value);
+		if (i % 100 == 99)
+			wait_for(&fixture, i + 2);
+	}
+	croft_journal_close(fixture.journal);
+	unsigned files = 0;
+	for (unsigned i = 0; i < 100; i++) {
+		char path[128];
+		snprintf(path, sizeof(path), "%s/%08u.log", fixture.folder, i);
+		files += access(path, F_OK) == 0;
+	}
+	assert_in_range(files, 2, 9); /* and 80 MB were written */
+	open_journal(&fixture);
+	struct croft_error err = CROFT_ERROR_INIT;
+	char found[64] = "";
+	assert_ok(croft_journal_each(fixture.journal, find_long_lived, found, &err), err);
+	assert_string_equal(found, "as it was");
+	stop(&fixture);
+}
+
+/* A journal as earlier versions left it. */
+static void an_earlier_versions_journal_is_taken_over(void **state)
+{
+	struct fixture fixture;
+	start(&fixture);
+	put(&fixture, "b", "2");
+	wait_for(&fixture, 1);
+	croft_journal_close(fixture.journal);
+	MDB_env *env;
+	MDB_txn *txn;
+	MDB_dbi table;
+	MDB_val key = {1, (void *)"a"}, value = {1, (void *)"1"};
+	assert_int_equal(mdb_env_create(&env), 0);
+	assert_int_equal(mdb_env_open(env, fixture.folder, 0, 0644), 0);
+	assert_int_equal(mdb_txn_begin(env, NULL, 0, &txn), 0);
+	assert_int_equal(mdb_dbi_open(txn, NULL, 0, &table), 0);
+	assert_int_equal(mdb_put(txn, table, &key, &value, 0), 0);
+	assert_int_equal(mdb_txn_commit(txn), 0);
+	mdb_env_close(env);
+	char path[128];
+	snprintf(path, sizeof(path), "%s/data.mdb", fixture.folder);
+	for (int i = 0; i < 2; i++) {
+		open_journal(&fixture);
+		read_all(&fixture);
+		assert_string_equal(fixture.order, "a1b2");
+		assert_int_equal(access(path, F_OK), -1);
+		croft_journal_close(fixture.journal);
+	}
+	open_journal(&fixture);
+	stop(&fixture);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -151,6 +223,8 @@ int main(void)
 		cmocka_unit_test(the_last_of_several_puts_counts_and_a_removal_removes),
 		cmocka_unit_test(closing_writes_what_waits),
 		cmocka_unit_test(ten_thousand_records_stay_what_they_are),
+		cmocka_unit_test(what_lives_long_outlasts_what_does_not),
+		cmocka_unit_test(an_earlier_versions_journal_is_taken_over),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
