@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bazel.py CROFT [TARGETS]: the workspace built on a farm that has never seen it, built here without any
-sandbox, and after a clean from the farm's cache. All of it (client, server and agent) has the same CPUs."""
+"""bazel.py CROFT [--targets N] [--bazel 4.2|7.7] [-- BAZEL_FLAG...]: the workspace built on a farm that has never
+seen it, after a clean from the farm's cache, and built here without any sandbox. All of it (client, server and agent)
+has the same CPUs. The flags are for the builds on the farm."""
+import argparse
 import json
 import os
 import shutil
@@ -59,16 +61,30 @@ class Farm:
             child.wait()
 
 
+TOOLS = "gcc g++ libc6-dev bash dash coreutils sed grep findutils base-files".split()
+
+
 class Bazel:
-    def __init__(self, folder, work):
-        self.folder, self.work = folder, work
+    """Debian 12's, on this machine."""
+    settings = ["--override_repository=rules_java=/usr/share/bazel/rules/java",
+                *(f"--override_repository={name}={TOP}/tests/clients/bazel-repositories/{place}"
+                  for name, place in (("rules_cc", "rules_cc"), ("remote_coverage_tools", "coverage")))]
+
+    def __init__(self, folder, installed):
+        self.folder, self.work = folder, f"{folder}/work"
+        os.mkdir(self.work)
+        self.root = made(f"{installed}/toolchain-bench", "toolchain.py", TOOLS)
         self.environment = {name: value for name, value in os.environ.items()
                             if not name.lower().endswith("_proxy") and name not in ("CC", "CXX")}
         self.environment["HOME"] = folder
+        self.command = ["bazel"]
+
+    def end(self):
+        self.run("shutdown")
 
     def run(self, *arguments):
         started = time.monotonic()
-        done = subprocess.run(["bazel", f"--output_user_root={self.folder}/output", *arguments], cwd=self.work,
+        done = subprocess.run([*self.command, f"--output_user_root={self.folder}/output", *arguments], cwd=self.work,
                               env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             raise SystemExit(f"bazel {' '.join(arguments)} failed:\n{done.stdout[-4000:]}")
@@ -77,6 +93,17 @@ class Bazel:
     def started(self):
         """A server that has read the whole workspace and built nothing."""
         self.run("build", "--nobuild", "//...")
+
+    def timed(self, what, *arguments):
+        before = used()
+        seconds, said = self.run(*arguments)
+        print(f"{what} in {seconds:.1f} s, {used() - before:.1f} s of the machine's processors", *said, sep="\n", flush=True)
+        return seconds, said
+
+    def built_inputs(self):
+        """The bytes that later jobs are given of what earlier ones made: all objects and libraries are."""
+        return sum(os.path.getsize(f"{place}/{name}") for place, _, names in os.walk(os.path.realpath(f"{self.work}/bazel-bin"))
+                   for name in names if name.endswith((".o", ".a", ".params")))
 
     def programs(self):
         found = {}
@@ -88,6 +115,45 @@ class Bazel:
         return found
 
 
+class Bazel7(Bazel):
+    """Debian sid's, in a root of its own, where the workspace has the same path; jobs have its tools alone."""
+    settings = ["--noenable_bzlmod", "--enable_workspace",
+                *(f"--override_repository=rules_{name}=/usr/share/bazel/rules/{name}" for name in "cc java python proto license".split()),
+                "--override_repository=platforms=/usr/share/bazel/platforms/platforms",
+                "--override_repository=bazel_skylib=/usr/share/bazel/tools/skylib"]
+    packages = ("bazel-bootstrap bazel-platforms bazel-rules-java bazel-skylib libzstd-jni1 gcc g++ libc6-dev coreutils dash bash "
+                "sed grep findutils diffutils tar gzip zip unzip python3 base-files").split()
+
+    def __init__(self, folder, installed):
+        self.folder, self.work, self.environment = folder, f"{folder}/work", dict(os.environ)
+        self.root = made(f"{installed}/toolchain-sid", "sid.py", TOOLS)
+        self.box = f"{folder}/box"
+        subprocess.run(["cp", "-al", made(f"{installed}/bazel-sid", "sid.py", self.packages), self.box], check=True)
+        self.places = ["/dev", "/proc", folder]
+        os.mkdir(self.work)
+        for place in self.places:
+            os.makedirs(f"{self.box}{place}", exist_ok=True)
+            subprocess.run(["mount", "--bind", place, f"{self.box}{place}"], check=True)
+        self.command = ["chroot", self.box, "/usr/bin/env", "-i", "-C", self.work, "PATH=/usr/bin", f"HOME={folder}",
+                        "USER=root", "LC_ALL=C.UTF-8", "JAVA_HOME=/usr/lib/jvm/default-java", "bazel"]
+
+    def end(self):
+        try:
+            super().end()
+        finally:
+            self.leave()
+
+    def leave(self):
+        for place in reversed(self.places):
+            subprocess.run(["umount", "-l", f"{self.box}{place}"], check=True)
+
+
+def made(folder, program, packages):
+    if not os.path.isdir(folder):
+        subprocess.run([f"{TOP}/tests/clients/{program}", folder, *packages], check=True)
+    return folder
+
+
 def size(folder):
     total = 0
     for place, _, names in os.walk(folder):
@@ -97,47 +163,52 @@ def size(folder):
     return total
 
 
-def main(croft, targets=500):
-    croft = os.path.realpath(croft)
+def used():
+    """Seconds of processor time that this machine has spent."""
+    with open("/proc/stat") as file:
+        user, nice, system = file.readline().split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def main(croft, targets, version, flags):
     installed = f"{TOP}/build/clients"
     os.makedirs(installed, exist_ok=True)
     headers = workspace.boost(f"{installed}/boost-headers")
-    root = f"{installed}/toolchain-bench"
-    if not os.path.isdir(root):
-        subprocess.run([f"{TOP}/tests/clients/toolchain.py", root,
-                        *"gcc g++ libc6-dev bash dash coreutils sed grep findutils base-files".split()], check=True)
     folder = tempfile.mkdtemp(prefix="croft-clients-", dir="/var/tmp")
-    workspace.make(f"{folder}/work", headers, f"{TOP}/tests/clients/bazel-repositories", int(targets))
-    bazel = Bazel(folder, f"{folder}/work")
-    farm = Farm(croft, folder, root)
+    bazel = (Bazel if version == "4.2" else Bazel7)(folder, installed)
+    workspace.make(bazel.work, headers, bazel.settings, targets)
+    farm = Farm(os.path.realpath(croft), folder, bazel.root)
     try:
-        remote_build = ["build", f"--remote_executor={farm.address}", f"--jobs={4 * CPUS}", "//..."]
+        remote_build = ["build", f"--remote_executor={farm.address}", f"--jobs={4 * CPUS}", *flags, "//..."]
         bazel.started()
-        remote, said = bazel.run(*remote_build)
-        print(f"built on the farm in {remote:.1f} s", *said, sep="\n", flush=True)
+        remote, said = bazel.timed("built on the farm", *remote_build)
         there = bazel.programs()
+        built = bazel.built_inputs()
         fetched = farm.status()["agents"][0]["fetched_bytes"]
         bazel.run("clean")
-        again, said = bazel.run(*remote_build)
-        print(f"built from the cache in {again:.1f} s", *said, sep="\n", flush=True)
+        again, said = bazel.timed("built from the cache", *remote_build)
         if not any("remote cache hit" in line for line in said) or any(" remote," in line for line in said):
             raise SystemExit("the clean rebuild was not all hits")
         bazel.run("clean")
-        local, said = bazel.run("build", "--spawn_strategy=local", f"--jobs={CPUS}", "//...")
-        print(f"built here in {local:.1f} s", *said, sep="\n", flush=True)
+        local, said = bazel.timed("built here", "build", "--spawn_strategy=local", f"--jobs={CPUS}", "//...")
         here = bazel.programs()
     finally:
-        bazel.run("shutdown")
         farm.stop()
-    if len(there) < int(targets) * 3 // 10 or there != here:
+        bazel.end()
+    if len(there) < targets * 3 // 10 or there != here:
         raise SystemExit(f"what was built there and here differs: {folder}")
-    inputs = size(f"{folder}/work/third_party") + size(root)
+    inputs = size(bazel.work) + size(bazel.root) + built
     bar("bazel-remote-of-local", remote / local, 1.3, f"{remote:.1f} s on the farm, {local:.1f} s here")
     bar("bazel-cached-of-remote", again / remote, 0.2, f"{again:.1f} s")
     bar("bazel-fetched-of-inputs", fetched / inputs, 0.15,
-        f"{fetched / 1e6:.0f} MB of {inputs / 1e6:.0f} MB of headers and root image, each counted once")
-    subprocess.run(["chmod", "-R", "u+w", folder], check=True)
+        f"{fetched / 1e6:.0f} MB of {inputs / 1e6:.0f} MB: sources, headers, root image, objects and libraries, each counted once")
     shutil.rmtree(folder)
 
 
-main(*sys.argv[1:])
+parser = argparse.ArgumentParser(prog="bench/run clients")
+parser.add_argument("croft")
+parser.add_argument("--targets", type=int, default=500)
+parser.add_argument("--bazel", choices=["4.2", "7.7"], default="7.7")
+parser.add_argument("flags", nargs="*")
+options = parser.parse_args()
+main(options.croft, options.targets, options.bazel, options.flags)

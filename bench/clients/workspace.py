@@ -71,7 +71,7 @@ def package(folder, number):
     write(f"{folder}/p{number}/BUILD", build)
 
 
-def make(folder, headers, repositories, targets):
+def make(folder, headers, settings, targets):
     os.makedirs(f"{folder}/third_party")
     subprocess.run(["cp", "-al", f"{headers}/boost", f"{folder}/third_party/boost"], check=True)
     write(f"{folder}/third_party/BUILD",
@@ -79,9 +79,7 @@ def make(folder, headers, repositories, targets):
           '           visibility = ["//visibility:public"])\n')
     write(f"{folder}/WORKSPACE", 'workspace(name = "many")\n')
     write(f"{folder}/.bazelrc",
-          f"common --override_repository=rules_cc={repositories}/rules_cc\n"
-          "common --override_repository=rules_java=/usr/share/bazel/rules/java\n"
-          f"common --override_repository=remote_coverage_tools={repositories}/coverage\n"
+          "".join(f"common {line}\n" for line in settings) +
           "build --noshow_progress --color=no --force_pic --build_tests_only=false\n")
     for number in range(targets // PER_PACKAGE):
         package(folder, number)

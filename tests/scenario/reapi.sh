@@ -8,9 +8,16 @@
     exit 77
 }
 [ "$(id -u)" -eq 0 ] && [ -e /dev/fuse ] || { echo "root and /dev/fuse are needed: not run" >&2; exit 77; }
-serve server
+serve server --unfit-wait 2
 "$CROFT" agent --state "$folder/agent" --name one --slots 2 >>"$folder/agent.log" 2>&1 &
 pids+=($!)
 suite=$(dirname "$0")/../reapi/run
-SERVER=$address "$suite"
+SERVER=$address "$suite" --json "$folder/found.json" --junit "$folder/found.xml"
+python3 - "$folder" <<'PYTHON'
+import json, sys, xml.etree.ElementTree as xml
+found, cases = json.load(open(sys.argv[1] + "/found.json")), xml.parse(sys.argv[1] + "/found.xml").getroot()
+assert (len(found["tests"]), found["failed"]) == (len(cases), int(cases.get("failures"))), found
+assert {case.get("name") for case in cases.findall("testcase[skipped]")} == {
+    test["name"].split(".")[1] for test in found["tests"] if test["outcome"] == "skipped"}, found
+PYTHON
 SERVER=$address INSTANCE=some/instance "$suite"

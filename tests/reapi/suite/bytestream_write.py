@@ -2,7 +2,7 @@
 import threading
 import uuid
 
-from .requirements import error, must, sane
+from .requirements import error, must, sane, should
 from .server import check, equal, fails
 
 
@@ -45,6 +45,23 @@ def optional_metadata(s):
     data, digest = fresh(s, 100)
     s.write(s.write_name(digest, tail="/some/file name.c"), data)
     check(s.has(digest), "the blob is stored")
+
+
+@must("One UUID may serve for uploads of several blobs.")
+def one_uuid_for_many(s):
+    upload = str(uuid.uuid4())
+    for _ in range(3):
+        data, digest = fresh(s, 1000)
+        equal(s.write(s.write_name(digest, upload=upload), data).committed_size, 1000, "committed_size")
+        equal(s.read(s.read_name(digest)), data, "what is read back")
+
+
+@should("A blob over the advertised size is an invalid argument.")
+def over_the_largest(s):
+    limit = s.caps.cache_capabilities.max_cas_blob_size_bytes
+    s.need(limit, "no such limit is advertised")
+    digest = s.re.Digest(hash=s.absent().hash, size_bytes=limit + 1)
+    fails(lambda: s.write_messages({"resource_name": s.write_name(digest), "data": b"begin"}), "INVALID_ARGUMENT")
 
 
 @must("The name need be set in the first message only, and may be repeated.")

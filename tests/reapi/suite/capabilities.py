@@ -46,6 +46,15 @@ def execution_digest_function_is_known(s):
     check(0 not in execution.digest_functions, "no UNKNOWN among the digest functions")
 
 
+@must("The list of digest functions for execution, where there is one, has the one that is named alone.")
+def execution_digest_functions_agree(s):
+    execution = s.caps.execution_capabilities
+    s.need(execution.exec_enabled, "execution is not enabled")
+    s.need(execution.digest_functions, "there is no list, which is allowed")
+    check(execution.digest_function in execution.digest_functions, "digest_function among digest_functions",
+          (execution.digest_function, list(execution.digest_functions)))
+
+
 @must("The strategy for absolute symlinks is not UNKNOWN, which is no valid value.")
 def symlink_strategy_is_known(s):
     check(s.caps.cache_capabilities.symlink_absolute_path_strategy in (1, 2),

@@ -61,6 +61,21 @@ def split_is_content_defined(s):
           (len(first & second), len(first)))
 
 
+@must("FastCDC's average is from 1 KiB to 1 MiB; chunks are from a quarter of it (but the last) to four times.")
+def fast_cdc_sizes(s):
+    need_split(s)
+    cache = s.caps.cache_capabilities
+    s.need(cache.HasField("fast_cdc_2020_params"), "FastCDC is not advertised")
+    average = cache.fast_cdc_2020_params.avg_chunk_size_bytes
+    check(1 << 10 <= average <= 1 << 20, "an average from 1 KiB to 1 MiB", average)
+    _, digest = large(s)
+    answer = split(s, digest, 1)
+    s.need(answer.chunking_function == 1, "the server cut it by another function, which is allowed")
+    sizes = [chunk.size_bytes for chunk in answer.chunk_digests]
+    check(max(sizes) <= 4 * average, f"no chunk over {4 * average} bytes", max(sizes))
+    check(all(size >= average // 4 for size in sizes[:-1]), f"no chunk but the last under {average // 4} bytes", sizes)
+
+
 @error("A blob that is not there is NOT_FOUND.")
 def split_of_missing(s):
     need_split(s)
