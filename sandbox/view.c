@@ -10,9 +10,11 @@
 
 enum { DIRECTORY_FLAGS = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC };
 
-bool view_open(struct view *view, const char *upper, const char *const *lowers,
+bool view_open(struct view *view, bool privileged, const char *upper, const char *const *lowers,
 	struct croft_error *err)
 {
+	/* The other one is the job's own to set, and says nothing. */
+	view->opaque = privileged ? "trusted.overlay.opaque" : "user.overlay.opaque";
 	view->lower_count = 0;
 	view->root.upper = open(upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (view->root.upper < 0)
@@ -50,12 +52,11 @@ static bool is_whiteout(const struct stat *st)
 	return S_ISCHR(st->st_mode) && st->st_rdev == 0;
 }
 
-/* A directory that replaced another hides what lies below it. */
-static bool is_opaque(int fd)
+/* A directory that replaced another hides what lies below it, in whichever layer it is. */
+static bool is_opaque(const struct view *view, int fd)
 {
 	char value[2];
-	return (fgetxattr(fd, "trusted.overlay.opaque", value, sizeof(value)) == 1 && value[0] == 'y') ||
-		(fgetxattr(fd, "user.overlay.opaque", value, sizeof(value)) == 1 && value[0] == 'y');
+	return fgetxattr(fd, view->opaque, value, sizeof(value)) == 1 && value[0] == 'y';
 }
 
 /* 1: it is there; 0: it is not; -1: that cannot be said. */
@@ -98,7 +99,8 @@ static bool open_layer(int dirfd, const char *name, int *fd, struct croft_error 
 }
 
 /* Hides: the layers below have no part in it. */
-static bool descend_upper(int dirfd, const char *name, int *fd, bool *hides, struct croft_error *err)
+static bool descend_upper(const struct view *view, int dirfd, const char *name, int *fd, bool *hides,
+	struct croft_error *err)
 {
 	struct stat st;
 	int found = look(dirfd, name, &st, err);
@@ -109,7 +111,7 @@ static bool descend_upper(int dirfd, const char *name, int *fd, bool *hides, str
 		return croft_error_errno(err, errno, "making directory %s readable", name);
 	if (!open_layer(dirfd, name, fd, err))
 		return false;
-	*hides = is_opaque(*fd);
+	*hides = is_opaque(view, *fd);
 	return true;
 }
 
@@ -121,13 +123,14 @@ bool view_descend(const struct view *view, const struct view_directory *director
 	for (size_t i = 0; i < view->lower_count; i++)
 		child->lowers[i] = -1;
 	if (directory->upper >= 0)
-		ok = descend_upper(directory->upper, name, &child->upper, &hides, err);
+		ok = descend_upper(view, directory->upper, name, &child->upper, &hides, err);
 	for (size_t i = 0; ok && i < view->lower_count && !hides; i++) {
 		struct stat st;
 		int found = look(directory->lowers[i], name, &st, err);
 		hides = found > 0 && !S_ISDIR(st.st_mode); /* what layers below have of that name */
 		ok = found == 0 || (found > 0 && (hides ||
 			open_layer(directory->lowers[i], name, &child->lowers[i], err)));
+		hides |= child->lowers[i] >= 0 && is_opaque(view, child->lowers[i]);
 	}
 	if (!ok)
 		view_leave(view, child);

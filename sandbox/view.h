@@ -21,9 +21,10 @@ struct view_directory {
 struct view {
 	struct view_directory root;
 	size_t lower_count;
+	const char *opaque; /* the attribute that the overlay had for directories that hide others */
 };
 
-bool view_open(struct view *view, const char *upper, const char *const *lowers,
+bool view_open(struct view *view, bool privileged, const char *upper, const char *const *lowers,
 	struct croft_error *err);
 void view_close(struct view *view);
 /* As croft_sandbox_capture says. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A launcher, and a root of nothing but busybox. */
+/* A launcher, and a root of nothing but busybox. A test may say where and how many before it includes this. */
 #ifndef CROFT_TESTS_SANDBOX_FIXTURE_H
 #define CROFT_TESTS_SANDBOX_FIXTURE_H
 
@@ -13,6 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#ifndef FIXTURE_FOLDER
+#define FIXTURE_FOLDER "/tmp/croft-test-XXXXXX"
+#endif
+#ifndef FIXTURE_SLOTS
+#define FIXTURE_SLOTS 2
+#endif
 
 static char folder[64], root[128], state[128];
 static struct croft_launcher *launcher;
@@ -33,16 +40,16 @@ static void run_host(const char *format, ...)
 static int set_up(void **unused)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
-	strcpy(folder, "/tmp/croft-test-XXXXXX");
+	strcpy(folder, FIXTURE_FOLDER);
 	assert_non_null(mkdtemp(folder));
 	snprintf(root, sizeof(root), "%s/root", folder);
 	snprintf(state, sizeof(state), "%s/state", folder);
-	run_host("mkdir -p %s/bin %s/etc %s && cp /bin/busybox %s/bin/ && ln -s busybox %s/bin/sh && "
+	run_host("chmod 755 %s && mkdir -p %s/bin %s/etc %s && cp /bin/busybox %s/bin/ && ln -s busybox %s/bin/sh && "
 			 "echo secret >%s/etc/input",
-		root, root, state, root, root, root);
+		folder, root, root, state, root, root, root);
 	arena = croft_arena_create();
 	launcher = croft_launcher_start(
-		&(struct croft_launcher_config){.state = state, .slots = 2}, arena, NULL, &err);
+		&(struct croft_launcher_config){.state = state, .slots = FIXTURE_SLOTS}, arena, NULL, &err);
 	assert_ok(launcher != NULL, err);
 	return 0;
 }
@@ -52,6 +59,7 @@ static int tear_down(void **unused)
 	struct croft_error err = CROFT_ERROR_INIT;
 	croft_launcher_stop(launcher);
 	croft_arena_destroy(arena);
+	run_host("test -z \"$(find %s -mindepth 1)\"", state);
 	assert_ok(croft_remove_tree(AT_FDCWD, folder, &err), err);
 	return 0;
 }
@@ -72,7 +80,7 @@ static void keep_namespace(void *user, uint64_t pid_namespace)
 
 static const char *const environment[] = {"PATH=/bin", NULL};
 
-static struct croft_sandbox_spec spec_of(const char *const *arguments)
+__attribute__((unused)) static struct croft_sandbox_spec spec_of(const char *const *arguments)
 {
 	static const char *roots[1];
 	roots[0] = root;

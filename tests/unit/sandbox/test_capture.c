@@ -4,6 +4,7 @@
 
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 static char captured[4096];
 
@@ -46,6 +47,45 @@ static void outputs_are_captured_with_what_was_there(void **unused)
 	assert_false(croft_sandbox_capture(sandbox, "/none", keep_entry, NULL, &err));
 	assert_int_equal(err.code, CROFT_NOT_FOUND);
 	croft_sandbox_destroy(sandbox);
+}
+
+/* What the job saw and what is captured of it are one. */
+static void sees_and_leaves(const char *above, const char *seen, const char *left)
+{
+	const char *const arguments[] = {"busybox", "sh", "-c", "cd /hidden; echo >own; echo * */*", NULL};
+	const char *const roots[] = {above, root};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	struct croft_sandbox_result result;
+	struct croft_error err = CROFT_ERROR_INIT;
+	spec.roots = roots;
+	spec.root_count = 2;
+	struct croft_sandbox *sandbox = run_spec(&spec, &result);
+	assert_int_equal(result.exit_code, 0);
+	assert_string_equal(printed, seen);
+	captured[0] = '\0';
+	assert_ok(croft_sandbox_capture(sandbox, "/hidden", keep_entry, NULL, &err), err);
+	assert_string_equal(captured, left);
+	croft_sandbox_destroy(sandbox);
+}
+
+static void what_a_layer_hides_is_not_captured(void **unused)
+{
+	static const char *const names[] = {"user.overlay.opaque", "trusted.overlay.opaque"};
+	bool privileged = geteuid() == 0;
+	char above[160], path[256];
+	snprintf(above, sizeof(above), "%s/above", folder);
+	snprintf(path, sizeof(path), "%s/hidden", above);
+	run_host("mkdir -p %s/hidden/below %s/hidden/in %s/hidden/in && echo >%s/hidden/below/file && "
+			 "echo >%s/hidden/in/lower && echo >%s/hidden/in/upper",
+		root, root, above, root, root, above);
+	assert_int_equal(setxattr(path, names[privileged], "y", 1, 0), 0);
+	sees_and_leaves(above, "in own in/upper\n", "/*\nin/\nown*\n");
+	assert_int_equal(removexattr(path, names[privileged]), 0);
+	/* The other kind of overlay's says nothing here. */
+	if (privileged)
+		setxattr(path, names[0], "y", 1, 0); /* not every file system has it */
+	sees_and_leaves(above, "below in own below/file in/lower in/upper\n", "/*\nbelow/\nin/\nown*\n");
+	run_host("rm -rf %s/hidden %s", root, above);
 }
 
 /* Hard links are files like others, holes are zeros, names are bytes. */
@@ -186,6 +226,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(outputs_are_captured_with_what_was_there),
+		cmocka_unit_test(what_a_layer_hides_is_not_captured),
 		cmocka_unit_test(outputs_of_every_kind_are_captured),
 		cmocka_unit_test(outputs_are_whole_whatever_overlays_do_by_default),
 		cmocka_unit_test(special_files_are_handed_out_on_demand),

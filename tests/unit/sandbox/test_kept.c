@@ -1,75 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Jobs that follow each other in one cell with one root, which is made ahead of them and used again. */
-#include "proto/base/io.h"
-#include "sandbox/sandbox.h"
-#include "tests/unit/test.h"
-
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+#define FIXTURE_FOLDER "/var/tmp/croft-test-XXXXXX" /* on a disk */
+#define FIXTURE_SLOTS 1
+#include "tests/unit/sandbox/sandbox_fixture.h"
 
 /* More than it takes to have one made ahead, in each of a slot's cells. */
 enum { ROUNDS = 12 };
 
-static char folder[64], root[128], state[128];
-static struct croft_launcher *launcher;
-static struct croft_arena *arena;
-static char printed[4096];
 static size_t denied;
-
-static void run_host(const char *format, ...)
-{
-	char command[1024];
-	va_list args;
-	va_start(args, format);
-	vsnprintf(command, sizeof(command), format, args);
-	va_end(args);
-	assert_int_equal(system(command), 0);
-}
-
-static int set_up(void **unused)
-{
-	struct croft_error err = CROFT_ERROR_INIT;
-	strcpy(folder, "/var/tmp/croft-test-XXXXXX");
-	assert_non_null(mkdtemp(folder));
-	snprintf(root, sizeof(root), "%s/root", folder);
-	snprintf(state, sizeof(state), "%s/state", folder);
-	run_host("chmod 755 %s && mkdir -p %s/bin %s/etc %s && cp /bin/busybox %s/bin/ && "
-			 "ln -s busybox %s/bin/sh && echo 0 >%s/etc/input",
-		folder, root, root, state, root, root, root);
-	arena = croft_arena_create();
-	launcher = croft_launcher_start(
-		&(struct croft_launcher_config){.state = state, .slots = 1}, arena, NULL, &err);
-	assert_ok(launcher != NULL, err);
-	return 0;
-}
-
-static int tear_down(void **unused)
-{
-	struct croft_error err = CROFT_ERROR_INIT;
-	croft_launcher_stop(launcher);
-	croft_arena_destroy(arena);
-	run_host("test -z \"$(find %s -mindepth 1)\"", state);
-	assert_ok(croft_remove_tree(AT_FDCWD, folder, &err), err);
-	return 0;
-}
-
-static void keep_output(void *user, int stream, struct croft_slice data)
-{
-	size_t used = strlen(printed);
-	if (used + data.size < sizeof(printed))
-		memcpy(printed + used, data.data, data.size);
-}
 
 static void run(const struct croft_sandbox_spec *base, const char *script)
 {
-	static const char *const environment[] = {"PATH=/bin", NULL};
 	const char *const arguments[] = {"busybox", "sh", "-c", script, NULL};
 	const char *const roots[] = {root};
 	struct croft_sandbox_spec spec = *base;
-	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_sandbox_result result;
 	spec.roots = roots;
 	spec.root_count = 1;
@@ -77,12 +21,7 @@ static void run(const struct croft_sandbox_spec *base, const char *script)
 	spec.arguments = arguments;
 	spec.environment = environment;
 	spec.output = keep_output;
-	memset(printed, 0, sizeof(printed));
-	struct croft_sandbox *sandbox = croft_sandbox_prepare(launcher, &spec, &err);
-	assert_ok(sandbox != NULL, err);
-	assert_ok(croft_sandbox_start(sandbox, &err), err);
-	assert_ok(croft_sandbox_wait(sandbox, &result, &err), err);
-	croft_sandbox_destroy(sandbox);
+	croft_sandbox_destroy(run_spec(&spec, &result));
 	denied = result.denied_count;
 	if (result.exit_code != 0)
 		fail_msg("status %d of: %s: %s%s", result.exit_code, script, printed, result.message);
@@ -213,6 +152,17 @@ static void each_job_hears_of_its_own_denied_calls(void **unused)
 	}
 }
 
+/* Those behind a filter that was made ahead have somebody who answers, too. */
+static void each_job_has_its_own_answers(void **unused)
+{
+	struct croft_sandbox_spec sorted = {.sorted_directories = true};
+	for (int round = 0; round < 2 * ROUNDS; round++) {
+		run(&sorted, "cd /tmp; for i in q b z a m y c x; do : >$i; done; busybox find . | busybox tr -d '\\n'");
+		assert_string_equal(printed, "../a./b./c./m./q./x./y./z");
+	}
+	run(&plain, "busybox find /etc >/dev/null");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +173,7 @@ int main(void)
 		cmocka_unit_test(others_get_what_they_ask_for),
 		cmocka_unit_test(a_job_is_as_it_asks_to_be),
 		cmocka_unit_test(each_job_hears_of_its_own_denied_calls),
+		cmocka_unit_test(each_job_has_its_own_answers),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);
 }
