@@ -75,6 +75,7 @@ struct task {
 	bool ending; /* its agent said that it is done: the finisher has it */
 	uint64_t timeout_ms;
 	int64_t queued_unix_ns, completed_unix_ns;
+	int64_t completed_ns; /* the same by the clock that does not jump */
 	uint64_t sequence;
 	uint64_t hint; /* tasks of one hint like to run on one agent; 0: those of one input root */
 	unsigned attempts;

@@ -142,6 +142,9 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 		return task;
 	}
 	task->announced = TASK_COMPLETED;
+	/* What the wall clock says of the time while there was no server; never less than nothing. */
+	int64_t age_ns = croft_unix_ns() - task->completed_unix_ns;
+	task->completed_ns = (int64_t)croft_now_ns() - (age_ns > 0 ? age_ns : 0);
 	TAILQ_INSERT_TAIL(&sched->completed, task, queue_link);
 	sched->completed_count++;
 	return task;

@@ -152,6 +152,7 @@ void task_complete(struct croft_sched *sched, struct task *task, struct croft_sl
 	free((void *)task->response.data);
 	task->response = response;
 	task->completed_unix_ns = croft_unix_ns();
+	task->completed_ns = (int64_t)croft_now_ns();
 	sched->done_count++;
 	sched->failed_count += failed;
 	TAILQ_INSERT_TAIL(&sched->completed, task, queue_link);
@@ -221,10 +222,10 @@ void operation_delete(struct croft_sched *sched, struct operation *operation)
 
 void tasks_expire(struct croft_sched *sched)
 {
-	int64_t oldest = croft_unix_ns() - KEEP_NS;
+	int64_t oldest = (int64_t)croft_now_ns() - KEEP_NS;
 	struct task *task;
 	while ((task = TAILQ_FIRST(&sched->completed)) && task->announcing == 0 && !task->changed &&
-		(sched->completed_count > KEEP_COMPLETED || task->completed_unix_ns < oldest)) {
+		(sched->completed_count > KEEP_COMPLETED || task->completed_ns < oldest)) {
 		TAILQ_REMOVE(&sched->completed, task, queue_link);
 		sched->completed_count--;
 		uint8_t key[TASK_KEY];
