@@ -243,8 +243,8 @@ void operation_cancel(struct croft_sched *sched, struct operation *operation);
 /* Of a task that is done: nobody will ask for it again. Returns when that is on disk; gives the lock back
  * meanwhile. */
 void operation_delete(struct croft_sched *sched, struct operation *operation);
-/* Forgets completed tasks beyond what is kept. */
-void tasks_expire(struct croft_sched *sched);
+/* Forgets completed tasks beyond what is kept, so many at most. */
+void tasks_expire(struct croft_sched *sched, size_t most);
 const char *state_name(enum task_state state);
 
 /* record.c: a task as a journal record ------------------------------------------------------- */

@@ -11,7 +11,7 @@
 
 enum { DEFAULT_ATTEMPTS = 3, DEFAULT_HEARTBEAT_MS = 2000, DEFAULT_QUEUE = 1000000,
 	DEFAULT_TENANT = 500000, TICK_MS = 250, DEFAULT_UNFIT_MS = 60000,
-	RECONNECT_HEARTBEATS = 3 };
+	RECONNECT_HEARTBEATS = 3, EXPIRE_WITH_TICK = 256 };
 static const uint64_t DEFAULT_STALL_CAP_MS = 600000;
 /* How much of what is learned a crash may cost. */
 static const uint64_t LEARNED_NS = UINT64_C(60) * 1000000000;
@@ -64,7 +64,7 @@ static void *ticker_thread(void *user)
 		next_ns = croft_now_ns() + TICK_MS * UINT64_C(1000000);
 		agents_tick(sched);
 		unfit_tick(sched);
-		tasks_expire(sched);
+		tasks_expire(sched, EXPIRE_WITH_TICK);
 		dispatch(sched); /* agents that refused a while ago may be asked again */
 		if (croft_now_ns() - sched->learned_ns >= LEARNED_NS)
 			keep_learned(sched);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <xxhash.h>
 
-enum { KEEP_COMPLETED = 20000 };
+enum { KEEP_COMPLETED = 20000, EXPIRE_WITH_EACH = 2 };
 static const int64_t KEEP_NS = 3600ll * 1000000000;
 
 const char *state_name(enum task_state state)
@@ -163,6 +163,8 @@ void task_complete(struct croft_sched *sched, struct task *task, struct croft_sl
 	task->read = NULL;
 	pthread_cond_broadcast(&sched->log_changed);
 	task_changed(sched, task);
+	/* A few with each that is new: thousands at once would hold up everybody. */
+	tasks_expire(sched, EXPIRE_WITH_EACH);
 }
 
 void task_complete_error(struct croft_sched *sched, struct task *task, enum croft_code code,
@@ -220,11 +222,11 @@ void operation_delete(struct croft_sched *sched, struct operation *operation)
 	task->announcing--;
 }
 
-void tasks_expire(struct croft_sched *sched)
+void tasks_expire(struct croft_sched *sched, size_t most)
 {
 	int64_t oldest = (int64_t)croft_now_ns() - KEEP_NS;
 	struct task *task;
-	while ((task = TAILQ_FIRST(&sched->completed)) && task->announcing == 0 && !task->changed &&
+	while (most-- > 0 && (task = TAILQ_FIRST(&sched->completed)) && task->announcing == 0 && !task->changed &&
 		(sched->completed_count > KEEP_COMPLETED || task->completed_ns < oldest)) {
 		TAILQ_REMOVE(&sched->completed, task, queue_link);
 		sched->completed_count--;
