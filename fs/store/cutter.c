@@ -57,16 +57,6 @@ struct store_cutter {
 	size_t chunk_count, chunk_room;
 };
 
-struct store_cutter *store_cutter_create(struct croft_store *store, uint64_t size)
-{
-	struct store_cutter *cutter = croft_zalloc(sizeof(*cutter));
-	cutter->store = store;
-	cutter->left = size;
-	pthread_mutex_init(&cutter->lock, NULL);
-	pthread_cond_init(&cutter->changed, NULL);
-	return cutter;
-}
-
 /* Stages --------------------------------------------------------------------------------------- */
 
 static void *run_stage(void *user)
@@ -155,7 +145,7 @@ static void pin_chunks(struct store_cutter *cutter, const struct piece *piece)
 		store_pin(store, store_key(piece->digests[i].hash));
 }
 
-static void store(struct store_cutter *cutter, struct piece *piece)
+static void store_piece(struct store_cutter *cutter, struct piece *piece)
 {
 	struct croft_error errors[MOST_CHUNKS];
 	pthread_mutex_lock(&cutter->lock);
@@ -202,8 +192,6 @@ static void cut(struct store_cutter *cutter, struct piece *piece)
 /* Without threads, each piece goes all the way at once. */
 static void start_threads(struct store_cutter *cutter)
 {
-	cutter->cutting.work = cut;
-	cutter->storing.work = store;
 	if (cutter->left == 0 || cutter->threads)
 		return;
 	if (!start_stage(cutter, &cutter->storing, "store-writer"))
@@ -211,6 +199,18 @@ static void start_threads(struct store_cutter *cutter)
 	cutter->threads = start_stage(cutter, &cutter->cutting, "store-cutter");
 	if (!cutter->threads)
 		stop_stage(cutter, &cutter->storing);
+}
+
+struct store_cutter *store_cutter_create(struct croft_store *store, uint64_t size)
+{
+	struct store_cutter *cutter = croft_zalloc(sizeof(*cutter));
+	cutter->store = store;
+	cutter->left = size;
+	cutter->cutting.work = cut;
+	cutter->storing.work = store_piece;
+	pthread_mutex_init(&cutter->lock, NULL);
+	pthread_cond_init(&cutter->changed, NULL);
+	return cutter;
 }
 
 static bool has_failed(struct store_cutter *cutter, struct croft_error *err)
