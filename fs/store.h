@@ -59,6 +59,13 @@ bool croft_store_get(struct croft_store *store, const struct croft_digest *diges
 bool croft_store_get_many(struct croft_store *store, const struct croft_digest *digests,
 	size_t count, struct croft_arena *arena, struct croft_slice *data, struct croft_error *errors);
 
+/* The same, each to where it is wanted: `room` is asked once for each digest, in their order, and told
+ * whether it is there; if so it says where the bytes go, which are read some time before the call returns. What is
+ * there and cannot be read has an error, and anything in its room. */
+typedef void *croft_store_room(void *user, size_t index, const struct croft_error *err);
+bool croft_store_read_many(struct croft_store *store, const struct croft_digest *digests, size_t count,
+	croft_store_room *room, void *user, struct croft_error *errors);
+
 /* Many at once in one commit; errors[i] says how each fared. False if any failed. */
 bool croft_store_put_many(struct croft_store *store, const struct croft_digest *digests,
 	const struct croft_slice *data, size_t count, struct croft_error *errors);
@@ -96,6 +103,8 @@ struct croft_store_blob *croft_store_open_blob(struct croft_store *store,
  * checked against its record checksum). */
 ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_t size,
 	uint64_t offset, struct croft_error *err);
+/* How many bytes from `offset` on, `most` at most, are best read at once: as many as stand in one place. */
+size_t croft_store_blob_run(const struct croft_store_blob *blob, uint64_t offset, size_t most);
 /* The file that holds the bytes and where they start in it, for sendfile and passthrough; borrowed.
  * -1 when the blob is not stored as plain bytes in one place, but as chunks. */
 int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset);

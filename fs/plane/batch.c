@@ -98,23 +98,64 @@ static size_t group_size(const struct plane_request *request, const struct plane
 	return count;
 }
 
+struct group {
+	struct plane_request *request;
+	struct plane_buffer *buffer;
+};
+
+static void write_status(struct plane_request *request, struct plane_buffer *buffer,
+	const struct croft_error *err)
+{
+	int status = err->code ? plane_status_of(err) : 200;
+	write_line(request, buffer, status == 200 || status == 404 ? status : 500);
+	request->digest_at++;
+}
+
+/* Behind its line, where it is sent from. */
+static void *room_in_buffer(void *user, size_t index, const struct croft_error *err)
+{
+	struct group *group = user;
+	struct plane_buffer *buffer = group->buffer;
+	uint64_t size = group->request->digests[group->request->digest_at].size_bytes;
+	write_status(group->request, buffer, err);
+	void *room = buffer->data + buffer->end;
+	buffer->end += err->code ? 0 : (size_t)size;
+	return room;
+}
+
+/* Of one that cannot be read there is nothing but the line. */
+static void write_one(struct plane_request *request, struct plane_buffer *buffer)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_slice data;
+	struct croft_error err = CROFT_ERROR_INIT;
+	bool ok = croft_store_get(request->plane->config.store, &request->digests[request->digest_at],
+		arena, &data, &err);
+	write_status(request, buffer, &err);
+	if (!ok)
+		return;
+	memcpy(buffer->data + buffer->end, data.data, data.size);
+	buffer->end += data.size;
+}
+
 /* Small blobs in a row come from the store at once. */
 static void write_group(struct plane_request *request, struct plane_buffer *buffer, size_t count)
 {
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct croft_slice *data = croft_arena_array(arena, count, sizeof(*data));
-	struct croft_error *errors = croft_arena_array(arena, count, sizeof(*errors));
-	croft_store_get_many(request->plane->config.store, &request->digests[request->digest_at], count,
-		arena, data, errors);
-	for (size_t i = 0; i < count; i++) {
-		int status = errors[i].code ? plane_status_of(&errors[i]) : 200;
-		write_line(request, buffer, status == 200 || status == 404 ? status : 500);
-		if (status == 200) {
-			memcpy(buffer->data + buffer->end, data[i].data, data[i].size);
-			buffer->end += data[i].size;
-		}
-		request->digest_at++;
-	}
+	CROFT_CLEANUP_FREE struct croft_error *errors = croft_array(count, sizeof(*errors));
+	struct group group = {request, buffer};
+	size_t first = request->digest_at, start = buffer->end;
+	bool read = true;
+	croft_store_read_many(request->plane->config.store, &request->digests[first], count,
+		room_in_buffer, &group, errors);
+	for (size_t i = 0; i < count; i++)
+		read &= errors[i].code == CROFT_OK || errors[i].code == CROFT_NOT_FOUND;
+	if (read)
+		return;
+	/* One turned out bad when it was read: all of them again, one by one. */
+	request->digest_at = first;
+	buffer->end = start;
+	for (size_t i = 0; i < count; i++)
+		write_one(request, buffer);
 }
 
 static bool produce(struct plane_request *request, struct plane_buffer *buffer,

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <xxh_x86dispatch.h> /* the widest vectors that the processor has */
@@ -54,14 +55,14 @@ bool store_is_bad(struct croft_store *store, const struct croft_digest *digest,
 }
 
 bool store_record_is(const struct store_segment *segment, const struct croft_digest *digest,
-	const struct store_entry *entry, const void *bytes)
+	const struct store_entry *entry, const void *header, const void *payload)
 {
 	struct store_record record;
-	memcpy(&record, bytes, STORE_HEADER);
+	memcpy(&record, header, STORE_HEADER);
 	return record.kind == STORE_RECORD_BLOB && record.size == entry->size &&
 		   record.payload_size == entry->size &&
 		   memcmp(record.hash, digest->hash, CROFT_HASH_SIZE) == 0 &&
-		   store_record_check(&record, segment->number, (const char *)bytes + STORE_HEADER);
+		   store_record_check(&record, segment->number, payload);
 }
 
 bool store_record_read(struct croft_store *store, const struct store_segment *segment,
@@ -72,7 +73,7 @@ bool store_record_read(struct croft_store *store, const struct store_segment *se
 	if (!croft_pread_all(segment->fd, buffer, STORE_HEADER + entry->size, entry->offset,
 			"a segment of the store", &why))
 		return store_is_bad(store, digest, entry, why.message, err);
-	if (!store_record_is(segment, digest, entry, buffer))
+	if (!store_record_is(segment, digest, entry, buffer, (const char *)buffer + STORE_HEADER))
 		return store_is_bad(store, digest, entry, "its checksum does not match", err);
 	return true;
 }
@@ -241,12 +242,49 @@ static size_t chunk_at(const struct recipe *recipe, uint64_t offset)
 	return low;
 }
 
+/* `lock` of the recipe held. */
+static bool is_open(const struct recipe *recipe, size_t index)
+{
+	for (size_t i = 0; i < OPEN_CHUNKS; i++)
+		if (recipe->open[i].blob && recipe->open[i].index == index)
+			return true;
+	return false;
+}
+
+/* A whole chunk to where it is wanted, without a copy of it that is kept; false: it is to be opened instead,
+ * which also says what is wrong with it. */
+static bool read_chunk(struct croft_store_blob *blob, size_t index, unsigned char *buffer)
+{
+	struct croft_store *store = blob->store;
+	const struct croft_digest *chunk = (const struct croft_digest *)blob->recipe->chunks.data + index;
+	struct store_entry entry;
+	struct store_segment *segment;
+	unsigned char header[STORE_HEADER];
+	if (store_find(store, chunk, STORE_LOOK, &entry, &segment, NULL) != 1 || !segment)
+		return false;
+	struct iovec parts[] = {{header, STORE_HEADER}, {buffer, (size_t)entry.size}};
+	bool ok = preadv(segment->fd, parts, 2, entry.offset) == (ssize_t)(STORE_HEADER + entry.size) &&
+		store_record_is(segment, chunk, &entry, header, buffer);
+	pthread_mutex_lock(&store->lock);
+	store_segment_unref(store, segment);
+	pthread_mutex_unlock(&store->lock);
+	return ok;
+}
+
 static bool read_recipe(struct croft_store_blob *blob, unsigned char *buffer, size_t size,
 	uint64_t offset, struct croft_error *err)
 {
 	struct recipe *recipe = blob->recipe;
 	CROFT_LOCKED(&recipe->lock);
 	for (size_t index = chunk_at(recipe, offset); size > 0; index++) {
+		uint64_t whole = recipe->starts[index + 1] - recipe->starts[index];
+		if (offset == recipe->starts[index] && whole <= size && !is_open(recipe, index) &&
+			read_chunk(blob, index, buffer)) {
+			buffer += whole;
+			offset += whole;
+			size -= (size_t)whole;
+			continue;
+		}
 		struct croft_store_blob *chunk = open_chunk(blob, index, err);
 		uint64_t inside = offset - recipe->starts[index];
 		ssize_t got = chunk ? croft_store_blob_read(chunk, buffer, size, inside, err) : -1;
@@ -322,6 +360,16 @@ static bool read_large(struct croft_store_blob *blob, unsigned char *buffer, siz
 		size -= part;
 	}
 	return true;
+}
+
+size_t croft_store_blob_run(const struct croft_store_blob *blob, uint64_t offset, size_t most)
+{
+	if (offset >= blob->entry.size)
+		return 0;
+	uint64_t end = blob->entry.size;
+	if (blob->recipe)
+		end = blob->recipe->starts[chunk_at(blob->recipe, offset) + 1];
+	return end - offset < most ? (size_t)(end - offset) : most;
 }
 
 ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_t size,

@@ -486,7 +486,7 @@ bool store_refuse_read_only(const struct croft_store *store, struct croft_error 
 
 /* Whether the bytes read from where it stands are the digest's whole record. */
 bool store_record_is(const struct store_segment *segment, const struct croft_digest *digest,
-	const struct store_entry *entry, const void *bytes);
+	const struct store_entry *entry, const void *header, const void *payload);
 /* Quarantines it; false with DATA_LOSS. */
 bool store_is_bad(struct croft_store *store, const struct croft_digest *digest,
 	const struct store_entry *entry, const char *why, struct croft_error *err);

@@ -53,9 +53,10 @@ static bool send_plain(struct croft_call *call, struct croft_store_blob *blob, u
 	uint64_t end, struct croft_error *err)
 {
 	enum { DATA_FIELD = 10 }; /* ReadResponse.data */
+	size_t room = part_size(offset, end);
 	while (offset < end) {
-		size_t size = part_size(offset, end);
-		if (!read_part(blob, croft_call_payload(call, size), size, offset, err))
+		size_t size = croft_store_blob_run(blob, offset, part_size(offset, end));
+		if (!read_part(blob, croft_call_payload(call, room), size, offset, err))
 			return false;
 		offset += size;
 		if (!croft_call_write_payload(call, DATA_FIELD, size, offset == end, err))

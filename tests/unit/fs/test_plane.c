@@ -473,6 +473,45 @@ static void batches_blobs_in_the_order_asked(void **state)
 		free(blobs[i].data);
 }
 
+/* Where its bytes stand on the disk. */
+static void damage(struct fixture *fixture, const struct blob *blob)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_blob *open_blob = croft_store_open_blob(fixture->store, &blob->digest, &err);
+	assert_ok(open_blob, err);
+	uint64_t offset;
+	int fd = croft_store_blob_fd(open_blob, &offset);
+	char other = (char)(blob->data[0] ^ 1);
+	assert_int_equal(pwrite(fd, &other, 1, (off_t)offset), 1);
+	croft_store_blob_close(open_blob);
+}
+
+static void of_a_batch_only_the_damaged_fails(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { COUNT = 9, BAD = 4 };
+	struct blob blobs[COUNT];
+	char body[COUNT * CROFT_DIGEST_TEXT];
+	size_t size = 0;
+	for (uint32_t i = 0; i < COUNT; i++) {
+		blobs[i] = store_blob(fixture, 3000, 9000 + i);
+		size += batch_line(body + size, &blobs[i].digest);
+	}
+	damage(fixture, &blobs[BAD]);
+	CROFT_CLEANUP_FD int fd = dial(fixture->port);
+	struct answer answer = ask_batch(fd, body, size);
+	const char *at = answer.body;
+	for (size_t i = 0; i < COUNT; i++)
+		if (i == BAD)
+			at = memchr(at, '\n', 256) + 1;
+		else
+			at = assert_in_batch(at, &blobs[i], true);
+	assert_ptr_equal(at, answer.body + answer.size);
+	free(answer.body);
+	for (size_t i = 0; i < COUNT; i++)
+		free(blobs[i].data);
+}
+
 static void refuses_malformed_batches(void **state)
 {
 	struct fixture *fixture = *state;
@@ -915,6 +954,7 @@ int main(void)
 		cmocka_unit_test(takes_a_head_byte_by_byte),
 		cmocka_unit_test(closes_when_the_client_asks_for_it),
 		cmocka_unit_test(batches_blobs_in_the_order_asked),
+		cmocka_unit_test(of_a_batch_only_the_damaged_fails),
 		cmocka_unit_test(refuses_malformed_batches),
 		cmocka_unit_test(bounds_the_count_of_a_batch),
 		cmocka_unit_test(stores_what_is_put),
