@@ -17,7 +17,14 @@
 #include <sys/fanotify.h>
 #include <unistd.h>
 
-enum { PATHS_AT_MOST = 1 << 17, BUCKETS_AT_FIRST = 1024, IDLE_AT_MOST = 64 };
+enum {
+	PATHS_AT_MOST = 1 << 17,
+	BUCKETS_AT_FIRST = 1024,
+	IDLE_AT_MOST = 64,
+	/* How long events gather while a job opens files: then no open has a thread to wake. Not longer, since the
+	 * kernel compares each with those that lie there. */
+	GATHER_MS = 10,
+};
 
 struct croft_listeners {
 	pthread_mutex_t lock; /* guards: everything below */
@@ -99,30 +106,36 @@ static void on_event(struct croft_opens *opens, const struct fanotify_event_meta
 	note(opens, path + 1);
 }
 
-static void read_events(struct croft_opens *opens)
+/* All that there are now; false: there were none. */
+static bool read_events(struct croft_opens *opens)
 {
 	char buffer[8192] __attribute__((aligned(8)));
-	for (;;) {
+	for (bool any = false;; any = true) {
 		ssize_t size = read(opens->fanotify, buffer, sizeof(buffer));
 		if (size < 0 && errno == EINTR)
 			continue;
 		if (size <= 0)
-			return;
+			return any;
 		const struct fanotify_event_metadata *event = (const void *)buffer;
 		for (; FAN_EVENT_OK(event, size); event = FAN_EVENT_NEXT(event, size))
 			on_event(opens, event);
 	}
 }
 
+/* A job that opens nothing costs nothing; one that opens much is heard in batches. */
+static bool wait_for_events(struct croft_opens *opens, bool busy)
+{
+	struct pollfd polled[] = {{opens->stop, POLLIN, 0}, {opens->fanotify, POLLIN, 0}};
+	return busy ? poll(polled, 1, GATHER_MS) == 0 : poll(polled, 2, -1) < 0 || !polled[0].revents;
+}
+
 static void *listen_all(void *user)
 {
 	struct croft_opens *opens = user;
-	struct pollfd polled[] = {{opens->fanotify, POLLIN, 0}, {opens->stop, POLLIN, 0}};
-	do {
-		if (poll(polled, 2, -1) < 0)
-			continue;
-		read_events(opens);
-	} while (!polled[1].revents);
+	bool busy = false;
+	while (wait_for_events(opens, busy))
+		busy = read_events(opens);
+	read_events(opens); /* what was opened before the end was said */
 	return NULL;
 }
 

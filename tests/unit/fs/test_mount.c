@@ -3,6 +3,7 @@
 #include "tests/unit/fs/mount_main.h"
 
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 static void shows_files_directories_and_symlinks_as_the_tree_says(void **state)
@@ -235,6 +236,80 @@ static void one_content_is_one_inode_and_each_place_of_a_directory_its_own(void 
 	assert_int_equal(stat_of(place(fixture, &root, "a/file")).st_ino, ino);
 }
 
+/* As a job's root is: an overlay of its own. */
+static void lay_over(struct fixture *fixture, const char *lower, const char *name)
+{
+	static const char *const places[] = {"", "/upper", "/work", "/merged"};
+	char path[192], options[PATH_MAX + 512];
+	for (size_t i = 0; i < sizeof(places) / sizeof(*places); i++) {
+		snprintf(path, sizeof(path), "%s/%s%s", fixture->directory, name, places[i]);
+		assert_int_equal(mkdir(path, 0755), 0);
+	}
+	snprintf(options, sizeof(options), "lowerdir=%s,upperdir=%s/%s/upper,workdir=%s/%s/work", lower,
+		fixture->directory, name, fixture->directory, name);
+	assert_int_equal(mount("overlay", path, "overlay", 0, options), 0);
+}
+
+static void use_all(struct fixture *fixture, const char *name, const char *text, const char *large)
+{
+	char path[192], target[32];
+	snprintf(path, sizeof(path), "%s/%s/merged/d", fixture->directory, name);
+	assert_int_equal(count_entries(path), 2 + 4);
+	snprintf(path, sizeof(path), "%s/%s/merged/d/text", fixture->directory, name);
+	assert_int_equal(stat_of(path).st_size, strlen(text));
+	assert_content(path, text);
+	snprintf(path, sizeof(path), "%s/%s/merged/d/large", fixture->directory, name);
+	assert_content(path, large);
+	snprintf(path, sizeof(path), "%s/%s/merged/d/below/../link", fixture->directory, name);
+	assert_int_equal(readlink(path, target, sizeof(target)), 4);
+	snprintf(path, sizeof(path), "%s/%s/merged/d/nothing", fixture->directory, name);
+	assert_int_equal(open_error(path), ENOENT);
+}
+
+/* A kernel that is short of memory, or tidy, takes no pages that are locked. */
+static void *lock_pages(const char *path, size_t size)
+{
+	CROFT_CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+	void *pages = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+	assert_true(pages != MAP_FAILED);
+	mlock(pages, size); /* as far as this user may */
+	return pages;
+}
+
+/* The connection is ended, so that one request would be an error. */
+static void what_one_job_used_another_uses_without_a_request(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { SIZE = 3 << 20 };
+	CROFT_CLEANUP_FREE char *large = malloc(SIZE + 1);
+	for (size_t i = 0; i < SIZE; i++)
+		large[i] = (char)('a' + i % 23 + i / 4096 % 3);
+	large[SIZE] = '\0';
+	struct croft_tree_builder *builder = new_tree();
+	add_file(builder, "d/text", put(fixture, LOCAL, "text"), false);
+	add_file(builder, "d/large", put(fixture, LOCAL, large), false);
+	add_file(builder, "d/below/other", put(fixture, LOCAL, "other"), true);
+	add_link(builder, "d/link", "text");
+	struct croft_digest root = finish_tree(fixture, LOCAL, builder);
+	mount_it(fixture, false, NULL);
+	lay_over(fixture, place(fixture, &root, ""), "one");
+	lay_over(fixture, place(fixture, &root, ""), "other");
+	use_all(fixture, "one", "text", large);
+	void *locked[] = {lock_pages(place(fixture, &root, "d/large"), SIZE),
+		lock_pages(place(fixture, &root, "d/text"), 4)};
+	char path[192];
+	snprintf(path, sizeof(path), "%s/one/merged", fixture->directory);
+	assert_int_equal(umount2(path, 0), 0);
+	unmount_it(fixture);
+	use_all(fixture, "other", "text", large);
+	snprintf(path, sizeof(path), "%s/other/merged/d/below/other", fixture->directory);
+	assert_int_equal(open_error(path), ENOTCONN); /* else this shows nothing */
+	snprintf(path, sizeof(path), "%s/other/merged", fixture->directory);
+	assert_int_equal(umount2(path, 0), 0);
+	munmap(locked[0], SIZE);
+	munmap(locked[1], 4);
+}
+
 /* A user namespace in which 0 … 65535 are the kernel's 100000 …; -1: none can be made here. */
 static int user_namespace(void)
 {
@@ -332,6 +407,7 @@ int main(int argc, char **argv)
 		mount_test(a_malformed_directory_is_an_input_output_error),
 		mount_test(only_the_exact_name_of_a_digest_is_a_tree),
 		mount_test(a_tree_can_be_the_root_of_the_mount),
+		mount_test(what_one_job_used_another_uses_without_a_request),
 		mount_test(one_content_is_one_inode_and_each_place_of_a_directory_its_own),
 		mount_test(a_tree_can_be_mounted_with_mapped_ids_and_lie_under_an_overlay),
 	};
