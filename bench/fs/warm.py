@@ -43,11 +43,11 @@ class Bench:
     def make_files(self):
         """What to read: beside a toolchain, 20,000 small files, 100,000 empty ones, a large one."""
         top = f"{self.folder}/files"
-        if os.path.isdir(top):
+        os.makedirs(f"{top}/bench/bin", exist_ok=True)
+        shutil.copy(self.reader, f"{top}/bench/bin/reader")
+        if os.path.isdir(f"{top}/bench/source"):  # the last that is made
             return top
         random = os.urandom(1 << 20)
-        os.makedirs(f"{top}/bench/bin")
-        shutil.copy(self.reader, f"{top}/bench/bin/reader")
         for i in range(20000):
             os.makedirs(f"{top}/bench/small/{i % 200}", exist_ok=True)
             size = 200 + (i * 7919) % 4000
@@ -88,6 +88,7 @@ class Bench:
         self.roots = ["-d", root]
         if not os.path.isdir(self.tree):
             self.farm.run("export", root, self.tree, timeout=1200)
+        shutil.copy(self.reader, f"{self.tree}/bench/bin/reader")  # as it is now, where the tree was kept
         self.farm.agent("plain", "--property", "files=plain", "--root-image", self.tree)
         self.farm.wait_agents(2)
 
