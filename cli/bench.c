@@ -73,15 +73,33 @@ static bool read_config(const struct options *options, struct simulation_config 
 	return true;
 }
 
-static struct trace *make_trace(const struct options *options, struct croft_error *err)
+/* What is not said about the agents is as it was on the farm. */
+static struct trace *make_own_trace(const struct options *options, struct simulation_config *config,
+	struct croft_error *err)
+{
+	struct own_farm farm;
+	struct trace *trace = make_own(options_value(options, "own"), &farm, err);
+	if (trace && !options_given(options, "agents"))
+		config->agents = farm.agents;
+	if (trace && farm.slots && !options_given(options, "slots"))
+		config->slots = farm.slots;
+	return trace;
+}
+
+static struct trace *make_trace(const struct options *options, struct simulation_config *config,
+	struct croft_error *err)
 {
 	const char *path = options_value(options, "trace");
-	if (path && options_given(options, "debian")) {
-		croft_error_set(err, CROFT_INVALID_ARGUMENT, "--trace and --debian: only one makes a trace");
+	bool own = options_given(options, "own");
+	if ((path != NULL) + options_given(options, "debian") + own > 1) {
+		croft_error_set(
+			err, CROFT_INVALID_ARGUMENT, "--trace, --debian and --own: only one makes a trace");
 		return NULL;
 	}
 	if (path)
 		return trace_read_file(path, err);
+	if (own)
+		return make_own_trace(options, config, err);
 	CROFT_CLEANUP_FREE char *state = state_directory(options, "bench", err);
 	if (!state)
 		return NULL;
@@ -171,7 +189,7 @@ static int run(const struct options *options, struct croft_error *err)
 			options->argv[0]);
 		return MISUSED;
 	}
-	struct trace *trace = make_trace(options, err);
+	struct trace *trace = make_trace(options, &config, err);
 	if (!trace)
 		return FAILED;
 	const char *write_to = options_value(options, "write-trace");
@@ -184,6 +202,7 @@ static int run(const struct options *options, struct croft_error *err)
 static const struct option_spec bench_options[] = {
 	{"trace", 0, "FILE", "replay this trace (see docs/locality.md)"},
 	{"debian", 0, NULL, "replay a rebuild of Debian, from its indexes (the default)"},
+	{"own", 0, "DIR", "replay what a farm ran, from the operation log in its server's state directory"},
 	{"mirror", 0, "URL", "of Debian"},
 	{"suite", 0, "NAME", "of Debian (bookworm)"},
 	{"whole", 0, NULL, "Debian: jobs read whole packages, not a synthetic share of each"},
@@ -191,8 +210,8 @@ static const struct option_spec bench_options[] = {
 	{"state", 0, "DIR", "where apt's lists are kept (else $XDG_STATE_HOME/croft/bench)"},
 	{"mode", 0, "MODE", "stream (jobs arrive over time), saturated (all at once) or recorded"},
 	{"policy", 0, "NAME", "only this one and random; may be given again (else all)"},
-	{"agents", 0, "N", "64"},
-	{"slots", 0, "N", "of each agent: 4"},
+	{"agents", 0, "N", "64; with --own as many as ran jobs"},
+	{"slots", 0, "N", "of each agent: 4; with --own what the largest had"},
 	{"cache", 0, "SIZE", "of each agent: 8 GB; 0 is without end"},
 	{"link", 0, "GBIT", "per second into each agent: 1"},
 	{"origin", 0, "GBIT", "per second out of the store: no limit"},

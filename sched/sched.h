@@ -19,6 +19,8 @@ struct croft_sched;
 
 struct croft_sched_config {
 	const char *path;           /* directory of the journal */
+	const char *log_path;       /* operation log, a line for each run; NULL: none */
+	uint64_t log_bytes;         /* the most that it may take, with the older one beside it */
 	struct croft_store *store;  /* borrowed */
 	struct croft_upstream *upstream; /* borrowed; NULL: none */
 	const char *blob_url;       /* told to agents: ":PORT" or "host:PORT" */

@@ -98,6 +98,10 @@ static bool open_sched(struct serving *serving, const struct croft_serve_config 
 {
 	struct croft_sched_config sched = {
 		.path = croft_arena_printf(serving->arena, "%s/journal", config->state),
+		.log_path = config->log_bytes
+			? croft_arena_printf(serving->arena, "%s/operations.log", config->state)
+			: NULL,
+		.log_bytes = config->log_bytes,
 		.store = serving->store,
 		.upstream = serving->upstream,
 		/* Agents put the host in front by which they know this server. */

@@ -22,6 +22,7 @@ struct croft_serve_config {
 	const char *const *asset_origins; /* see sched/services.h */
 	size_t asset_origin_count;
 	uint64_t scrub_bytes_per_second; /* see fs/store.h */
+	uint64_t log_bytes; /* of STATE/operations.log, with the older one; 0: none is kept */
 	uint64_t budget_bytes;
 	/* Called once both ports are bound (tests and `croft farm` need the ports). */
 	void (*ready)(void *user, int port, int plane_port);

@@ -12,4 +12,11 @@ struct debian_options {
 };
 struct trace *make_debian(const struct debian_options *options, struct croft_error *err);
 
+/* Of what a farm ran: `path` is a server's operation log, or the state directory of the server or of `croft farm`
+ * with it. With how many agents and slots that was. */
+struct own_farm {
+	unsigned agents, slots; /* slots: the most of any of them */
+};
+struct trace *make_own(const char *path, struct own_farm *farm, struct croft_error *err);
+
 #endif

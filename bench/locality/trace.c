@@ -12,7 +12,8 @@
 #include <unistd.h>
 #include <zstd.h>
 
-#define HEADER "croft-locality-trace 1"
+#define NAME "croft-locality-trace"
+#define HEADER NAME " 1"
 static const size_t MOST_BYTES = (size_t)4 << 30;
 
 /* Building ------------------------------------------------------------------------------------------ */
@@ -185,6 +186,9 @@ static bool parse(struct trace *trace, char *text, const char *path, struct crof
 {
 	struct line line = {NULL, 1, false};
 	char *header = strsep(&text, "\n");
+	if (header && strncmp(header, NAME " ", strlen(NAME " ")) == 0 && strcmp(header, HEADER) != 0)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"%s is a trace of another version: \"" HEADER "\" is what is read here", path);
 	if (!header || strcmp(header, HEADER) != 0)
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "%s does not begin with \"%s\"", path, HEADER);
 	while (text && *text) {

@@ -75,6 +75,7 @@ struct task {
 	bool ending; /* its agent said that it is done: the finisher has it */
 	uint64_t timeout_ms;
 	int64_t queued_unix_ns, completed_unix_ns;
+	int64_t leased_unix_ns; /* 0: before a restart */
 	int64_t completed_ns; /* the same by the clock that does not jump */
 	uint64_t sequence;
 	uint64_t hint; /* tasks of one hint like to run on one agent; 0: those of one input root */
@@ -154,6 +155,7 @@ struct croft_sched {
 	struct croft_journal *journal;
 	struct profiles *profiles; /* has a lock of its own */
 	struct finisher *finisher; /* finish.c; has a lock of its own */
+	struct oplog *oplog;       /* the finisher's; NULL: none is kept */
 	uint64_t started_ns;
 	pthread_t ticker;
 
@@ -271,6 +273,9 @@ void unfit_tick(struct croft_sched *sched);
 
 /* placed.c: between tasks and placement --------------------------------------------------------- */
 double placed_now(void);
+/* Its tenant, kind and family; in the arena. */
+void placed_describe(const struct task *task, struct croft_placement_job_info *info,
+	struct croft_arena *arena);
 /* Names of what the task is like, from the exact to the coarse, in the arena: JOB_KINDS. */
 enum { JOB_KINDS = 2 };
 const char *const *placed_kinds(const struct task *task, struct croft_arena *arena);

@@ -9,6 +9,7 @@
 
 #include "google/rpc/status.pb-c.h"
 #include "proto/base/log.h"
+#include "sched/core/oplog.h"
 #include "sched/core/results.h"
 
 #include <stdlib.h>
@@ -32,6 +33,8 @@ struct finished {
 	struct result result;
 	struct croft_placement_touch *touched; /* owned */
 	size_t touched_count;
+	struct oplog_run run; /* for the operation log, if there is one */
+	bool ended; /* by this */
 };
 
 struct finisher {
@@ -80,6 +83,24 @@ static void note_inputs(struct croft_sched *sched, struct agent *agent, const Fa
 	agent->jobs_done++;
 }
 
+/* For the operation log. */
+static struct oplog_run describe_run(const struct task *task, struct croft_arena *arena)
+{
+	const struct operation *operation = LIST_FIRST(&task->operations);
+	struct oplog_run run = {
+		.operation = operation ? croft_arena_strdup(arena, operation->name) : "-",
+		.agent_id = croft_arena_strdup(arena, task->agent->id),
+		.slots = task->agent->slots,
+		.queued_unix_ns = task->queued_unix_ns,
+		.leased_unix_ns = task->leased_unix_ns,
+		.priority = task->priority,
+	};
+	/* What it is like stays the task's, which may be gone by then. */
+	placed_describe(task, &run.info, arena);
+	run.info.kind.data = croft_arena_strndup(arena, run.info.kind.data, run.info.kind.size);
+	return run;
+}
+
 static struct finished *begin_end(struct croft_sched *sched, struct task *task,
 	const Farm__JobDone *done, struct croft_arena *arena)
 {
@@ -89,6 +110,8 @@ static struct finished *begin_end(struct croft_sched *sched, struct task *task,
 	finished->input_root = task->input_root;
 	if (done->profile)
 		finished->kinds = placed_kinds(task, arena);
+	if (sched->oplog)
+		finished->run = describe_run(task, arena);
 	memcpy(finished->lease, task->lease, NAME_TEXT);
 	finished->source = (struct result_source){
 		.action = task->action,
@@ -190,8 +213,18 @@ static void end_task(struct croft_sched *sched, struct finished *finished)
 	task->touched = finished->touched;
 	task->touched_count = finished->touched_count;
 	finished->touched = NULL;
+	finished->ended = true;
 	task_complete(sched, task, finished->result.response, finished->result.failed);
 	finished->result.response = CROFT_SLICE(NULL, 0);
+}
+
+/* Everybody was told: nobody waits for this. */
+static void log_runs(struct oplog *log, const struct finished *batch)
+{
+	for (; batch; batch = batch->next)
+		if (batch->ended)
+			oplog_add(log, &batch->run, batch->done, run_seconds_of(batch->done));
+	oplog_flush(log);
 }
 
 static void finish_all(struct croft_sched *sched, struct heard *heard)
@@ -204,6 +237,8 @@ static void finish_all(struct croft_sched *sched, struct heard *heard)
 		end_task(sched, at);
 	dispatch(sched);
 	sched_unlock(sched);
+	if (sched->oplog)
+		log_runs(sched->oplog, batch);
 	for (struct finished *at = batch; at; at = at->next) {
 		croft_arena_destroy(at->result.arena);
 		free((void *)at->result.response.data);

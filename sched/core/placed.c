@@ -18,7 +18,7 @@ double placed_now(void)
 
 /* What a task is like. Clients that say what they build (Bazel's target and mnemonic) are taken at
  * their word; for others it is the command and its first output. */
-static void describe(const struct task *task, struct croft_placement_job_info *info,
+void placed_describe(const struct task *task, struct croft_placement_job_info *info,
 	struct croft_arena *arena)
 {
 	const Reapi__RequestMetadata *metadata = task->request_metadata.size
@@ -56,7 +56,7 @@ const char *const *placed_kinds(const struct task *task, struct croft_arena *are
 {
 	struct croft_placement_job_info info;
 	const char **kinds = croft_arena_array(arena, JOB_KINDS, sizeof(*kinds));
-	describe(task, &info, arena);
+	placed_describe(task, &info, arena);
 	kinds[0] = key_of(task, "kind", info.kind, arena);
 	kinds[1] = key_of(task, "family", info.family, arena);
 	return kinds;
@@ -76,7 +76,7 @@ size_t placed_of_tenant(struct croft_sched *sched, const struct task *task)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	struct croft_placement_job_info info;
-	describe(task, &info, arena);
+	placed_describe(task, &info, arena);
 	return croft_placement_tenant_jobs(sched->placement, info.tenant);
 }
 
@@ -97,7 +97,7 @@ static void introduce(struct croft_sched *sched, struct task *task)
 	info.hint = task->hint;
 	if (!info.hint)
 		memcpy(&info.hint, task->input_root.hash, sizeof(info.hint));
-	describe(task, &info, arena);
+	placed_describe(task, &info, arena);
 	task->placed = croft_placement_job_add(sched->placement, &info, placed_now());
 	free(task->inputs);
 	task->inputs = NULL;

@@ -2,6 +2,7 @@
 #include "sched/core/core.h"
 #include "sched/core/finish.h"
 #include "sched/core/learned.h"
+#include "sched/core/oplog.h"
 
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -176,6 +177,8 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 		return NULL;
 	}
 	placed_restored(sched);
+	if (config->log_path)
+		sched->oplog = oplog_open(config->log_path, config->log_bytes);
 	finisher_open(sched);
 	if (sched->queued || sched->running)
 		croft_log(CROFT_LOG_INFO, "going on with %zu queued and %zu running operations",
@@ -230,6 +233,7 @@ void croft_sched_close(struct croft_sched *sched)
 	if (has_ticker)
 		pthread_join(sched->ticker, NULL);
 	finisher_close(sched);
+	oplog_close(sched->oplog);
 	croft_journal_close(sched->journal);
 	profiles_close(sched->profiles);
 	free_tasks(sched);

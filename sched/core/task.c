@@ -127,6 +127,7 @@ void task_lease(struct croft_sched *sched, struct task *task, struct agent *agen
 	make_name(task->lease);
 	task->agent_id = croft_strdup(agent->id);
 	task->agent = agent;
+	task->leased_unix_ns = croft_unix_ns();
 	agent->running++;
 	sched->running++;
 	LIST_INSERT_HEAD(&agent->tasks, task, agent_link);
