@@ -12,6 +12,7 @@
 #include "agent/peers.h"
 #include "agent/presence.h"
 #include "agent/sealed.h"
+#include "agent/stall.h"
 #include "agent/touched.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -49,7 +50,8 @@ struct croft_job {
 	bool prefetched;
 	bool accounted;            /* the filesystem daemon counts what it fetches */
 	uint64_t pid_namespace;    /* 0 until the sandbox started */
-	uint64_t granted_stall_ns; /* by which the wall clock was put off so far */
+	int64_t unix_less_now_ns;  /* when it began: its times fit together, though the time of day may jump */
+	uint64_t granted_stall_ms; /* by which the timeout was put off so far */
 
 	pthread_mutex_t lock; /* guards: sandbox, cancel_reason */
 	struct croft_sandbox *sandbox;
@@ -117,7 +119,7 @@ static Google__Protobuf__Timestamp *timestamp(struct croft_job *job, int64_t uni
 
 static Google__Protobuf__Timestamp *now(struct croft_job *job)
 {
-	return timestamp(job, croft_unix_ns());
+	return timestamp(job, job->unix_less_now_ns + (int64_t)croft_now_ns());
 }
 
 /* Called by the sandbox ------------------------------------------------------------------------ */
@@ -190,13 +192,7 @@ static uint64_t on_extend(void *user)
 	struct croft_mount_account account;
 	if (!croft_daemon_account_read(job->machine->daemon, job->pid_namespace, &account, NULL))
 		return 0;
-	uint64_t cap_ns = job->message->stall_cap_ms * 1000000;
-	uint64_t stalled = account.stall_ns < cap_ns ? account.stall_ns : cap_ns;
-	if (stalled <= job->granted_stall_ns)
-		return 0;
-	uint64_t more = stalled - job->granted_stall_ns;
-	job->granted_stall_ns = stalled;
-	return more / 1000000;
+	return croft_stall_grant(account.stall_ns, job->message->stall_cap_ms, &job->granted_stall_ms);
 }
 
 /* Running ---------------------------------------------------------------------------------- */
@@ -595,6 +591,7 @@ static void report_failure(struct croft_job *job, const struct croft_error *err)
 void croft_job_run(struct croft_job *job)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
+	job->unix_less_now_ns = croft_unix_ns() - (int64_t)croft_now_ns();
 	job->metadata.worker = (char *)job->machine->agent_id;
 	if (job->message->queued_unix_ns)
 		job->metadata.queued_timestamp = timestamp(job, job->message->queued_unix_ns);

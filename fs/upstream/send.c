@@ -278,7 +278,7 @@ static void send_turn(struct upstream_sender *sender, struct item *items)
 static bool rest(struct upstream_sender *sender)
 {
 	struct timespec until;
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until); /* or a clock set back would make it rest for as long */
 	until.tv_nsec += REST_MS * 1000000L;
 	until.tv_sec += until.tv_nsec / 1000000000;
 	until.tv_nsec %= 1000000000;
@@ -322,7 +322,11 @@ struct upstream_sender *upstream_sender_start(struct croft_upstream *upstream,
 	sender->upstream = upstream;
 	sender->last = &sender->first;
 	pthread_mutex_init(&sender->lock, NULL);
-	pthread_cond_init(&sender->change, NULL);
+	pthread_condattr_t monotonic;
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&sender->change, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	int failure = pthread_create(&sender->thread, NULL, run, sender);
 	if (!failure)
 		return sender;
