@@ -36,7 +36,11 @@ struct livelog *livelog_create(struct client *client, int fd, const char *name)
 	log->name = name;
 	log->hasher = croft_hasher_create(CROFT_DIGEST_SHA256);
 	pthread_mutex_init(&log->lock, NULL);
-	pthread_cond_init(&log->wake, NULL);
+	pthread_condattr_t monotonic;
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&log->wake, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	return log;
 }
 
@@ -92,7 +96,7 @@ static int read_on(struct livelog *log, struct croft_error *err)
 static bool pause_unless_stopping(struct livelog *log)
 {
 	struct timespec until;
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_nsec += 200 * 1000000;
 	until.tv_sec += until.tv_nsec / 1000000000;
 	until.tv_nsec %= 1000000000;
