@@ -91,6 +91,7 @@ static struct oplog_run describe_run(const struct task *task, struct croft_arena
 		.operation = operation ? croft_arena_strdup(arena, operation->name) : "-",
 		.agent_id = croft_arena_strdup(arena, task->agent->id),
 		.slots = task->agent->slots,
+		.attempt = task->attempts,
 		.queued_unix_ns = task->queued_unix_ns,
 		.leased_unix_ns = task->leased_unix_ns,
 		.priority = task->priority,

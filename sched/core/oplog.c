@@ -151,6 +151,7 @@ void oplog_add(struct oplog *log, const struct oplog_run *run, const Farm__JobDo
 	put_number(lines, "run", (uint64_t)(run_seconds * 1000 + 0.5));
 	put_text(lines, "agent", croft_slice_str(run->agent_id));
 	put_number(lines, "slots", run->slots);
+	put_number(lines, "attempt", run->attempt);
 	put_text(lines, "kind", run->info.kind);
 	put_text(lines, "family", run->info.family);
 	put_text(lines, "tenant", run->info.tenant);

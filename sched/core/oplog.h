@@ -21,6 +21,7 @@
 struct oplog_run {
 	const char *operation, *agent_id;
 	unsigned slots; /* of the agent */
+	unsigned attempt; /* 1: it was given to no agent before */
 	int64_t queued_unix_ns, leased_unix_ns; /* 0: not known, since a restart */
 	int32_t priority;
 	struct croft_placement_job_info info; /* tenant, kind and family of it */

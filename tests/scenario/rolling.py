@@ -105,9 +105,8 @@ class Rolling:
         if len(runs) != len(self.ended) or status["completed"] != len(self.ended):
             self.wrong.append(f"{len(self.ended)} jobs ended, and the server counts {status['completed']} and logged "
                               f"{len(runs)} runs")
-        with open(f"{self.farm.folder}/serve.log") as log:
-            # An agent that refuses did not run it; one that was lost may have.
-            self.wrong += [line for line in log if "queued again" in line or " lost" in line]
+        # One that an agent refused it did not run.
+        self.wrong += [f"it was run twice: {line}" for line in runs if " attempt=1 " not in line]
         print(f"{len(self.ended)} jobs")
 
 
