@@ -87,6 +87,8 @@ struct croft_fetch_stat {
 	uint64_t hedges; /* blobs that were taken from a peer that let them wait, to the origin */
 	uint64_t fetching_blobs, fetching_bytes; /* asked for, and not here yet */
 };
+/* How long the origin usually takes to answer; 0: not known yet. */
+uint64_t croft_fetch_round_trip_ns(const struct croft_fetcher *fetcher);
 void croft_fetch_stat(const struct croft_fetcher *fetcher, struct croft_fetch_stat *stat);
 
 #endif

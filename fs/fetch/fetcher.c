@@ -299,6 +299,11 @@ void croft_fetcher_set_peers(struct croft_fetcher *fetcher, const char *const *p
 	wake(fetcher);
 }
 
+uint64_t croft_fetch_round_trip_ns(const struct croft_fetcher *fetcher)
+{
+	return __atomic_load_n(&fetcher->answer_ns, __ATOMIC_RELAXED);
+}
+
 void croft_fetch_stat(const struct croft_fetcher *fetcher, struct croft_fetch_stat *stat)
 {
 	const struct croft_fetch_stat *from = &fetcher->stat;

@@ -89,9 +89,10 @@ void fetch_hedge_received(struct fetch_connection *connection, size_t size, bool
 			watch(connection);
 	} else if (first) {
 		uint64_t took_ns = ring_now_ns(fetcher->ring) - connection->asked_ns;
-		fetcher->answer_ns = fetcher->answer_ns
+		uint64_t usual_ns = fetcher->answer_ns
 			? (fetcher->answer_ns * (SMOOTH - 1) + took_ns) / SMOOTH
 			: took_ns;
+		__atomic_store_n(&fetcher->answer_ns, usual_ns, __ATOMIC_RELAXED);
 	}
 }
 

@@ -90,7 +90,7 @@ void fetch_origin_move(struct croft_fetcher *fetcher)
 	origin->failures = 0;
 	origin->ready_ns = 0;
 	origin->no_batch = false;
-	fetcher->answer_ns = 0;
+	__atomic_store_n(&fetcher->answer_ns, 0, __ATOMIC_RELAXED);
 	fetcher->dark_ns = 0;
 	fetch_forgive(fetcher, origin);
 	for (struct fetch_connection *next, *at = origin->connections; at; at = next) {

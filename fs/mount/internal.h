@@ -6,6 +6,7 @@
  *	operations.c what each request does
  *	partial.c    reading large files by chunks
  *	siblings.c   small files that are read one after the other
+ *	ahead.c      the directories of a tree
  *	saved.c      what passes to the process that goes on with a mount
  *	wait.c       requests that wait for a fetch
  */
@@ -86,7 +87,7 @@ struct request {
 	/* Of requests that wait (guarded by the lock of `waiting`). */
 	bool on_heap;
 	struct waiting *waiting;
-	enum { WAIT_FILE, WAIT_DIRECTORY, WAIT_RECIPE, WAIT_CHUNKS, FETCH_AHEAD } kind; /* for what */
+	enum { WAIT_FILE, WAIT_DIRECTORY, WAIT_RECIPE, WAIT_CHUNKS, FETCH_AHEAD, DIRECTORIES_AHEAD } kind; /* for what */
 	bool new_file;      /* CHUNKS: the first of the file that this mount fetches */
 	bool optional;      /* the blobs not coming is no failure of the request */
 	unsigned waits;     /* times that it waited */
@@ -95,6 +96,7 @@ struct request {
 	pid_t pid;
 	struct croft_error failure; /* of the blob that it waited for last */
 	struct croft_digest failed;
+	struct ahead *ahead; /* it is nobody's: directories are fetched ahead (ahead.c); or NULL */
 	struct request *previous, *next;
 };
 
@@ -129,6 +131,10 @@ bool request_wait_chunks(struct request *request, const struct croft_digest *dig
 /* Nobody waits for these. */
 void request_fetch_ahead(struct croft_mount *mount, const struct croft_digest *digests,
 	size_t count, uint64_t group);
+/* Runs a request that nobody sent again when these, which are fetched in the background, have come or will not. False:
+ * the mount is at its end, and the request still the caller's. */
+bool request_wait_ahead(struct request *request, const struct croft_digest *digests, size_t count);
+void request_free(struct request *request);
 /* Who is to be charged. */
 uint64_t request_group(const struct request *request);
 /* EIO, said in the log and in the account. Returns true. */
@@ -140,7 +146,18 @@ bool request_fail(struct request *request, const struct croft_digest *digest,
 /* 0 or an errno. */
 int mount_detach(const char *path, bool lazily);
 
+/* ahead.c ----------------------------------------------------------------------------------- */
+
+struct ahead;
+void ahead_begin(struct croft_mount *mount, const struct croft_digest *root, uint64_t group);
+void ahead_destroy(struct ahead *ahead);
+
 /* operations.c ------------------------------------------------------------------------------ */
+
+enum loaded { LOADED, MISSING, BAD };
+/* From the cache or the store, to be released. */
+enum loaded mount_load_directory(struct croft_mount *mount, const struct croft_digest *digest,
+	struct directory **directory, struct croft_error *err);
 
 extern const struct fuse_lowlevel_ops mount_operations;
 

@@ -23,10 +23,7 @@ enum {
 
 /* Directories --------------------------------------------------------------------------------- */
 
-enum loaded { LOADED, MISSING, BAD };
-
-/* From the cache or the store, to be released. */
-static enum loaded load_directory(struct croft_mount *mount, const struct croft_digest *digest,
+enum loaded mount_load_directory(struct croft_mount *mount, const struct croft_digest *digest,
 	struct directory **directory, struct croft_error *err)
 {
 	*directory = directory_cache_get(mount->directories, digest);
@@ -148,7 +145,7 @@ static bool reply_directory(struct request *request, const struct node *parent,
 	struct croft_mount *mount = request->mount;
 	struct directory *directory;
 	struct croft_error err;
-	enum loaded loaded = load_directory(mount, digest, &directory, &err);
+	enum loaded loaded = mount_load_directory(mount, digest, &directory, &err);
 	if (loaded != LOADED)
 		return await_directory(request, loaded, digest, &err);
 	struct node node = directory_self(directory,
@@ -163,7 +160,7 @@ static bool lookup_in_directory(struct request *request, const struct node *pare
 	struct croft_digest digest = node_digest(parent);
 	struct directory *directory;
 	struct croft_error err;
-	enum loaded loaded = load_directory(mount, &digest, &directory, &err);
+	enum loaded loaded = mount_load_directory(mount, &digest, &directory, &err);
 	if (loaded != LOADED)
 		return await_directory(request, loaded, &digest, &err);
 	struct croft_slice name = croft_slice_str(request->name);
@@ -200,12 +197,14 @@ static bool lookup_by_digest(struct request *request, const struct node *parent)
 	struct directory *directory;
 	struct croft_error err;
 	/* What is nowhere now may come to be. */
-	enum loaded loaded = load_directory(request->mount, &digest, &directory, &err);
+	enum loaded loaded = mount_load_directory(request->mount, &digest, &directory, &err);
 	if (loaded == MISSING &&
 		(!request->mount->fetcher || request->failure.code == CROFT_NOT_FOUND))
 		return reply_error(request, ENOENT);
 	if (loaded == LOADED)
 		release_directory(request->mount, directory);
+	else if (loaded == MISSING && !request->on_heap)
+		ahead_begin(request->mount, &digest, request_group(request));
 	return reply_directory(request, parent, croft_slice_str(request->name), &digest);
 }
 
@@ -241,7 +240,9 @@ static bool run_getattr(struct request *request)
 		struct croft_digest digest = node_digest(&node);
 		struct directory *directory;
 		struct croft_error err;
-		enum loaded loaded = load_directory(mount, &digest, &directory, &err);
+		enum loaded loaded = mount_load_directory(mount, &digest, &directory, &err);
+		if (loaded == MISSING && !request->on_heap)
+			ahead_begin(mount, &digest, request_group(request));
 		if (loaded != LOADED)
 			return await_directory(request, loaded, &digest, &err);
 		node = directory_self(directory, node.ino);
@@ -318,7 +319,7 @@ static bool list_entry(struct listing *listing, const struct directory_entry *en
 	struct directory *child;
 	struct croft_error err;
 	/* One whose message cannot be had is listed all the same; looking it up says why. */
-	if (!listing->request->plus || load_directory(mount, &digest, &child, &err) != LOADED)
+	if (!listing->request->plus || mount_load_directory(mount, &digest, &child, &err) != LOADED)
 		return list(listing, name, ino, S_IFDIR, NULL, next);
 	node = directory_self(child, ino);
 	release_directory(mount, child);
@@ -402,7 +403,7 @@ static bool run_readdir(struct request *request)
 	if (parent.kind == NODE_DIRECTORY) {
 		struct croft_digest digest = node_digest(&parent);
 		struct croft_error err;
-		enum loaded loaded = load_directory(mount, &digest, &listing.directory, &err);
+		enum loaded loaded = mount_load_directory(mount, &digest, &listing.directory, &err);
 		if (loaded != LOADED)
 			return await_directory(request, loaded, &digest, &err);
 		if (request->plus && mount->fetcher && !request->children_tried) {
@@ -467,6 +468,7 @@ static bool run_read(struct request *request)
 	case PARTIAL_WAITS:
 		return false;
 	default:
+		siblings_missed(request, &node);
 		return request_wait(request, &digest, 1, false, false);
 	}
 }

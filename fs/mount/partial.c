@@ -12,6 +12,7 @@
 enum {
 	KNOWN_LIMIT = 256, /* recipes that are remembered */
 	AHEAD_MOST = 64,   /* chunks fetched ahead at once */
+	FIRST_MOST = 16,
 	PIECE_CHUNKS = 2,  /* that a piece is of, usually: few chunks are smaller than one */
 };
 /* A smaller blob comes in little more time than it takes to ask how it is made. */
@@ -273,15 +274,23 @@ static void plan_ahead(struct partial *partial, size_t from, struct plan *plan)
 	partial->trigger = from + plan->count / 2;
 }
 
+/* What the link could bring in the time of one round trip, which every further wait costs: a chunk of 512 KiB takes
+ * 4 ms of a gigabit. */
+static size_t first_window(const struct croft_mount *mount)
+{
+	uint64_t chunks = croft_fetch_round_trip_ns(mount->fetcher) / 4000000;
+	return chunks < 1 ? 1 : chunks < FIRST_MOST ? (size_t)chunks : FIRST_MOST;
+}
+
 /* Somebody waits for chunks up to `last`. Each time that this happens more is fetched ahead, unless
  * less than half of what was is read. `lock` held. */
-static void plan_after_miss(struct partial *partial, size_t last, struct plan *plan)
+static void plan_after_miss(struct partial *partial, size_t last, size_t first_window, struct plan *plan)
 {
 	plan_ahead(partial, last + 1, plan);
 	if (partial->useful * 2 < partial->ahead - plan->count)
 		partial->window /= 2;
 	else
-		partial->window = partial->window == 0 ? 1
+		partial->window = partial->window == 0 ? first_window
 			: partial->window * 2 < AHEAD_MOST ? partial->window * 2
 											   : AHEAD_MOST;
 }
@@ -339,13 +348,14 @@ static enum partial_answer answer_piece(struct request *request, struct partial 
 {
 	struct croft_mount *mount = request->mount;
 	struct plan plan = {.count = 0};
-	size_t first = chunk_at(partial, request->offset);
+	size_t first = first_window(mount);
+	size_t begin = chunk_at(partial, request->offset);
 	size_t last = chunk_at(partial, request->offset + wanted - 1);
 	pthread_mutex_lock(&mount->partials->lock);
 	bool new_file = !partial->counted;
 	partial->counted = true;
-	plan_after_miss(partial, last, &plan);
-	for (size_t i = first; i <= last; i++) {
+	plan_after_miss(partial, last, first, &plan);
+	for (size_t i = begin; i <= last; i++) {
 		touch(partial, i, CHUNK_READ);
 		if (plan.count < AHEAD_MOST + PIECE_CHUNKS)
 			plan.chunks[plan.count++] = partial->chunks[i];
@@ -375,13 +385,14 @@ static enum partial_answer answer_span(struct request *request, struct partial *
 	}
 	struct plan plan = {.count = 0};
 	uint64_t group = request_group(request);
+	size_t first = first_window(mount);
 	pthread_mutex_lock(&mount->partials->lock);
 	bool new_file = !partial->counted;
 	partial->counted = true;
 	if (span.missing_count == 0)
 		plan_after_hit(mount->partials, partial, span.first, span.last, &plan);
 	else
-		plan_after_miss(partial, span.last, &plan);
+		plan_after_miss(partial, span.last, first, &plan);
 	pthread_mutex_unlock(&mount->partials->lock);
 	bool answered = true;
 	if (span.missing_count == 0)

@@ -11,6 +11,9 @@ enum {
 	GAP = 2,         /* places from one file read to the next: at most every second is not read */
 	IN_ORDER = 3,    /* files read in order that make a scan */
 	AHEAD_FIRST = 16, AHEAD_MOST = 512, AHEAD_BYTES = 4 << 20,
+	MISSES = 2,      /* of a directory, then others in it are guessed */
+	GUESS_SHARE = 32, /* of what was fetched may be guessed */
+	LONG_NS = 4000000, /* a round trip */
 };
 
 struct hint {
@@ -23,6 +26,9 @@ struct scan {
 	uint32_t run;       /* how many were read in order up to there */
 	uint32_t until;     /* what stands before that was fetched ahead */
 	uint32_t ahead;     /* how many to fetch the next time */
+	uint32_t misses;
+	uint32_t guessed;   /* so many places behind the one that was missed first, all around */
+	uint32_t guessed_from;
 	uint64_t used;
 };
 
@@ -31,6 +37,7 @@ struct siblings {
 	struct hint hints[HINTS];
 	struct scan scans[SCANS];
 	uint64_t uses;
+	uint64_t earned; /* bytes that may be guessed */
 	uint32_t finished_ahead; /* of the scan that came to its directory's end last, if none broke off since */
 };
 
@@ -154,31 +161,93 @@ static void fetch_missing(struct request *request, struct croft_digest *digests,
 		request_fetch_ahead(request->mount, digests, missing, request_group(request));
 }
 
+/* The directory that the file was seen in last, and where; to be released. NULL: not known. */
+static struct directory *find_place(struct request *request, const struct node *node, struct hint *hint)
+{
+	struct croft_mount *mount = request->mount;
+	struct node parent;
+	if (!mount->fetcher || node->size > SMALL_BYTES || request->on_heap ||
+		!find_hint(mount->siblings, request->node, hint) ||
+		!nodes_get(mount->nodes, hint->parent, &parent) || parent.kind != NODE_DIRECTORY)
+		return NULL;
+	struct croft_digest digest = node_digest(&parent);
+	struct directory *directory = directory_cache_get(mount->directories, &digest);
+	/* The id of the parent may be another's by now. */
+	if (directory && (hint->place >= directory->count ||
+		memcmp(directory->entries[hint->place].hash, node->hash, sizeof(node->hash)) != 0)) {
+		directory_cache_release(mount->directories, directory);
+		directory = NULL;
+	}
+	return directory;
+}
+
 void siblings_read(struct request *request, const struct node *node)
 {
 	struct croft_mount *mount = request->mount;
+	struct croft_digest digests[AHEAD_MOST];
 	struct hint hint;
-	struct node parent;
-	if (!mount->fetcher || node->size > SMALL_BYTES || request->on_heap ||
-		!find_hint(mount->siblings, request->node, &hint) ||
-		!nodes_get(mount->nodes, hint.parent, &parent) || parent.kind != NODE_DIRECTORY)
-		return;
-	struct croft_digest digest = node_digest(&parent), digests[AHEAD_MOST];
-	struct directory *directory = directory_cache_get(mount->directories, &digest);
+	struct directory *directory = find_place(request, node, &hint);
 	if (!directory)
 		return;
-	/* The id of the parent may be another's by now. */
-	if (hint.place < directory->count &&
-		memcmp(directory->entries[hint.place].hash, node->hash, sizeof(node->hash)) == 0) {
-		uint32_t from = 0;
-		size_t count = 0;
-		pthread_mutex_lock(&mount->siblings->lock);
-		struct scan *scan = scan_of(mount->siblings, hint.parent);
-		uint32_t most = advance(mount->siblings, scan, directory, hint.place, &from);
-		if (most)
-			scan->until = choose(directory, from, most, digests, &count);
-		pthread_mutex_unlock(&mount->siblings->lock);
-		fetch_missing(request, digests, count);
+	uint32_t from = 0;
+	size_t count = 0;
+	pthread_mutex_lock(&mount->siblings->lock);
+	struct scan *scan = scan_of(mount->siblings, hint.parent);
+	uint32_t most = advance(mount->siblings, scan, directory, hint.place, &from);
+	if (most)
+		scan->until = choose(directory, from, most, digests, &count);
+	pthread_mutex_unlock(&mount->siblings->lock);
+	fetch_missing(request, digests, count);
+	directory_cache_release(mount->directories, directory);
+}
+
+/* Guessing ------------------------------------------------------------------------------------ */
+
+void siblings_earn(struct siblings *siblings, uint64_t bytes)
+{
+	CROFT_LOCKED(&siblings->lock);
+	siblings->earned += bytes / GUESS_SHARE;
+}
+
+/* Those behind the ones that were guessed before, for half of what may be spent. The lock is held. */
+static size_t guess(struct siblings *siblings, struct scan *scan, const struct directory *directory,
+	struct croft_digest *digests)
+{
+	uint64_t bytes = 0, most = siblings->earned / 2;
+	size_t count = 0;
+	for (; scan->guessed < directory->count && count < AHEAD_MOST; scan->guessed++) {
+		size_t at = ((size_t)scan->guessed_from + scan->guessed) % directory->count;
+		const struct directory_entry *entry = &directory->entries[at];
+		if (!is_small(entry))
+			continue;
+		if (bytes + entry->size > most)
+			break;
+		digests[count].size_bytes = entry->size;
+		memcpy(digests[count++].hash, entry->hash, sizeof(entry->hash));
+		bytes += entry->size;
 	}
+	siblings->earned -= bytes;
+	return count;
+}
+
+void siblings_missed(struct request *request, const struct node *node)
+{
+	struct croft_mount *mount = request->mount;
+	struct croft_digest digests[AHEAD_MOST];
+	struct hint hint;
+	if (!mount->fetcher || croft_fetch_round_trip_ns(mount->fetcher) < LONG_NS)
+		return;
+	struct directory *directory = find_place(request, node, &hint);
+	if (!directory)
+		return;
+	size_t count = 0;
+	pthread_mutex_lock(&mount->siblings->lock);
+	struct scan *scan = scan_of(mount->siblings, hint.parent);
+	if (scan->misses++ == 0)
+		scan->guessed_from = hint.place;
+	if (scan->misses >= MISSES)
+		count = guess(mount->siblings, scan, directory, digests);
+	pthread_mutex_unlock(&mount->siblings->lock);
+	fetch_missing(request, digests, count);
 	directory_cache_release(mount->directories, directory);
 }

@@ -48,8 +48,9 @@ static void free_waiting(struct waiting *waiting)
 	free(waiting);
 }
 
-static void free_request(struct request *request)
+void request_free(struct request *request)
 {
+	ahead_destroy(request->ahead);
 	free(request->piece);
 	free(request->name);
 	free(request);
@@ -96,9 +97,12 @@ static void unlink_request(struct waiting *waiting, struct request *request)
 /* A file that comes in parts is counted with the first of them. `lock` held. */
 static void charge(struct request *request, uint64_t bytes)
 {
-	bool part = request->kind >= WAIT_RECIPE;
+	bool directory = request->kind == WAIT_DIRECTORY || request->kind == DIRECTORIES_AHEAD;
+	bool part = request->kind >= WAIT_RECIPE && !directory;
 	accounts_charge(request->waiting->mount->accounts, request->group,
-		request->kind == WAIT_DIRECTORY, part ? request->new_file : 1, bytes);
+		directory, part ? request->new_file : 1, bytes);
+	if (!directory)
+		siblings_earn(request->waiting->mount->siblings, bytes);
 	request->new_file = false;
 }
 
@@ -118,9 +122,9 @@ static void fetched(void *user, const struct croft_digest *digest, uint64_t move
 	}
 	if (--request->pending == 0) {
 		unlink_request(waiting, request);
-		if (!waiting->closed && request->kind != FETCH_AHEAD)
+		if (!waiting->closed && request->kind < FETCH_AHEAD)
 			accounts_resume(waiting->mount->accounts, request->group);
-		if (request->fuse) {
+		if (request->fuse || (request->ahead && !waiting->closed && !waiting->keeping)) {
 			make_ready(waiting, request);
 		} else {
 			finished = request;
@@ -129,7 +133,7 @@ static void fetched(void *user, const struct croft_digest *digest, uint64_t move
 	bool last = waiting->users == 0;
 	pthread_mutex_unlock(&waiting->lock);
 	if (finished)
-		free_request(finished);
+		request_free(finished);
 	if (last)
 		free_waiting(waiting);
 }
@@ -166,7 +170,7 @@ static void submit(struct croft_mount *mount, struct request *request,
 		ask_recipe(request, digests);
 		return;
 	}
-	bool background = request->kind == FETCH_AHEAD;
+	bool background = request->kind >= FETCH_AHEAD;
 	struct croft_fetch_request *fetches = croft_array(count, sizeof(*fetches));
 	for (size_t i = 0; i < count; i++)
 		fetches[i] = (struct croft_fetch_request){
@@ -254,7 +258,7 @@ static bool wait_for(struct request *request, const struct croft_digest *digests
 	if (closed) {
 		answer(waiting, ENOTCONN);
 		if (waiting != request)
-			free_request(waiting);
+			request_free(waiting);
 		return true;
 	}
 	if (first)
@@ -301,9 +305,27 @@ void request_fetch_ahead(struct croft_mount *mount, const struct croft_digest *d
 		link_request(mount->waiting, request);
 	pthread_mutex_unlock(&mount->waiting->lock);
 	if (closed)
-		free_request(request);
+		request_free(request);
 	else
 		submit(mount, request, digests, count);
+}
+
+bool request_wait_ahead(struct request *request, const struct croft_digest *digests, size_t count)
+{
+	struct croft_mount *mount = request->mount;
+	request->waiting = mount->waiting;
+	request->on_heap = true;
+	request->kind = DIRECTORIES_AHEAD;
+	request->optional = true;
+	request->pending = (unsigned)count;
+	pthread_mutex_lock(&mount->waiting->lock);
+	bool goes_on = !mount->waiting->closed && !mount->waiting->keeping;
+	if (goes_on)
+		link_request(mount->waiting, request);
+	pthread_mutex_unlock(&mount->waiting->lock);
+	if (goes_on)
+		submit(mount, request, digests, count);
+	return goes_on;
 }
 
 uint64_t request_group(const struct request *request)
@@ -340,9 +362,10 @@ void *waiting_serve(void *user)
 		if (!waiting->ready)
 			waiting->ready_end = &waiting->ready;
 		pthread_mutex_unlock(&waiting->lock);
-		fuse_req_interrupt_func(request->fuse, NULL, NULL);
+		if (request->fuse)
+			fuse_req_interrupt_func(request->fuse, NULL, NULL);
 		if (request->run(request))
-			free_request(request);
+			request_free(request);
 		pthread_mutex_lock(&waiting->lock);
 	}
 	pthread_mutex_unlock(&waiting->lock);
@@ -390,10 +413,26 @@ int waiting_look(struct waiting *waiting)
 	return count ? LOOK_INTERVAL_MS : -1;
 }
 
+/* Of those that are ready: the other process knows nothing of them. `lock` held. */
+static void drop_unasked(struct waiting *waiting)
+{
+	struct request **link = &waiting->ready;
+	for (struct request *request; (request = *link);) {
+		if (request->fuse) {
+			link = &request->next;
+			continue;
+		}
+		*link = request->next;
+		request_free(request);
+	}
+	waiting->ready_end = link;
+}
+
 void waiting_keep(struct waiting *waiting)
 {
 	CROFT_LOCKED(&waiting->lock);
 	waiting->keeping = true;
+	drop_unasked(waiting);
 	pthread_cond_broadcast(&waiting->changed);
 }
 
@@ -416,12 +455,12 @@ void waiting_close(struct waiting *waiting)
 	pthread_mutex_unlock(&waiting->lock);
 	for (struct request *next; ready; ready = next) {
 		next = ready->next;
-		if (waiting->mount->left) { /* another process answers it */
+		if (waiting->mount->left && ready->fuse) { /* another process answers it */
 			fuse_req_interrupt_func(ready->fuse, NULL, NULL);
 			fuse_reply_none(ready->fuse);
 		} else {
 			answer(ready, ENOTCONN);
 		}
-		free_request(ready);
+		request_free(ready);
 	}
 }

@@ -38,6 +38,7 @@ struct croft_fetcher {
 	bool answering;  /* a request has left `pending`, but its `done` has not returned */
 	bool splits;     /* says of what chunks a blob is made, */
 	bool gives_pieces; /* with the bytes that are wanted */
+	uint64_t round_trip_ns; /* as it tells */
 	uint64_t moved_bytes;
 	unsigned asked, moved, calls; /* requests, blobs that were moved, croft_fetch_many calls */
 };
@@ -100,6 +101,11 @@ static struct croft_digest farm_add(struct croft_fetcher *farm, const void *data
 	farm->blobs[farm->blob_count].data = malloc(size);
 	memcpy(farm->blobs[farm->blob_count++].data, data, size);
 	return digest;
+}
+
+uint64_t croft_fetch_round_trip_ns(const struct croft_fetcher *farm)
+{
+	return farm->round_trip_ns;
 }
 
 void croft_fetch_recipe(struct croft_fetcher *farm, const struct croft_recipe_request *request)
@@ -176,6 +182,21 @@ static inline unsigned farm_moved(struct croft_fetcher *farm)
 {
 	CROFT_LOCKED(&farm->lock);
 	return farm->moved;
+}
+
+/* Until so much has come. */
+static inline void farm_await_moved(struct croft_fetcher *farm, unsigned blobs, uint64_t bytes)
+{
+	for (int tries = 0;; tries++) {
+		pthread_mutex_lock(&farm->lock);
+		bool come = farm->moved >= blobs && farm->moved_bytes >= bytes;
+		pthread_mutex_unlock(&farm->lock);
+		if (come)
+			break;
+		assert_true(tries < 10000);
+		usleep(1000);
+	}
+	farm_settle(farm);
 }
 
 struct fixture {

@@ -37,11 +37,10 @@ static void no_file_that_was_not_read_is_fetched(void **state)
 	}
 	struct croft_digest root = finish_tree(fixture, ON_FARM, builder);
 	mount_it(fixture, true, NULL);
-	/* Its own message, and those of a directory on the path. */
+	/* Its own message, and those below. */
 	stat_of(place(fixture, &root, "d7/file"));
-	assert_int_equal(farm_moved(fixture->farm), 2);
-	/* Listing brings the messages below together. */
 	assert_int_equal(count_entries(place(fixture, &root, "")), 52);
+	farm_await_moved(fixture->farm, 51, 0);
 	assert_int_equal(farm_moved(fixture->farm), 51);
 	assert_true(fixture->farm->calls < 10);
 	for (int i = 0; i < 50; i++) {
@@ -53,7 +52,7 @@ static void no_file_that_was_not_read_is_fetched(void **state)
 	assert_int_equal(farm_moved(fixture->farm), 52);
 }
 
-/* d/000 to d/199, on the farm; returns how much was asked for until the directory was listed. */
+/* d/000 to d/199, which are on the farm; returns how much was asked for until the directory was listed. */
 static unsigned list_200(struct fixture *fixture, struct croft_digest *root)
 {
 	struct croft_tree_builder *builder = new_tree();
@@ -62,7 +61,7 @@ static unsigned list_200(struct fixture *fixture, struct croft_digest *root)
 		snprintf(path, sizeof(path), "d/%03d", i);
 		add_file(builder, path, put(fixture, ON_FARM, path), false);
 	}
-	*root = finish_tree(fixture, ON_FARM, builder);
+	*root = finish_tree(fixture, LOCAL, builder);
 	mount_it(fixture, true, NULL);
 	assert_int_equal(count_entries(place(fixture, root, "d")), 202);
 	return farm_asked(fixture->farm);
@@ -187,6 +186,136 @@ static void charges_fetches_to_the_group_that_caused_them(void **state)
 	assert_int_equal(account.fetched_files, 0);
 }
 
+/* One waits for a level of the tree at most, however deep it goes on. */
+static void directories_below_a_root_come_ahead(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_tree_builder *builder = new_tree();
+	char path[64] = "", name[96];
+	enum { DEPTH = 8 };
+	for (int i = 0; i < DEPTH; i++) {
+		snprintf(path + strlen(path), sizeof(path) - strlen(path), "d%d/", i);
+		for (int k = 0; k < 5; k++) {
+			snprintf(name, sizeof(name), "%sother%d/file", path, k);
+			add_file(builder, name, put(fixture, ON_FARM, name), false);
+		}
+	}
+	struct croft_digest root = finish_tree(fixture, ON_FARM, builder);
+	mount_it(fixture, true, NULL);
+	stat_of(place(fixture, &root, ""));
+	farm_await_moved(fixture->farm, 1 + DEPTH + DEPTH * 5, 0);
+	assert_in_range(fixture->farm->calls, DEPTH, DEPTH + 3);
+	unsigned moved = farm_moved(fixture->farm);
+	farm_hold(fixture->farm, true);
+	snprintf(name, sizeof(name), "%sother3/file", path);
+	assert_int_equal(stat_of(place(fixture, &root, name)).st_size, strlen(name));
+	farm_hold(fixture->farm, false);
+	assert_int_equal(farm_moved(fixture->farm), moved);
+}
+
+static void not_all_directories_of_a_large_tree_come_ahead(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_tree_builder *builder = new_tree();
+	struct croft_digest file = put(fixture, ON_FARM, "text");
+	char name[320];
+	for (int i = 0; i < 3000; i++) {
+		snprintf(name, sizeof(name), "d%d/e%d/%0250d", i % 50, i, i);
+		add_file(builder, name, file, false);
+	}
+	struct croft_digest root = finish_tree(fixture, ON_FARM, builder);
+	mount_it(fixture, true, NULL);
+	stat_of(place(fixture, &root, ""));
+	farm_await_moved(fixture->farm, 0, 256 << 10);
+	assert_in_range(fixture->farm->moved_bytes, 256 << 10, 512 << 10);
+}
+
+/* In a directory of which some were missed, over a link on which that takes long. */
+static void small_files_are_guessed_over_a_long_link(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_digest root;
+	unsigned asked = list_200(fixture, &root);
+	/* Nothing was fetched yet that would pay for it. */
+	fixture->farm->round_trip_ns = 50000000;
+	read_one(fixture, &root, 150);
+	read_one(fixture, &root, 20);
+	assert_int_equal(farm_asked(fixture->farm), asked + 2);
+	struct croft_tree_builder *builder = new_tree();
+	uint8_t *data = calloc(1, 64000);
+	struct croft_digest large = put_bytes(fixture, ON_FARM, data, 64000);
+	free(data);
+	add_file(builder, "large", large, false);
+	struct croft_digest other = finish_tree(fixture, LOCAL, builder);
+	CROFT_CLEANUP_FD int fd = open(place(fixture, &other, "large"), O_RDONLY | O_CLOEXEC);
+	char byte;
+	assert_int_equal(read(fd, &byte, 1), 1);
+	asked = farm_asked(fixture->farm);
+	/* A 32nd of 64,000 bytes, half of it at once, is 200 files of 5 bytes, of which two are here. */
+	read_one(fixture, &root, 100);
+	farm_settle(fixture->farm);
+	assert_int_equal(farm_asked(fixture->farm), asked + 1 + 198);
+	read_one(fixture, &root, 77);
+	assert_int_equal(farm_asked(fixture->farm), asked + 1 + 198);
+}
+
+/* Read again after these, what was read before is not held open by the mount any more. */
+enum { OTHERS = 130 };
+
+static void evict_all(struct fixture *fixture, const struct croft_digest *root, const struct croft_digest *file)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	char path[32];
+	bool there = true;
+	for (int i = 0; i < OTHERS; i++) {
+		snprintf(path, sizeof(path), "others/%d", i);
+		int fd = open(place(fixture, root, path), O_RDONLY | O_CLOEXEC);
+		assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+		assert_true(read(fd, path, sizeof(path)) > 0);
+		close(fd);
+	}
+	farm_settle(fixture->farm);
+	/* Some are still open, so that it does not come down to one byte. */
+	croft_store_collect(fixture->store, 1, NULL, NULL, &err);
+	assert_ok(croft_store_has(fixture->store, file, 1, &there, &err), err);
+	assert_false(there);
+}
+
+/* No open reaches the mount, so an open file keeps nothing from being evicted. */
+static void what_was_evicted_under_an_open_file_is_fetched_again(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { SIZE = 3 << 20, PART = 4096 };
+	uint8_t *data = malloc(SIZE), back[PART];
+	char path[32];
+	for (uint32_t i = 0; i < SIZE; i++)
+		data[i] = (uint8_t)(i * 2654435761u >> 24);
+	struct croft_digest file = put_bytes(fixture, ON_FARM, data, SIZE);
+	struct croft_tree_builder *builder = new_tree();
+	add_file(builder, "d/file", file, false);
+	for (int i = 0; i < OTHERS; i++) {
+		snprintf(path, sizeof(path), "others/%d", i);
+		add_file(builder, path, put(fixture, ON_FARM, path), false);
+	}
+	struct croft_digest root = finish_tree(fixture, ON_FARM, builder);
+	mount_it(fixture, true, NULL);
+	CROFT_CLEANUP_FD int fd = open(place(fixture, &root, "d/file"), O_RDONLY | O_CLOEXEC);
+	assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM), 0); /* the kernel reads nothing ahead */
+	for (off_t at = 0; at < SIZE; at += 1 << 20) {
+		uint64_t moved = fixture->farm->moved_bytes;
+		assert_int_equal(pread(fd, back, PART, at), PART);
+		assert_memory_equal(back, data + at, PART);
+		/* Directories may come meanwhile. */
+		assert_in_range(fixture->farm->moved_bytes - moved, SIZE, SIZE + (1 << 20));
+		evict_all(fixture, &root, &file);
+	}
+	/* So are Directory messages that the mount does not remember. */
+	unmount_it(fixture);
+	mount_it(fixture, true, NULL);
+	assert_int_equal(stat_of(place(fixture, &root, "d/file")).st_size, SIZE);
+	free(data);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -196,6 +325,10 @@ int main(int argc, char **argv)
 		mount_test(small_files_that_are_read_here_and_there_fetch_no_others),
 		mount_test(readers_wait_for_a_fetch_and_all_get_it),
 		mount_test(a_look_up_that_waits_holds_up_no_other_in_its_directory),
+		mount_test(directories_below_a_root_come_ahead),
+		mount_test(not_all_directories_of_a_large_tree_come_ahead),
+		mount_test(small_files_are_guessed_over_a_long_link),
+		mount_test(what_was_evicted_under_an_open_file_is_fetched_again),
 		mount_test(charges_fetches_to_the_group_that_caused_them),
 	};
 	return run_mount_tests(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));

@@ -2,6 +2,8 @@
 /* A mount's life: readers that are killed, the end of it, and processes that hand it over. */
 #include "tests/unit/fs/mount_main.h"
 
+#include <malloc.h>
+
 static void a_killed_process_does_not_wait_for_its_fetch(void **state)
 {
 	struct fixture *fixture = *state;
@@ -205,21 +207,44 @@ static void is_unmounted_when_nothing_is_open(void **state)
 	fixture->mounted = false;
 }
 
+struct held {
+	size_t descriptors, threads, mounts, memory;
+};
+
+static struct held what_is_held(void)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct held held = {count_entries("/proc/self/fd"), count_entries("/proc/self/task"), 0, mallinfo2().uordblks};
+	char *mounts;
+	size_t size;
+	assert_ok(croft_read_file(AT_FDCWD, "/proc/self/mountinfo", 1 << 30, &mounts, &size, &err), err);
+	for (const char *at = mounts; (at = memmem(at, size - (size_t)(at - mounts), "/tmp/croft-mount-", 17)); at++)
+		held.mounts++;
+	free(mounts);
+	return held;
+}
+
+/* By each transport half of them. */
 static void can_be_mounted_a_thousand_times(void **state)
 {
 	struct fixture *fixture = *state;
 	struct croft_tree_builder *builder = new_tree();
 	add_file(builder, "file", put(fixture, LOCAL, "text"), false);
 	struct croft_digest root = finish_tree(fixture, LOCAL, builder);
-	size_t descriptors = 0;
-	for (int i = 0; i < 500; i++) { /* by each transport */
+	struct held before = {0};
+	for (int i = 0; i < 500; i++) {
 		mount_it(fixture, false, NULL);
 		assert_content(place(fixture, &root, "file"), "text");
 		unmount_it(fixture);
 		if (i == 10)
-			descriptors = count_entries("/proc/self/fd");
+			before = what_is_held();
 	}
-	assert_int_equal(count_entries("/proc/self/fd"), descriptors);
+	struct held after = what_is_held();
+	assert_int_equal(after.descriptors, before.descriptors);
+	assert_int_equal(after.threads, before.threads);
+	assert_int_equal(after.mounts, 0);
+	/* A mount's struct alone would be more than that each time. */
+	assert_true(after.memory < before.memory + 489 * 100);
 }
 
 int main(int argc, char **argv)
