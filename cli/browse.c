@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Looking into trees: ls, cat, du, find. */
 #include "cli/commands.h"
+#include "cli/names.h"
 #include "cli/output.h"
 #include "cli/ref.h"
 #include "proto/base/cleanup.h"
@@ -8,6 +9,7 @@
 #include <fnmatch.h>
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 /* Opens the connection and the entry that an argument names, or fails. */
 struct look {
@@ -118,14 +120,45 @@ static bool list_one(struct look *look, const char *text, bool recursive, struct
 	return true;
 }
 
+static const char *format_time(int64_t unix_ns, bool local, char text[32])
+{
+	time_t seconds = (time_t)(unix_ns / 1000000000);
+	struct tm parts;
+	if (local)
+		localtime_r(&seconds, &parts);
+	else
+		gmtime_r(&seconds, &parts);
+	strftime(text, 32, local ? "%Y-%m-%d %H:%M" : "%Y-%m-%dT%H:%M:%SZ", &parts);
+	return text;
+}
+
+static bool list_name(void *user, const struct named_tree *tree)
+{
+	struct look *look = user;
+	char digest[CROFT_DIGEST_TEXT], time[32];
+	struct croft_slice name = croft_slice_str(tree->name);
+	if (look->json) {
+		json_array_append_new(look->json, json_pack("{s:o, s:o, s:s}", "name", json_bytes(name), "digest",
+			json_digest(&tree->root), "named_at", format_time(tree->pushed_unix_ns, false, time)));
+		return true;
+	}
+	if (look->long_form) {
+		croft_digest_format(&tree->root, '-', digest);
+		printf("%s  %-72s  ", format_time(tree->pushed_unix_ns, true, time), digest);
+	}
+	print_name(name, stdout);
+	putchar('\n');
+	return true;
+}
+
 static int ls_run(const struct options *options, struct croft_error *err)
 {
-	if (!options_arguments(options, 1, SIZE_MAX, err))
-		return MISUSED;
 	struct look look;
 	bool ok = look_open(&look, options, err);
 	look.long_form = options_given(options, "long");
 	look.json = options_given(options, "json") ? json_array() : NULL;
+	if (ok && options->argc == 0)
+		ok = names_list(&look.client, "", list_name, &look, err);
 	for (int i = 0; ok && i < options->argc; i++) {
 		if (options->argc > 1 && !look.json)
 			printf("%s%s:\n", i ? "\n" : "", options->argv[i]);
@@ -138,7 +171,7 @@ static int ls_run(const struct options *options, struct croft_error *err)
 }
 
 static const struct option_spec ls_options[] = {
-	{"long", 'l', NULL, "with mode, size and the start of the digest"},
+	{"long", 'l', NULL, "with mode, size and the start of the digest; of names, when they were given and the digest"},
 	{"recursive", 'R', NULL, "everything below, as paths"},
 	{"json", 0, NULL, "as JSON"},
 	{0},
@@ -146,10 +179,11 @@ static const struct option_spec ls_options[] = {
 
 const struct command command_ls = {
 	.name = "ls",
-	.arguments = "REF[:PATH]…",
-	.summary = "List what stands in a tree",
+	.arguments = "[REF[:PATH]…]",
+	.summary = "List the names of trees, or what stands in a tree",
 	.details = "A REF is a digest or a name that `croft import --name` gave. Symlinks in PATH are\n"
-		   "followed inside the tree.",
+		   "followed inside the tree. Without a REF the names are listed that the farm has trees for\n"
+		   "(of this instance).",
 	.options = ls_options,
 	.client = true,
 	.run = ls_run,

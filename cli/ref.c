@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Names of trees are assets of the Remote Asset API, under this URI: */
-#define ARTIFACT_URI "urn:croft:artifact:"
-
 #include "cli/ref.h"
 
+#include "cli/names.h"
 #include "cli/view.h"
 
 #include "proto/base/cleanup.h"
@@ -98,7 +96,7 @@ bool ref_root(struct client *client, const struct ref *ref, struct croft_digest 
 		if (failure.code == CROFT_OK)
 			return croft_error_set(err, CROFT_NOT_FOUND,
 				"\"%s\" is neither a digest nor a name that `croft import --name` gave here, nor a "
-				"job that the farm remembers",
+				"job that the farm remembers; `croft ls` lists the names",
 				name);
 	}
 	if (err)

@@ -185,6 +185,11 @@ void croft_store_record_put_many(
 bool croft_store_record_get(struct croft_store *store, enum croft_record_table table,
 	struct croft_slice key, struct croft_arena *arena, struct croft_slice *value,
 	struct croft_error *err);
+/* Shows the visitor those of a table that have not expired, in no order, whether or not all that they name is there;
+ * what it sees is valid until it returns, and it may not call the store. Records that come or go meanwhile may be seen. */
+typedef void croft_record_visit(void *user, struct croft_slice key, struct croft_slice value);
+bool croft_store_record_walk(struct croft_store *store, enum croft_record_table table,
+	croft_record_visit *visit, void *user, struct croft_error *err);
 bool croft_store_record_delete(struct croft_store *store, enum croft_record_table table,
 	struct croft_slice key, struct croft_error *err);
 

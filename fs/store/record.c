@@ -10,7 +10,10 @@
 
 #include <stdlib.h>
 
-enum { RECORD_MOST = 64 << 20 };
+enum {
+	RECORD_MOST = 64 << 20,
+	WALK_AT_ONCE = 1024, /* by one transaction: while it is open, no page that it sees is used again */
+};
 
 struct head {
 	int64_t expires_unix_ns; /* 0: never */
@@ -282,6 +285,54 @@ bool croft_store_record_get(struct croft_store *store, enum croft_record_table t
 	return missing_count == 0 ||
 		   croft_error_set(err, CROFT_NOT_FOUND,
 			   "%zu blobs that the record names are not in the store any more", missing_count);
+}
+
+/* Up to WALK_AT_ONCE of those behind `last` (which is replaced), or the first. 1: there may be more, 0: none, -1. */
+static int walk_some(struct croft_store *store, MDB_dbi table, bool begun, uint8_t last[CROFT_HASH_SIZE],
+	croft_record_visit *visit, void *user, struct croft_error *err)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	MDB_cursor *cursor;
+	MDB_txn *txn = store_read_begin(&store->index, err);
+	if (!txn)
+		return -1;
+	MDB_val name = {CROFT_HASH_SIZE, last}, stored;
+	int64_t now_ns = croft_unix_ns();
+	int code = mdb_cursor_open(txn, table, &cursor);
+	if (code == 0) {
+		code = mdb_cursor_get(cursor, &name, &stored, begun ? MDB_SET_RANGE : MDB_FIRST);
+		if (code == 0 && begun && memcmp(name.mv_data, last, CROFT_HASH_SIZE) == 0)
+			code = mdb_cursor_get(cursor, &name, &stored, MDB_NEXT);
+		for (unsigned i = 0; code == 0 && i < WALK_AT_ONCE; i++) {
+			struct head head;
+			struct croft_ref *refs;
+			struct croft_slice key, value;
+			croft_arena_reset(arena);
+			memcpy(last, name.mv_data, CROFT_HASH_SIZE);
+			if (take_apart(CROFT_SLICE(stored.mv_data, stored.mv_size), arena, &head, &refs, &key, &value) &&
+				(!head.expires_unix_ns || head.expires_unix_ns > now_ns))
+				visit(user, key, value);
+			code = mdb_cursor_get(cursor, &name, &stored, MDB_NEXT);
+		}
+		mdb_cursor_close(cursor);
+	}
+	store_read_end(&store->index, txn);
+	if (code == 0 || code == MDB_NOTFOUND)
+		return code == 0;
+	store_mdb_error(err, code, "listing records");
+	return -1;
+}
+
+bool croft_store_record_walk(struct croft_store *store, enum croft_record_table table,
+	croft_record_visit *visit, void *user, struct croft_error *err)
+{
+	if (!check_table(store, table, false, err))
+		return false;
+	uint8_t last[CROFT_HASH_SIZE];
+	int more = walk_some(store, store->index.records[table], false, last, visit, user, err);
+	while (more > 0)
+		more = walk_some(store, store->index.records[table], true, last, visit, user, err);
+	return more == 0;
 }
 
 bool croft_store_record_delete(struct croft_store *store, enum croft_record_table table,

@@ -37,6 +37,7 @@ void serve_byte_stream_read(struct croft_services *services, struct croft_server
 void serve_byte_stream_write(struct croft_services *services, struct croft_server *server);
 void serve_action_cache(struct croft_services *services, struct croft_server *server);
 void serve_assets(struct croft_services *services, struct croft_server *server);
+void serve_names(struct croft_services *services, struct croft_server *server);
 void serve_health(struct croft_services *services, struct croft_server *server);
 void serve_reflection(struct croft_services *services, struct croft_server *server);
 

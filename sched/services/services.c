@@ -34,6 +34,7 @@ void croft_services_serve(struct croft_services *services, struct croft_server *
 	serve_byte_stream_write(services, server);
 	serve_action_cache(services, server);
 	serve_assets(services, server);
+	serve_names(services, server);
 	serve_health(services, server);
 	serve_reflection(services, server);
 }

@@ -72,6 +72,14 @@ printf 'first=%s\nsecond=%s\n' "$tree/a" "$folder/gnu.tar" >"$folder/list"
 grep -qx "second $digest" "$folder/stdout"
 "$CROFT" diff first tree:a
 
+echo "the names are listed"
+same "first other second tree" "$("$CROFT" ls | xargs)"
+"$CROFT" ls -l | grep -q "^20..-..-.. ..:..  $digest *  tree\$"
+"$CROFT" ls --json | python3 -c '
+import json, sys
+assert {name["name"]: name["digest"] for name in json.load(sys.stdin)}["tree"] == sys.argv[1]' "$digest"
+same "" "$("$CROFT" ls --instance elsewhere)"
+
 echo "merging"
 mkdir -p "$folder/m1/usr/bin" "$folder/m2/usr/bin" "$folder/m3/usr"
 echo x >"$folder/m1/usr/bin/x"
@@ -90,7 +98,7 @@ same "$absent" "$("$CROFT" blob missing "$blob" "$absent")"
 fails 1 "" "$CROFT" blob stat "$absent"
 
 echo "mistakes are explained"
-fails 1 'neither a digest nor a name' "$CROFT" ls nothing
+fails 1 '`croft ls` lists the names' "$CROFT" ls nothing
 fails 1 'there is no "a/two"' "$CROFT" cat tree:a/two
 fails 1 'is a directory' "$CROFT" cat tree:a
 fails 1 'is not empty' "$CROFT" export tree "$tree"
