@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bazel.py CROFT [--targets N] [--bazel 4.2|7.7] [-- BAZEL_FLAG...]: the workspace built on a farm that has never
+"""bazel.py CROFT [--targets N] [--bazel 4.2|7.7] [BAZEL_FLAG...]: the workspace built on a farm that has never
 seen it, after a clean from the farm's cache, and built here without any sandbox. All of it (client, server and agent)
 has the same CPUs. The flags are for the builds on the farm."""
 import argparse
@@ -209,6 +209,5 @@ parser = argparse.ArgumentParser(prog="bench/run clients")
 parser.add_argument("croft")
 parser.add_argument("--targets", type=int, default=500)
 parser.add_argument("--bazel", choices=["4.2", "7.7"], default="7.7")
-parser.add_argument("flags", nargs="*")
-options = parser.parse_args()
-main(options.croft, options.targets, options.bazel, options.flags)
+options, more = parser.parse_known_args()
+main(options.croft, options.targets, options.bazel, more)

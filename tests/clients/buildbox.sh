@@ -46,6 +46,27 @@ status=0
 "$folder/box/work/out/seven" || status=$?
 same 7 "$status"
 
+echo "a job has the agent's network where it asks for it and the agent allows it, and else none"
+reach() { # NETWORK: by a folder of its own
+    rm -rf "$folder/box/work/out"
+    box trexe --remote="http://$address" --input-path=input --output-path=reached --d=out --env=PATH=/usr/bin \
+        --platform-properties="network=$1" --log-level=info \
+        /usr/bin/bash -c "exec 3<>/dev/tcp/${plane%:*}/${plane#*:} && echo reached >reached" >"$folder/trexe.log" 2>&1
+}
+status=0
+reach on || status=$?
+[ "$status" -ne 0 ]
+has 'this agent does not allow: start it with --allow-network' "$folder/trexe.log"
+kill -TERM "$agent"
+wait "$agent" || true
+agent one --slots 2 --root-image "$toolchain" --allow-network
+ready 1
+reach on || { cat "$folder/trexe.log"; exit 1; }
+same reached "$(cat "$folder/box/work/out/reached")"
+status=0
+reach off || status=$?
+[ "$status" -ne 0 ] && [ ! -e "$folder/box/work/out/reached" ]
+
 echo "recc compiles on the farm, and the second time from its cache"
 cat >"$folder/box/work/hello.c" <<'TEXT'
 #include "hello.h"

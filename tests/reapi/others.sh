@@ -25,18 +25,18 @@ buildgrid=$client
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy
 
 # root FOLDER COPY: a copy that can be written to and has /dev.
-roots=()
 root() {
     cp -al "$1" "$2" 2>/dev/null || cp -a "$1" "$2"
     mkdir -p "$2/dev" "$2/work"
     mount --bind /dev "$2/dev"
-    roots+=("$2")
 }
 leave() {
     local status=$? made
     for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-    for made in "${roots[@]}"; do umount -l "$made/dev"; done
+    # The stagers' own, too, where one died of a name that no file can have.
+    awk -v folder="$folder/" 'index($2, folder) == 1 {print $2}' /proc/mounts | tac |
+        while read -r made; do umount -l "$made"; done
     finish "$status"
 }
 trap leave EXIT
