@@ -91,7 +91,7 @@ static json_t *json_agent(const Farm__AgentStatus *agent)
 		json_array_append_new(properties,
 			json_pack("{s:o, s:o}", "name", json_text(agent->properties[i]->name), "value",
 				json_text(agent->properties[i]->value)));
-	return json_pack("{s:o, s:o, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "id",
+	return json_pack("{s:o, s:o, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "id",
 		json_text(agent->agent_id), "hostname", json_text(agent->hostname), "slots",
 		(json_int_t)agent->slots, "running", (json_int_t)agent->running, "state",
 		json_text(agent->state), "cache_bytes", (json_int_t)agent->cache_bytes,
@@ -100,7 +100,7 @@ static json_t *json_agent(const Farm__AgentStatus *agent)
 		"fetched_bytes_per_second", (json_int_t)agent->fetched_bytes_per_second, "fetching_blobs",
 		(json_int_t)agent->fetching_blobs, "fetching_bytes", (json_int_t)agent->fetching_bytes,
 		"from_peers_bytes", (json_int_t)agent->from_peers_bytes, "served_bytes",
-		(json_int_t)agent->served_bytes, "blob_url", json_text(agent->blob_url),
+		(json_int_t)agent->served_bytes, "tracked_bytes", (json_int_t)agent->tracked_bytes, "blob_url", json_text(agent->blob_url),
 		"properties", properties);
 }
 

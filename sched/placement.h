@@ -102,6 +102,8 @@ void croft_placement_present(struct croft_placement *placement, uint32_t agent,
 	const struct croft_digest *root, uint64_t present_bytes, uint64_t total_bytes);
 void croft_placement_gone(struct croft_placement *placement, uint32_t agent,
 	const struct croft_digest *root);
+/* What the map knows it to hold, in bytes of roots. */
+double croft_placement_held(const struct croft_placement *placement, uint32_t agent);
 
 /* Jobs ------------------------------------------------------------------------------------------ */
 

@@ -19,6 +19,8 @@ static Farm__AgentStatus *agent_status(struct croft_sched *sched, const struct a
 	status->hostname = croft_arena_strdup(arena, agent->hostname);
 	status->slots = agent->slots;
 	status->running = agent->running;
+	if (agent->placed != UINT32_MAX)
+		status->tracked_bytes = (uint64_t)croft_placement_held(sched->placement, agent->placed);
 	status->state = (char *)(!agent->session ? "lost" : agent->draining ? "draining" : "ready");
 	const struct draining *draining = draining_find(sched, agent->id);
 	if (draining)

@@ -270,6 +270,11 @@ void *croft_placement_agent_user(const struct croft_placement *placement, uint32
 	return placement->agents[number].user;
 }
 
+double croft_placement_held(const struct croft_placement *placement, uint32_t number)
+{
+	return presence_held(placement->presence, number);
+}
+
 void croft_placement_agent_remove(struct croft_placement *placement, uint32_t number)
 {
 	struct agent *agent = &placement->agents[number];

@@ -100,6 +100,7 @@ class Squads:
         for process in self.processes.values():
             process.stdin.close()
         counts = [json.loads(process.stdout.readline()) for process in self.processes.values()]
+        held = {agent: held for count in counts for agent, held in count.pop("held").items()}
         counts = {key: sum(count[key] for count in counts) for key in counts[0]}
         print(f"{counts}; faults: {self.faults}; the server took up to {self.memory} MB", flush=True)
         wrong = []
@@ -109,19 +110,21 @@ class Squads:
             wrong.append(f"only {counts['done']} operations ended as they should")
         if self.memory > MEMORY_MB:
             wrong.append(f"the server took {self.memory} MB")
-        return wrong + self.left_over()
+        return wrong + self.left_over(held)
 
-    def left_over(self):
-        """What clients asked for that were killed ends, too; then all agents are there and idle."""
+    def left_over(self, held):
+        """What clients asked for that were killed ends, too; then all agents are there and idle, and the server knows
+        what they hold."""
         end = time.monotonic() + LIMIT
         while True:
             status = self.farm.status()
             ready = [agent for agent in status["agents"] if agent["state"] == "ready" and not agent["running"]]
-            if not status["queued"] and not status["running"] and len(ready) == GROUPS * AGENTS:
+            unlike = [agent["id"] for agent in ready if held[agent["id"]] != agent["tracked_bytes"]]
+            if not status["queued"] and not status["running"] and len(ready) == GROUPS * AGENTS and not unlike:
                 return []
             if time.monotonic() > end:
                 return [f"{status['queued']} are queued and {status['running']} run still; {len(ready)} of "
-                        f"{GROUPS * AGENTS} agents are ready and idle"]
+                        f"{GROUPS * AGENTS} agents are ready and idle, of which the map has wrong: {unlike[:10]}"]
             time.sleep(0.5)
 
     def end(self, good):

@@ -8,11 +8,12 @@
 #include "croft/v1/farm.pb-c.h"
 #include "google/rpc/status.pb-c.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOTS = 2, JOBS_MOST = 64, TICK_MS = 20, HEARTBEAT_TICKS = 25, AWAY_MS = 1000 };
+enum { SLOTS = 2, JOBS_MOST = 64, TICK_MS = 20, HEARTBEAT_TICKS = 25, AWAY_MS = 1000, ROOTS = 64, LOST_DELTA = 20 };
 
 struct job {
 	char lease[64];
@@ -29,9 +30,12 @@ struct fake {
 	struct croft_stream *stream; /* once it is welcome; for writing */
 	struct job jobs[JOBS_MOST]; /* that run, and results that no acknowledgement came for */
 	unsigned job_count;
+	uint64_t random_cache, epoch, sequence;
+	bool holds[ROOTS]; /* heavy roots, the same for all agents */
 };
 
 struct agents {
+	atomic_bool settled;
 	struct fake *fakes;
 	unsigned count;
 };
@@ -98,6 +102,62 @@ static void say_hello(struct fake *fake, struct croft_stream *stream)
 	say(stream, FARM__AGENT_MESSAGE__KIND_HELLO, &hello);
 }
 
+/* The cache ------------------------------------------------------------------------------------------- */
+
+static Reapi__Digest *root_digest(unsigned number, struct croft_arena *arena)
+{
+	struct croft_digest digest = croft_digest_of(&number, sizeof(number));
+	digest.size_bytes = (uint64_t)(number + 1) << 20;
+	return croft_digest_to_message(&digest, arena);
+}
+
+static void add_present(Farm__PresenceDelta *delta, unsigned number, struct croft_arena *arena)
+{
+	Farm__PresentRoot *root = croft_arena_alloc(arena, sizeof(*root));
+	farm__present_root__init(root);
+	root->root = root_digest(number, arena);
+	root->present_bytes = root->total_bytes = (uint64_t)(number + 1) << 20;
+	delta->present[delta->n_present++] = root;
+}
+
+/* All that it holds, in a new epoch. The lock is held. */
+static void say_snapshot(struct fake *fake, struct croft_stream *stream)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	Farm__PresenceDelta delta = FARM__PRESENCE_DELTA__INIT;
+	delta.epoch = ++fake->epoch;
+	fake->sequence = 0;
+	delta.snapshot = true;
+	delta.present = croft_arena_array(arena, ROOTS, sizeof(void *));
+	for (unsigned i = 0; i < ROOTS; i++)
+		if (fake->holds[i])
+			add_present(&delta, i, arena);
+	say(stream, FARM__AGENT_MESSAGE__KIND_PRESENCE, &delta);
+}
+
+/* A root comes or goes, unless nothing changes any more. Now and then the server does not hear of it, and finds that out
+ * with the next delta. */
+static void change_cache(struct fake *fake, bool settled)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	Farm__PresenceDelta delta = FARM__PRESENCE_DELTA__INIT;
+	Farm__PresentRoot *present[1];
+	Reapi__Digest *gone[1];
+	delta.epoch = fake->epoch;
+	delta.sequence = ++fake->sequence;
+	delta.present = present;
+	delta.gone = gone;
+	unsigned number = (unsigned)(next_random(&fake->random_cache) % ROOTS);
+	if (!settled && (fake->holds[number] = !fake->holds[number]))
+		add_present(&delta, number, arena);
+	else if (!settled)
+		gone[delta.n_gone++] = root_digest(number, arena);
+	if (settled || next_random(&fake->random_cache) % LOST_DELTA != 0)
+		say(fake->stream, FARM__AGENT_MESSAGE__KIND_PRESENCE, &delta);
+}
+
+/* Jobs ------------------------------------------------------------------------------------------------ */
+
 /* False: it loses its connection. The lock is held. */
 static bool take_job(struct fake *fake, struct croft_stream *stream, const Farm__Job *message)
 {
@@ -152,6 +212,9 @@ static bool hear(struct fake *fake, struct croft_stream *stream, const Farm__Ser
 		if (forget(fake, message->cancel_job->lease))
 			say_failed(stream, message->cancel_job->lease, CROFT_CANCELLED, "it was cancelled");
 		return true;
+	case FARM__SERVER_MESSAGE__KIND_RESYNC_PRESENCE:
+		say_snapshot(fake, stream);
+		return true;
 	case FARM__SERVER_MESSAGE__KIND_JOB: return take_job(fake, stream, message->job);
 	default: return true;
 	}
@@ -191,7 +254,7 @@ static void *agent_thread(void *user)
 	return NULL;
 }
 
-static void tick(struct fake *fake, bool beat)
+static void tick(struct fake *fake, bool beat, bool settled)
 {
 	CROFT_LOCKED(&fake->lock);
 	if (!fake->stream)
@@ -201,33 +264,56 @@ static void tick(struct fake *fake, bool beat)
 		if (!fake->jobs[i].told && fake->jobs[i].due_ns <= now_ns)
 			say_done(fake->stream, &fake->jobs[i]);
 	Farm__Heartbeat heartbeat = FARM__HEARTBEAT__INIT;
-	if (beat)
-		say(fake->stream, FARM__AGENT_MESSAGE__KIND_HEARTBEAT, &heartbeat);
+	if (!beat)
+		return;
+	say(fake->stream, FARM__AGENT_MESSAGE__KIND_HEARTBEAT, &heartbeat);
+	change_cache(fake, settled);
 }
 
 static void *clock_thread(void *user)
 {
-	const struct agents *agents = user;
+	struct agents *agents = user;
 	for (unsigned ticks = 0;; ticks++) {
 		for (unsigned i = 0; i < agents->count; i++)
-			tick(&agents->fakes[i], ticks % HEARTBEAT_TICKS == i % HEARTBEAT_TICKS);
+			tick(&agents->fakes[i], ticks % HEARTBEAT_TICKS == i % HEARTBEAT_TICKS, agents->settled);
 		pause_ms(TICK_MS);
 	}
 	return NULL;
 }
 
-void agents_start(const struct squad *squad, unsigned count)
+void agents_settle(struct agents *agents)
+{
+	agents->settled = true;
+}
+
+void agents_print_held(struct agents *agents, FILE *out)
+{
+	for (unsigned i = 0; i < agents->count; i++) {
+		struct fake *fake = &agents->fakes[i];
+		uint64_t bytes = 0;
+		CROFT_LOCKED(&fake->lock);
+		for (unsigned k = 0; k < ROOTS; k++)
+			bytes += fake->holds[k] ? (uint64_t)(k + 1) << 20 : 0;
+		fprintf(out, "%s\"%s\": %" PRIu64, i ? ", " : "", fake->id, bytes);
+	}
+}
+
+struct agents *agents_start(const struct squad *squad, unsigned count)
 {
 	struct agents *agents = croft_zalloc(sizeof(*agents));
-	*agents = (struct agents){croft_zalloc(count * sizeof(*agents->fakes)), count};
+	agents->fakes = croft_zalloc(count * sizeof(*agents->fakes));
+	agents->count = count;
 	pthread_t thread;
 	for (unsigned i = 0; i < count; i++) {
 		struct fake *fake = &agents->fakes[i];
 		snprintf(fake->id, sizeof(fake->id), "%.40s-%u", squad->name, i);
 		fake->server = squad->server;
 		fake->random = squad->seed + i;
+		fake->random_cache = ~fake->random;
+		fake->epoch = (uint64_t)croft_unix_ns(); /* another one than before a restart */
 		pthread_mutex_init(&fake->lock, NULL);
 		start_thread(&thread, agent_thread, fake);
 	}
 	start_thread(&thread, clock_thread, agents);
+	return agents;
 }

@@ -66,15 +66,18 @@ int main(int argc, char **argv)
 	if (argc != 6)
 		return 2;
 	struct squad squad = {argv[1], argv[2], strtoull(argv[5], NULL, 10)};
-	agents_start(&squad, (unsigned)atoi(argv[3]));
+	struct agents *agents = agents_start(&squad, (unsigned)atoi(argv[3]));
 	struct clients *clients = clients_start(&squad, (unsigned)atoi(argv[4]));
 	char byte;
 	while (read(0, &byte, 1) > 0)
 		;
 	/* What they wait for needs agents. */
 	clients_end(clients);
-	printf("{\"done\": %u, \"refused\": %u, \"reconnected\": %u, \"wrong\": %u}\n", counts.done, counts.refused,
-		counts.reconnected, counts.wrong);
+	agents_settle(agents);
+	printf("{\"done\": %u, \"refused\": %u, \"reconnected\": %u, \"wrong\": %u, \"held\": {", counts.done,
+		counts.refused, counts.reconnected, counts.wrong);
+	agents_print_held(agents, stdout);
+	fputs("}}\n", stdout);
 	fflush(stdout);
 	for (;;)
 		pause();

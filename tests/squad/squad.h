@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 
 struct squad {
 	const char *server; /* host:port */
@@ -40,7 +41,12 @@ struct right {
 struct right right_result(const struct croft_digest *action);
 
 /* They work until the process ends. */
-void agents_start(const struct squad *squad, unsigned count);
+struct agents;
+struct agents *agents_start(const struct squad *squad, unsigned count);
+/* From now on their caches stay as they are. */
+void agents_settle(struct agents *agents);
+/* What each holds: members of a JSON object. */
+void agents_print_held(struct agents *agents, FILE *out);
 
 /* They ask for one thing after another until they are told to end; then for no more, but hear the end of what they
  * asked for. */
