@@ -38,7 +38,7 @@ struct croft_fetcher {
 	bool answering;  /* a request has left `pending`, but its `done` has not returned */
 	bool splits;     /* says of what chunks a blob is made, */
 	bool gives_pieces; /* with the bytes that are wanted */
-	uint64_t round_trip_ns; /* as it tells */
+	uint64_t round_trip_ns; /* as it tells; atomic */
 	uint64_t moved_bytes;
 	unsigned asked, moved, calls; /* requests, blobs that were moved, croft_fetch_many calls */
 };
@@ -105,7 +105,7 @@ static struct croft_digest farm_add(struct croft_fetcher *farm, const void *data
 
 uint64_t croft_fetch_round_trip_ns(const struct croft_fetcher *farm)
 {
-	return farm->round_trip_ns;
+	return __atomic_load_n(&farm->round_trip_ns, __ATOMIC_RELAXED);
 }
 
 void croft_fetch_recipe(struct croft_fetcher *farm, const struct croft_recipe_request *request)
@@ -176,6 +176,12 @@ static inline void farm_settle(struct croft_fetcher *farm)
 		pthread_mutex_unlock(&farm->lock);
 		usleep(1000);
 	}
+}
+
+static inline uint64_t farm_moved_bytes(struct croft_fetcher *farm)
+{
+	CROFT_LOCKED(&farm->lock);
+	return farm->moved_bytes;
 }
 
 static inline unsigned farm_moved(struct croft_fetcher *farm)

@@ -227,7 +227,7 @@ static void not_all_directories_of_a_large_tree_come_ahead(void **state)
 	mount_it(fixture, true, NULL);
 	stat_of(place(fixture, &root, ""));
 	farm_await_moved(fixture->farm, 0, 256 << 10);
-	assert_in_range(fixture->farm->moved_bytes, 256 << 10, 512 << 10);
+	assert_in_range(farm_moved_bytes(fixture->farm), 256 << 10, 512 << 10);
 }
 
 /* In a directory of which some were missed, over a link on which that takes long. */
@@ -237,7 +237,7 @@ static void small_files_are_guessed_over_a_long_link(void **state)
 	struct croft_digest root;
 	unsigned asked = list_200(fixture, &root);
 	/* Nothing was fetched yet that would pay for it. */
-	fixture->farm->round_trip_ns = 50000000;
+	__atomic_store_n(&fixture->farm->round_trip_ns, 50000000, __ATOMIC_RELAXED);
 	read_one(fixture, &root, 150);
 	read_one(fixture, &root, 20);
 	assert_int_equal(farm_asked(fixture->farm), asked + 2);
@@ -302,11 +302,11 @@ static void what_was_evicted_under_an_open_file_is_fetched_again(void **state)
 	CROFT_CLEANUP_FD int fd = open(place(fixture, &root, "d/file"), O_RDONLY | O_CLOEXEC);
 	assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM), 0); /* the kernel reads nothing ahead */
 	for (off_t at = 0; at < SIZE; at += 1 << 20) {
-		uint64_t moved = fixture->farm->moved_bytes;
+		uint64_t moved = farm_moved_bytes(fixture->farm);
 		assert_int_equal(pread(fd, back, PART, at), PART);
 		assert_memory_equal(back, data + at, PART);
 		/* Directories may come meanwhile. */
-		assert_in_range(fixture->farm->moved_bytes - moved, SIZE, SIZE + (1 << 20));
+		assert_in_range(farm_moved_bytes(fixture->farm) - moved, SIZE, SIZE + (1 << 20));
 		evict_all(fixture, &root, &file);
 	}
 	/* So are Directory messages that the mount does not remember. */

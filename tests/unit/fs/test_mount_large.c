@@ -50,12 +50,6 @@ static uint8_t *mount_parted(struct fixture *fixture, struct croft_digest *diges
 	return data;
 }
 
-static uint64_t farm_moved_bytes(struct croft_fetcher *farm)
-{
-	CROFT_LOCKED(&farm->lock);
-	return farm->moved_bytes;
-}
-
 static void of_a_large_file_only_what_is_read_is_fetched(void **state)
 {
 	struct fixture *fixture = *state;
