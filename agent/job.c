@@ -516,6 +516,13 @@ static bool collect_outputs(struct croft_job *job, const struct croft_outputs *o
 	return ok;
 }
 
+/* A result names what the server has, and nothing else. */
+static void forget_outputs(Reapi__ActionResult *result)
+{
+	result->n_output_files = result->n_output_directories = result->n_output_symlinks = 0;
+	result->n_output_file_symlinks = result->n_output_directory_symlinks = 0;
+}
+
 static bool collect(struct croft_job *job, struct croft_sandbox *sandbox, bool with_outputs,
 	struct croft_error *err)
 {
@@ -536,11 +543,20 @@ static bool collect(struct croft_job *job, struct croft_sandbox *sandbox, bool w
 	job->metadata.output_upload_start_timestamp = now(job);
 	struct croft_error failed = CROFT_ERROR_INIT;
 	bool collected = !with_outputs || collect_outputs(job, &outputs, upload, &failed);
-	/* The job's log is kept whatever became of its outputs. */
+	/* The job's log is kept whatever became of its outputs, of which none is named then. */
+	if (!collected) {
+		forget_outputs(&job->result);
+		croft_upload_destroy(upload);
+		upload = croft_upload_create(remote);
+	}
 	bool ok = croft_job_logs_finish(job->logs, upload, &job->result, job->arena, err) &&
 		(!job->touched.has_list || croft_upload_bytes(upload, &job->touched.list_digest,
 			job->touched.list, err)) &&
 		croft_upload_flush(upload, NULL, err);
+	if (!ok) {
+		forget_outputs(&job->result);
+		job->result.stdout_digest = job->result.stderr_digest = NULL;
+	}
 	if (!collected && err)
 		*err = failed;
 	ok = ok && collected;

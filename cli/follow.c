@@ -369,9 +369,12 @@ bool follow(const struct follow_request *request, struct croft_arena *arena,
 	progress_clear();
 	struct croft_error rest = CROFT_ERROR_INIT;
 	if (!pass_on_rest(&follower, &rest) && ok) {
-		if (err)
+		/* Why a job did not run to its end is what its user has to hear. */
+		ok = follower.response->status && follower.response->status->code != CROFT_OK;
+		if (ok)
+			warn("%s", rest.message);
+		else if (err)
 			*err = rest;
-		ok = false;
 	}
 	set_current(NULL);
 	result->operation = croft_arena_strdup(arena, follower.operation ? follower.operation : "");

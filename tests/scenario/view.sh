@@ -59,3 +59,15 @@ same False "$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["c
 
 echo "what nobody knows is told"
 fails 1 'nor a job' "$CROFT" ls 00000000000000000000000000000000
+
+echo "a job whose outputs find no room in the store says so, keeps its log and names no output"
+kill -TERM "$farm"
+wait "$farm" || true
+rm -r "$folder/farm"
+start_farm -n 1 --slots 1 --budget 30M
+"$CROFT" import --name root "$folder/root" >/dev/null
+fails 125 "is full" timeout 100 "$CROFT" run -d root -o small -o large -- \
+    sh -c 'echo small >small; echo said; head -c 60000000 /dev/urandom >large'
+operation=$(sed -n 's/^run operation=\([^ ]*\).*/\1/p' "$(find "$folder/farm" -name operations.log)" | tail -n 1)
+same "inputs stderr stdout" "$("$CROFT" ls "$operation" | sed 's,/$,,' | sort | xargs)"
+same said "$("$CROFT" cat "$operation:stdout")"
