@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A tree of the farm as a read-only directory here: own cache, own fetcher, no agent. */
+/* A tree of the farm, or all of them, as a read-only directory here: own cache, own fetcher, no agent. */
 #include "fs/mount.h"
 
 #include "cli/commands.h"
@@ -25,7 +25,8 @@
 struct mounting {
 	const struct options *options;
 	struct croft_arena *arena;
-	struct croft_digest root;
+	const char *ref; /* NULL: all trees, by digest */
+	struct croft_digest root; /* that of the ref */
 	const char *plane;
 	const char *target;
 	const char *cache; /* directory of this mount's store */
@@ -37,18 +38,18 @@ struct mounting {
 static bool ask_farm(struct mounting *mounting, struct croft_error *err)
 {
 	struct client client;
-	struct ref ref;
+	struct ref ref = {0};
 	const char *plane = options_value(mounting->options, "plane");
-	if (!ref_parse(mounting->options->argv[0], &ref, err))
+	if (mounting->ref && !ref_parse(mounting->ref, &ref, err))
 		return false;
-	if (plane && ref.by_digest && !ref.has_path) { /* nothing to ask */
+	if (plane && (!mounting->ref || (ref.by_digest && !ref.has_path))) { /* nothing to ask */
 		mounting->plane = plane;
 		mounting->root = ref.digest;
 		return true;
 	}
 	if (!client_open(&client, mounting->options, err))
 		return false;
-	bool ok = ref_directory(&client, mounting->options->argv[0], &mounting->root, err);
+	bool ok = !mounting->ref || ref_directory(&client, mounting->ref, &mounting->root, err);
 	if (ok && !plane) {
 		const Farm__FarmStatus *status = farm_status(&client, mounting->arena, err);
 		plane = status ? plane_address(client.server, status->blob_url, mounting->arena, err) : NULL;
@@ -133,7 +134,7 @@ static bool serve(const struct mounting *mounting, int ready, struct croft_error
 		struct croft_mount_config config = {.mountpoint = mounting->target,
 			.store = store,
 			.fetcher = fetcher,
-			.root = &mounting->root,
+			.root = mounting->ref ? &mounting->root : NULL,
 			.allow_other = getuid() == 0,
 			.uid = getuid(),
 			.gid = getgid()};
@@ -162,11 +163,15 @@ static bool serve_behind(const struct mounting *mounting, struct croft_error *er
 	croft_digest_format(&mounting->root, '-', digest);
 	const char *state = options_value(mounting->options, "state");
 	const char *cache = options_value(mounting->options, "cache");
-	char *arguments[] = {"croft", "mount", "--foreground", "--ready-fd", "3", "--plane",
-		(char *)mounting->plane, digest, (char *)mounting->target,
-		state ? croft_arena_printf(mounting->arena, "--state=%s", state) : NULL, NULL, NULL};
+	char *arguments[12] = {"croft", "mount", "--foreground", "--ready-fd", "3", "--plane", (char *)mounting->plane};
+	size_t count = 7;
+	if (state)
+		arguments[count++] = croft_arena_printf(mounting->arena, "--state=%s", state);
 	if (cache)
-		arguments[state ? 10 : 9] = croft_arena_printf(mounting->arena, "--cache=%s", cache);
+		arguments[count++] = croft_arena_printf(mounting->arena, "--cache=%s", cache);
+	if (mounting->ref)
+		arguments[count++] = digest;
+	arguments[count] = (char *)mounting->target;
 	struct spawn spawn = {
 		.arguments = arguments, .keep_fd = ends[1], .keep_as = 3, .new_session = true};
 	pid_t child = spawn_self(&spawn, err);
@@ -178,7 +183,7 @@ static bool serve_behind(const struct mounting *mounting, struct croft_error *er
 		return child > 0;
 	waitpid(child, NULL, 0);
 	return croft_error_set(err, CROFT_FAILED_PRECONDITION, "%s could not be mounted",
-		mounting->options->argv[0]);
+		mounting->ref ? mounting->ref : "the farm");
 }
 
 static int run(const struct options *options, struct croft_error *err)
@@ -186,13 +191,15 @@ static int run(const struct options *options, struct croft_error *err)
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	struct mounting mounting = {.options = options, .arena = arena, .cache_lock = -1};
 	uint64_t ready = UINT32_MAX; /* no descriptor */
-	if (!options_arguments(options, 2, 2, err) ||
+	if (!options_arguments(options, 1, 2, err) ||
 		!options_number(options, "ready-fd", 3, INT32_MAX, &ready, err) ||
 		!options_size(options, "cache", &mounting.cache_bytes, err))
 		return MISUSED;
-	char *target = realpath(options->argv[1], NULL);
+	const char *place = options->argv[options->argc - 1];
+	mounting.ref = options->argc == 2 ? options->argv[0] : NULL;
+	char *target = realpath(place, NULL);
 	if (!target) {
-		croft_error_errno(err, errno, "mounting on %s", options->argv[1]);
+		croft_error_errno(err, errno, "mounting on %s", place);
 		return FAILED;
 	}
 	mounting.target = croft_arena_strdup(arena, target);
@@ -219,10 +226,12 @@ static const struct option_spec mount_options[] = {
 
 const struct command command_mount = {
 	.name = "mount",
-	.arguments = "REF[:PATH] DIR",
-	.summary = "Show a tree of the farm as a read-only directory",
-	.details = "Nothing is moved before it is read, and what was read stays in a cache for the next\n"
-		   "mount. `umount DIR` or `fusermount3 -u DIR` ends it.",
+	.arguments = "[REF[:PATH]] DIR",
+	.summary = "Show a tree of the farm, or all of them, as a read-only directory",
+	.details = "Without a REF every tree of the farm is at DIR/by-digest/HASH-SIZE, as `croft ls -l` prints\n"
+		   "the digests of those with names; by-digest itself lists none. Nothing is moved before it\n"
+		   "is read, and what was read stays in a cache for the next mount. `umount DIR` or\n"
+		   "`fusermount3 -u DIR` ends it.",
 	.options = mount_options,
 	.client = true,
 	.run = run,

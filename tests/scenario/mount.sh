@@ -12,7 +12,8 @@ printf '#!/bin/sh\necho ran\n' >"$tree/a/run"
 chmod +x "$tree/a/run"
 ln -s a/run "$tree/link"
 serve server
-"$CROFT" import --name tree "$tree" >/dev/null
+digest=$("$CROFT" import --name tree "$tree")
+other=$("$CROFT" import "$tree/a")
 
 unmount() {
     fusermount3 -u "$1" 2>/dev/null || umount "$1"
@@ -36,6 +37,16 @@ echo "a part of it, beside it"
 "$CROFT" mount --state "$folder/caches" tree:a/b "$folder/second"
 same 17 "$(cat "$folder/second/file17")"
 
+echo "without a REF every tree is there"
+unmount "$folder/second"
+"$CROFT" mount --state "$folder/caches" "$folder/second"
+same by-digest "$(ls "$folder/second")"
+diff -r --no-dereference "$tree" "$folder/second/by-digest/$digest"
+diff -r --no-dereference "$tree/a" "$folder/second/by-digest/$other"
+fails 2 'No such file' ls "$folder/second/by-digest/$(printf '%064d-7' 0)" </dev/null
+later=$("$CROFT" import "$tree/a/b")
+diff -r "$tree/a/b" "$folder/second/by-digest/$later"
+
 echo "unmounting ends it, also where an agent has made its sandboxes meanwhile"
 "$CROFT" agent --state "$folder/agent" --name one >>"$folder/agent.log" 2>&1 &
 agent=$!
@@ -49,7 +60,6 @@ kill -TERM "$agent"
 wait "$agent"
 
 echo "what was read is read again without the farm"
-digest=$("$CROFT" import "$tree")
 crash
 "$CROFT" mount --state "$folder/caches" --plane "$plane" "$digest" "$folder/mnt"
 diff -r --no-dereference "$tree" "$folder/mnt"
@@ -78,6 +88,9 @@ as_user 666 bash -ec '
     diff -r --no-dereference "$3" "$2/mnt"
     [ "$(stat -c %u "$2/mnt/large")" = "$(id -u)" ]
     fusermount3 -u "$2/mnt"
+    "$0" mount --server "$1" --state "$2/state" "$2/mnt"
+    diff -r --no-dereference "$3" "$2/mnt/by-digest/$4"
+    fusermount3 -u "$2/mnt"
     for cache in "$2"/state/[0-9]*/; do flock -w 60 "$cache" true; done' \
-    "$own/croft" "$CROFT_SERVER" "$own" "$tree"
+    "$own/croft" "$CROFT_SERVER" "$own" "$tree" "$digest"
 fails 1 'by root only' as_user 600 "$own/croft" mount --server "$CROFT_SERVER" --state "$own/state" tree "$own/mnt"
