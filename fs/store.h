@@ -90,6 +90,8 @@ struct croft_store_writer *croft_store_write(struct croft_store *store,
 bool croft_store_writer_append(struct croft_store_writer *writer, const void *data, size_t size,
 	struct croft_error *err);
 uint64_t croft_store_writer_size(const struct croft_store_writer *writer);
+/* More may be long in coming: threads and most of the memory are given back until then. */
+void croft_store_writer_rest(struct croft_store_writer *writer);
 /* Verifies, makes durable, publishes. The writer is gone after either of these. Committing what
  * someone else has stored meanwhile succeeds. */
 bool croft_store_writer_commit(struct croft_store_writer *writer, struct croft_error *err);

@@ -309,11 +309,11 @@ static void end_worker(struct worker *worker)
 	struct timespec until;
 	do {
 		pthread_kill(worker->thread, WAKE_SIGNAL);
-		clock_gettime(CLOCK_REALTIME, &until);
+		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_nsec += WAKE_INTERVAL_NS;
 		until.tv_sec += until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;
-	} while (pthread_timedjoin_np(worker->thread, NULL, &until) == ETIMEDOUT);
+	} while (pthread_clockjoin_np(worker->thread, NULL, CLOCK_MONOTONIC, &until) == ETIMEDOUT);
 }
 
 static bool start_thread(pthread_t *thread, void *(*run)(void *), void *user, const char *name,

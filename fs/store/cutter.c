@@ -258,22 +258,28 @@ bool store_cutter_finish(struct store_cutter *cutter, const struct croft_digest 
 	return !has_failed(cutter, err);
 }
 
+void store_cutter_rest(struct store_cutter *cutter)
+{
+	if (cutter->threads) {
+		stop_stage(cutter, &cutter->cutting);
+		stop_stage(cutter, &cutter->storing);
+		cutter->threads = false;
+	}
+	for (struct piece *next; cutter->idle; cutter->idle = next) {
+		next = cutter->idle->next;
+		free(cutter->idle);
+	}
+}
+
 void store_cutter_destroy(struct store_cutter *cutter)
 {
 	if (!cutter)
 		return;
-	if (cutter->threads) {
-		stop_stage(cutter, &cutter->cutting);
-		stop_stage(cutter, &cutter->storing);
-	}
+	store_cutter_rest(cutter);
 	pthread_mutex_lock(&cutter->store->lock);
 	for (size_t i = 0; i < cutter->chunk_count; i++)
 		store_unpin(cutter->store, store_key(cutter->chunks[i].hash));
 	pthread_mutex_unlock(&cutter->store->lock);
-	for (struct piece *next, *at = cutter->idle; at; at = next) {
-		next = at->next;
-		free(at);
-	}
 	pthread_mutex_destroy(&cutter->lock);
 	pthread_cond_destroy(&cutter->changed);
 	free(cutter->chunks);

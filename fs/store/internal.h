@@ -504,6 +504,8 @@ bool store_cutter_append(struct store_cutter *cutter, const unsigned char *data,
 /* When all has been appended; the chunks live as long as the cutter. */
 bool store_cutter_finish(struct store_cutter *cutter, const struct croft_digest **chunks,
 	size_t *count, struct croft_error *err);
+/* Until more comes, it does without threads and with as little memory as it can. */
+void store_cutter_rest(struct store_cutter *cutter);
 void store_cutter_destroy(struct store_cutter *cutter); /* NULL is fine */
 
 /* As croft_store_get, with another grip than STORE_TOUCH. */

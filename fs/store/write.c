@@ -188,6 +188,12 @@ uint64_t croft_store_writer_size(const struct croft_store_writer *writer)
 	return writer->size;
 }
 
+void croft_store_writer_rest(struct croft_store_writer *writer)
+{
+	if (writer->cutter)
+		store_cutter_rest(writer->cutter);
+}
+
 static void destroy(struct croft_store_writer *writer)
 {
 	if (writer->fd >= 0) {

@@ -7,8 +7,9 @@
 
 #include <inttypes.h>
 
-/* What waits for its client to come back: at most so many, and so long after the last byte. */
-enum { MAX_IDLE = 1024 };
+/* What waits for its client to come back: at most so many (a large blob holds up to 8 MiB), and so long after the
+ * last byte. */
+enum { MAX_IDLE = 256 };
 #define IDLE_NS (UINT64_C(15) * 60 * 1000000000)
 
 struct partial {
@@ -248,6 +249,14 @@ void upload_drop(struct upload *upload)
 		forget(upload);
 }
 
+/* Its client may be long in coming back. Not under the table's lock, since it waits for the disk. */
+static void rest(struct upload *upload)
+{
+	CROFT_LOCKED(&upload->partial->lock);
+	if (upload->partial->owner == upload && upload->partial->writer)
+		croft_store_writer_rest(upload->partial->writer);
+}
+
 /* Whether the partial is to be destroyed. */
 static bool leave(struct upload *upload)
 {
@@ -271,6 +280,7 @@ void upload_close(struct upload *upload)
 {
 	if (!upload)
 		return;
+	rest(upload);
 	if (leave(upload))
 		partial_destroy(upload->partial);
 	free(upload);

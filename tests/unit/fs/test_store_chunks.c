@@ -4,6 +4,8 @@
 
 #include "fs/chunker.h"
 
+#include <dirent.h>
+
 enum { MIB = 1 << 20, BLOB = 10 * MIB };
 
 static const struct croft_store_config durable = {.durable = true, .chunked = true};
@@ -77,6 +79,38 @@ static void a_blob_is_cut_where_the_chunker_cuts_the_whole(void **state)
 		}
 		assert_int_equal(seen, count);
 	}
+	place_destroy(place);
+}
+
+static size_t count_threads(void)
+{
+	size_t count = 0;
+	DIR *dir = opendir("/proc/self/task");
+	assert_non_null(dir);
+	for (struct dirent *entry; (entry = readdir(dir));)
+		count += entry->d_name[0] != '.';
+	closedir(dir);
+	return count;
+}
+
+static void an_upload_that_rests_has_no_threads_and_goes_on(void **state)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct place *place = place_create(durable);
+	struct croft_slice bytes = place_bytes(place, 23, BLOB);
+	struct croft_digest digest = croft_digest_of(bytes.data, bytes.size);
+	size_t threads = count_threads();
+	struct croft_store_writer *writer = croft_store_write(place->store, &digest, &err);
+	assert_ok(writer != NULL, err);
+	for (size_t at = 0, part = 5 * MIB + 77; at < bytes.size; at += part) {
+		if (part > bytes.size - at)
+			part = bytes.size - at;
+		assert_ok(croft_store_writer_append(writer, (const char *)bytes.data + at, part, &err), err);
+		croft_store_writer_rest(writer);
+		assert_int_equal(count_threads(), threads);
+	}
+	assert_ok(croft_store_writer_commit(writer, &err), err);
+	assert_true(place_has(place, &digest));
 	place_destroy(place);
 }
 
@@ -355,6 +389,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_large_blob_is_got_as_it_was_put),
 		cmocka_unit_test(a_blob_is_cut_where_the_chunker_cuts_the_whole),
+		cmocka_unit_test(an_upload_that_rests_has_no_threads_and_goes_on),
 		cmocka_unit_test(any_part_can_be_read),
 		cmocka_unit_test(chunks_of_unfinished_uploads_are_nobody_elses),
 		cmocka_unit_test(an_upload_given_up_leaves_a_store_that_opens),
