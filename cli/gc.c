@@ -23,15 +23,20 @@ static int gc_run(const struct options *options, struct croft_error *err)
 		"/croft.v1.Farm/CollectGarbage", &request.base,
 		&farm__collect_garbage_response__descriptor, arena, err);
 	char bytes[SIZE_TEXT];
-	if (response)
+	bool ok = response != NULL;
+	if (ok && options_given(options, "json"))
+		ok = json_print(json_pack("{s:I, s:I}", "freed_blobs", (json_int_t)response->freed_blobs, "freed_bytes",
+					(json_int_t)response->freed_bytes), err);
+	else if (ok)
 		printf("freed %" PRIu64 " blobs, %s\n", response->freed_blobs,
 			format_size(response->freed_bytes, bytes));
 	client_close(&client);
-	return response ? 0 : FAILED;
+	return ok ? 0 : FAILED;
 }
 
 static const struct option_spec gc_options[] = {
 	{"target", 0, "SIZE", "evict until the store holds no more than this (else its budget)"},
+	{"json", 0, NULL, "as JSON"},
 	{0},
 };
 

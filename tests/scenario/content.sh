@@ -128,6 +128,7 @@ diff -r --no-dereference "$tree" "$folder/out"
 echo "the store is as it should be, beside the server and without it"
 "$CROFT" store stat --state "$folder/server" | grep '^blobs ' >/dev/null
 "$CROFT" fsck --state "$folder/server" | grep '^clean' >/dev/null
+same '{"freed_blobs": 0, "freed_bytes": 0}' "$("$CROFT" gc --json | python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)))')"
 kill -TERM "$server"
 wait "$server"
 "$CROFT" fsck --state "$folder/server" | grep '^clean' >/dev/null
