@@ -171,7 +171,11 @@ static uint32_t take_number(struct croft_placement *placement)
 		return NO_AGENT;
 	if (placement->agent_count == placement->agent_room) {
 		placement->agent_room = placement->agent_room * 2 + 16;
-		struct agent *agents = croft_zalloc(placement->agent_room * sizeof(*agents));
+		size_t size = placement->agent_room * sizeof(struct agent);
+		struct agent *agents = aligned_alloc(_Alignof(struct agent), size);
+		if (!agents)
+			abort();
+		memset(agents, 0, size);
 		/* The heads of their lists are pointed to by first elements. */
 		for (uint32_t i = 0; i < placement->agent_count; i++) {
 			agents[i] = placement->agents[i];

@@ -17,9 +17,8 @@ struct search {
 	bool anyone; /* whatever it runs and offers: only its cache counts */
 };
 
-static bool want(void *user, uint32_t number)
+static bool want(const struct search *search, uint32_t number)
 {
-	const struct search *search = user;
 	const struct agent *agent = &search->placement->agents[number];
 	if (!agent->used || (!search->anyone && !class_matches_agent(search->job->class, agent)))
 		return false;
@@ -66,34 +65,79 @@ static void add(struct search *search, uint32_t *agents, size_t most, uint32_t n
 		agents[search->count++] = number;
 }
 
+/* Which agents are looked at is by chance, and of a large farm they are in no cache: all are asked for before
+ * the first is looked at. */
+static void prefetch_agents(const struct croft_placement *placement, const uint32_t *numbers,
+	size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		__builtin_prefetch(&placement->agents[numbers[i]]);
+}
+
 /* From the pools' lists of free agents. */
 static void add_random(struct croft_placement *placement, struct search *search, uint32_t *agents,
 	size_t most)
 {
 	const struct class *class = search->job->class;
+	uint32_t picked[RANDOM];
 	size_t free_agents = 0;
 	for (size_t i = 0; i < class->pool_count; i++)
 		free_agents += class->pools[i]->free_count;
-	for (int i = 0; i < RANDOM && free_agents > 0; i++) {
+	if (free_agents == 0)
+		return;
+	for (int i = 0; i < RANDOM; i++) {
 		size_t at = random_below(placement, free_agents), pool = 0;
 		while (at >= class->pools[pool]->free_count)
 			at -= class->pools[pool++]->free_count;
-		add(search, agents, most, class->pools[pool]->free[at]);
+		picked[i] = class->pools[pool]->free[at];
 	}
+	prefetch_agents(placement, picked, RANDOM);
+	for (int i = 0; i < RANDOM; i++)
+		add(search, agents, most, picked[i]);
+}
+
+struct holders {
+	uint32_t root;
+	struct posting_walk walk;
+	uint32_t some[HOLDERS * 2];
+	size_t count;
+};
+
+static bool next_holders(const struct croft_placement *placement, struct holders *holders)
+{
+	holders->count = presence_walk(placement->presence, holders->root, &holders->walk,
+		holders->some, HOLDERS * 2);
+	prefetch_agents(placement, holders->some, holders->count);
+	return holders->count > 0;
+}
+
+/* Up to HOLDERS of one of the inputs. */
+static void add_wanted(struct search *search, struct holders *holders, uint32_t *agents, size_t most)
+{
+	size_t enough = search->count + HOLDERS < most ? search->count + HOLDERS : most;
+	do {
+		for (size_t i = 0; i < holders->count && search->count < enough; i++)
+			add(search, agents, enough, holders->some[i]);
+	} while (search->count < enough && next_holders(search->placement, holders));
 }
 
 /* Up to `most` holders of each of the inputs that tell agents apart. */
 static void add_holders(struct croft_placement *placement, struct search *search, uint32_t *agents,
 	size_t most)
 {
-	uint32_t roots[RARE_ROOTS];
+	uint32_t roots[RARE_ROOTS] = {0};
+	struct holders holders[RARE_ROOTS];
 	size_t count = rare_roots(placement, search->job->inputs, roots);
-	for (size_t i = 0; i < count && search->count < most; i++) {
-		size_t room = most - search->count;
-		search->count += presence_sample(placement->presence, roots[i],
-			random_below(placement, UINT64_MAX), PROBES, want, search, agents + search->count,
-			room < HOLDERS ? room : HOLDERS);
+	presence_prefetch(placement->presence, roots, count, &(uint32_t){0}, 1);
+	for (size_t i = 0; i < count; i++) {
+		holders[i].root = roots[i];
+		presence_walk_begin(placement->presence, roots[i], random_below(placement, UINT64_MAX),
+			PROBES, &holders[i].walk);
 	}
+	for (size_t i = 0; i < count; i++)
+		next_holders(placement, &holders[i]);
+	for (size_t i = 0; i < count; i++)
+		add_wanted(search, &holders[i], agents, most);
 }
 
 size_t holders(struct croft_placement *placement, const struct croft_placement_job *job,

@@ -55,14 +55,17 @@ static double add_lack(struct croft_placement *placement, const struct inputs *i
 	double read = 0;
 	if (count == 0)
 		return 0;
-	/* Look-ups that are begun together. */
-	size_t block = count > AT_ONCE / 2 ? 2 : AT_ONCE / count;
-	uint32_t fetched = from;
-	for (uint32_t i = from; i < to; i++) {
-		if (i == fetched) {
-			size_t ahead = to - i < block ? to - i : block;
-			presence_prefetch(presence, inputs->roots + i, ahead, agents, count);
-			fetched += (uint32_t)ahead;
+	/* Look-ups that are begun together, while the tables of the next ones are on their way: beyond `to`
+	 * too, as most often these are asked for next. */
+	uint32_t block = count > AT_ONCE / 2 ? 2 : AT_ONCE / (uint32_t)count;
+	uint32_t ahead = inputs->count - from < block ? inputs->count - from : block;
+	presence_prefetch(presence, inputs->roots + from, ahead, agents, count);
+	for (uint32_t i = from, next = from; i < to; i++) {
+		if (i == next) {
+			presence_prefetch_groups(presence, inputs->roots + i, ahead, agents, count);
+			next += ahead;
+			ahead = inputs->count - next < block ? inputs->count - next : block;
+			presence_prefetch(presence, inputs->roots + next, ahead, agents, count);
 		}
 		double bytes = (double)presence_bytes(presence, inputs->roots[i]);
 		double rarity = 1 - (double)presence_holders(presence, inputs->roots[i]) /
@@ -71,13 +74,13 @@ static double add_lack(struct croft_placement *placement, const struct inputs *i
 		read += bytes * (double)needed;
 		presence_get_many(presence, inputs->roots[i], agents, count, levels);
 		for (size_t c = 0; c < count; c++) {
+			/* Without a jump: which agents lack it cannot be foreseen. */
 			float there = placement->shares[levels[c] & LEVEL_MASK];
-			if (there < needed) {
-				double lacked = bytes * (double)(needed - there);
-				lack->missing[c] += lacked;
-				lack->rare[c] += lacked * rarity;
-				lack->misses[c]++;
-			}
+			float gap = there < needed ? needed - there : 0;
+			double lacked = bytes * (double)gap;
+			lack->missing[c] += lacked;
+			lack->rare[c] += lacked * rarity;
+			lack->misses[c] += gap > 0;
 		}
 	}
 	return read;

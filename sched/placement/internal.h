@@ -95,21 +95,25 @@ struct pool {
 	size_t free_count, free_room, free_slots;
 };
 
+enum { CACHE_LINE = 64 };
+
 struct agent {
-	bool used, open;
+	_Alignas(CACHE_LINE) bool used;
+	bool open;
 	struct pool *pool;
 	uint32_t free_at; /* place in pool->free, or NO_AGENT */
 	unsigned slots, running;
+	struct croft_placement_job *reserved_for;
 	uint64_t memory_bytes, memory_used;
+	double speed; /* up to here: what is looked at of candidates, in one cache line */
 	uint32_t counts_used[COUNTS];
-	double speed, paused_until;
+	double paused_until;
 	void *user;
 	uint64_t epoch, sequence; /* of the last delta */
 	bool reported;
 	double bytes_placed; /* dask: ties */
 	double queued_seconds; /* bound jobs */
 	struct job_list jobs, bound;
-	struct croft_placement_job *reserved_for;
 };
 
 enum { TENANT_BUCKETS = 1024, INPUT_BUCKETS = 1 << 14, HINTS = 4096 };

@@ -9,6 +9,8 @@
 enum form { LIST, GROUPS, DENSE };
 /* Holders of a list: a group table pays above the one, and is given up below the other. */
 enum { LIST_MOST = 48, LIST_AGAIN = 24 };
+/* Members of a group that are compared at once; there is room to read as many beyond the last. */
+enum { LANES = 8 };
 
 static uint32_t groups_of(uint32_t agents)
 {
@@ -24,20 +26,24 @@ static uint16_t *begins(const struct posting *posting) /* groups: one more than 
 {
 	return (uint16_t *)posting->data;
 }
-static uint8_t *lows(const struct posting *posting, uint32_t agents) /* groups */
+static uint16_t *members(const struct posting *posting, uint32_t agents) /* groups */
 {
-	return posting->data + (groups_of(agents) + 1) * sizeof(uint16_t);
+	return begins(posting) + groups_of(agents) + 1;
 }
-static uint8_t *levels(const struct posting *posting, uint32_t agents)
+/* The low byte of its number, and the level above: both come in one cache line and are compared at once. */
+static uint16_t member_of(uint32_t agent, uint8_t level)
 {
-	switch (posting->form) {
-	case LIST:
-		return posting->data + posting->room * sizeof(uint16_t);
-	case GROUPS:
-		return lows(posting, agents) + posting->room;
-	default:
-		return posting->data;
-	}
+	return (uint16_t)(level << 8 | (agent & 0xff));
+}
+static uint8_t *list_levels(const struct posting *posting)
+{
+	return posting->data + posting->room * sizeof(uint16_t);
+}
+/* Of the holder at a place of list or groups. */
+static uint8_t level_at(const struct posting *posting, uint32_t agents, int at)
+{
+	return posting->form == LIST ? list_levels(posting)[at]
+								 : (uint8_t)(members(posting, agents)[at] >> 8);
 }
 
 static size_t size_of(enum form form, uint32_t room, uint32_t agents)
@@ -46,15 +52,20 @@ static size_t size_of(enum form form, uint32_t room, uint32_t agents)
 	case LIST:
 		return room * (sizeof(uint16_t) + 1);
 	case GROUPS:
-		return (groups_of(agents) + 1) * sizeof(uint16_t) + room * 2;
+		return (groups_of(agents) + 1) * sizeof(uint16_t) + room * sizeof(uint16_t);
 	default:
 		return agents;
 	}
 }
 
+static size_t allocated(enum form form, uint32_t room, uint32_t agents)
+{
+	return size_of(form, room, agents) + (form == GROUPS ? LANES * sizeof(uint16_t) : 0);
+}
+
 size_t posting_bytes(const struct posting *posting, uint32_t agents)
 {
-	return posting->data ? size_of(posting->form, posting->room, agents) + 16 : 0;
+	return posting->data ? allocated(posting->form, posting->room, agents) + 16 : 0;
 }
 
 void posting_finish(struct posting *posting)
@@ -74,22 +85,61 @@ static int find(const struct posting *posting, uint32_t agents, uint32_t agent)
 		return -1;
 	}
 	const uint16_t *begin = begins(posting);
-	const uint8_t *low = lows(posting, agents);
+	const uint16_t *member = members(posting, agents);
 	uint32_t group = agent / POSTING_GROUP;
 	for (int i = begin[group], end = begin[group + 1]; i < end; i++)
-		if (low[i] == (uint8_t)agent)
+		if ((uint8_t)member[i] == (uint8_t)agent)
 			return i;
 	return -1;
 }
 
+/* Without a jump that depends on where it stands, which no processor foresees: most groups of a large farm
+ * are no longer than what is compared at once. */
+static uint8_t get_of_group(const uint16_t *member, int count, uint32_t agent)
+{
+	typedef uint16_t lanes __attribute__((vector_size(LANES * sizeof(uint16_t))));
+	const lanes places = {0, 1, 2, 3, 4, 5, 6, 7};
+	lanes found = {0};
+	for (int i = 0; i < count; i += LANES) {
+		lanes some;
+		memcpy(&some, member + i, sizeof(some));
+		lanes same = (lanes)((some & 0xff) == (uint16_t)(agent & 0xff));
+		found |= some & same & (lanes)(places < (uint16_t)(count - i));
+	}
+	uint64_t halves[2];
+	memcpy(halves, &found, sizeof(found));
+	uint64_t both = halves[0] | halves[1];
+	both |= both >> 32;
+	return (uint8_t)((both | both >> 16) >> 8);
+}
+
+void posting_get_many(const struct posting *posting, uint32_t agents, const uint32_t *list,
+	size_t count, uint8_t *levels)
+{
+	if (posting->count == 0) {
+		memset(levels, 0, count);
+	} else if (posting->form == DENSE) {
+		for (size_t i = 0; i < count; i++)
+			levels[i] = posting->data[list[i]];
+	} else if (posting->form == GROUPS) {
+		const uint16_t *begin = begins(posting), *member = members(posting, agents);
+		for (size_t i = 0; i < count; i++) {
+			const uint16_t *at = begin + list[i] / POSTING_GROUP;
+			levels[i] = get_of_group(member + at[0], at[1] - at[0], list[i]);
+		}
+	} else {
+		for (size_t i = 0; i < count; i++) {
+			int at = find(posting, agents, list[i]);
+			levels[i] = at < 0 ? 0 : list_levels(posting)[at];
+		}
+	}
+}
+
 uint8_t posting_get(const struct posting *posting, uint32_t agents, uint32_t agent)
 {
-	if (posting->count == 0)
-		return 0;
-	if (posting->form == DENSE)
-		return posting->data[agent];
-	int at = find(posting, agents, agent);
-	return at < 0 ? 0 : levels(posting, agents)[at];
+	uint8_t level;
+	posting_get_many(posting, agents, &agent, 1, &level);
+	return level;
 }
 
 void posting_prefetch(const struct posting *posting, uint32_t agents, const uint32_t *list, size_t count)
@@ -111,46 +161,44 @@ void posting_prefetch_groups(
 {
 	if (posting->count == 0 || posting->form != GROUPS)
 		return;
-	const uint8_t *low = lows(posting, agents), *level = levels(posting, agents);
-	for (size_t i = 0; i < count; i++) {
-		uint32_t begin = begins(posting)[list[i] / POSTING_GROUP];
-		__builtin_prefetch(low + begin);
-		__builtin_prefetch(level + begin);
-	}
+	const uint16_t *member = members(posting, agents);
+	for (size_t i = 0; i < count; i++)
+		__builtin_prefetch(member + begins(posting)[list[i] / POSTING_GROUP]);
 }
 
 /* Forms --------------------------------------------------------------------------------------------- */
 
 static void to_dense(const struct posting *posting, uint32_t agents, uint8_t *dense)
 {
-	const uint8_t *level = levels(posting, agents);
 	if (posting->form == DENSE) {
 		memcpy(dense, posting->data, agents);
 	} else if (posting->form == LIST) {
 		for (int i = 0; i < posting->count; i++)
-			dense[ids(posting)[i]] = level[i];
+			dense[ids(posting)[i]] = list_levels(posting)[i];
 	} else {
 		const uint16_t *begin = begins(posting);
+		const uint16_t *member = members(posting, agents);
 		for (uint32_t group = 0; group < groups_of(agents); group++)
 			for (int i = begin[group]; i < begin[group + 1]; i++)
-				dense[group * POSTING_GROUP + lows(posting, agents)[i]] = level[i];
+				dense[group * POSTING_GROUP + (uint8_t)member[i]] = (uint8_t)(member[i] >> 8);
 	}
 }
 
 static void from_dense(struct posting *posting, uint32_t agents, const uint8_t *dense)
 {
 	int at = 0;
-	uint8_t *level = levels(posting, agents);
 	for (uint32_t agent = 0; agent < agents; agent++) {
 		if (posting->form == GROUPS && agent % POSTING_GROUP == 0)
 			begins(posting)[agent / POSTING_GROUP] = (uint16_t)at;
 		if (!dense[agent])
 			continue;
-		if (posting->form == LIST)
+		if (posting->form == LIST) {
 			ids(posting)[at] = (uint16_t)agent;
-		else
-			lows(posting, agents)[at] = (uint8_t)agent;
-		level[at++] = dense[agent];
+			list_levels(posting)[at] = dense[agent];
+		} else {
+			members(posting, agents)[at] = member_of(agent, dense[agent]);
+		}
+		at++;
 	}
 	if (posting->form == GROUPS)
 		begins(posting)[groups_of(agents)] = (uint16_t)at;
@@ -171,7 +219,7 @@ static void convert(struct posting *posting, uint32_t from_agents, enum form for
 		posting->data = dense;
 		return;
 	}
-	posting->data = croft_alloc(size_of(form, room, agents));
+	posting->data = croft_alloc(allocated(form, room, agents));
 	from_dense(posting, agents, dense);
 	free(dense);
 }
@@ -205,10 +253,10 @@ static void make_room(struct posting *posting, uint32_t agents)
 		convert(posting, agents, form, room, agents);
 		return;
 	}
-	uint8_t *data = croft_alloc(size_of(LIST, room, agents));
+	uint8_t *data = croft_alloc(allocated(LIST, room, agents));
 	if (posting->count) {
 		memcpy(data, posting->data, posting->count * sizeof(uint16_t));
-		memcpy(data + room * sizeof(uint16_t), levels(posting, agents), posting->count);
+		memcpy(data + room * sizeof(uint16_t), list_levels(posting), posting->count);
 	}
 	free(posting->data);
 	posting->data = data;
@@ -242,19 +290,16 @@ static void set_dense(struct posting *posting, uint32_t agents, uint32_t agent, 
 
 static void insert(struct posting *posting, uint32_t agents, uint32_t agent, uint8_t level)
 {
-	uint8_t *levels_ = levels(posting, agents);
 	if (posting->form == LIST) {
 		ids(posting)[posting->count] = (uint16_t)agent;
-		levels_[posting->count++] = level;
+		list_levels(posting)[posting->count++] = level;
 		return;
 	}
 	uint16_t *begin = begins(posting);
-	uint8_t *low = lows(posting, agents);
+	uint16_t *member = members(posting, agents);
 	uint32_t group = agent / POSTING_GROUP, at = begin[group + 1];
-	memmove(low + at + 1, low + at, posting->count - at);
-	memmove(levels_ + at + 1, levels_ + at, posting->count - at);
-	low[at] = (uint8_t)agent;
-	levels_[at] = level;
+	memmove(member + at + 1, member + at, (posting->count - at) * sizeof(*member));
+	member[at] = member_of(agent, level);
 	posting->count++;
 	for (uint32_t i = group + 1; i <= groups_of(agents); i++)
 		begin[i]++;
@@ -262,15 +307,13 @@ static void insert(struct posting *posting, uint32_t agents, uint32_t agent, uin
 
 static void erase(struct posting *posting, uint32_t agents, uint32_t agent, int at)
 {
-	uint8_t *levels_ = levels(posting, agents);
 	posting->count--;
 	if (posting->form == LIST) {
 		ids(posting)[at] = ids(posting)[posting->count];
-		levels_[at] = levels_[posting->count];
+		list_levels(posting)[at] = list_levels(posting)[posting->count];
 	} else {
-		uint8_t *low = lows(posting, agents);
-		memmove(low + at, low + at + 1, (size_t)(posting->count - at));
-		memmove(levels_ + at, levels_ + at + 1, (size_t)(posting->count - at));
+		uint16_t *member = members(posting, agents);
+		memmove(member + at, member + at + 1, (size_t)(posting->count - at) * sizeof(*member));
 		for (uint32_t i = agent / POSTING_GROUP + 1; i <= groups_of(agents); i++)
 			begins(posting)[i]--;
 	}
@@ -286,11 +329,13 @@ uint8_t posting_set(struct posting *posting, uint32_t agents, uint32_t agent, ui
 	}
 	int at = posting->count ? find(posting, agents, agent) : -1;
 	if (at >= 0) {
-		uint8_t before = levels(posting, agents)[at];
-		if (level)
-			levels(posting, agents)[at] = level;
-		else
+		uint8_t before = level_at(posting, agents, at);
+		if (!level)
 			erase(posting, agents, agent, at);
+		else if (posting->form == LIST)
+			list_levels(posting)[at] = level;
+		else
+			members(posting, agents)[at] = member_of(agent, level);
 		return before;
 	}
 	if (level) {
@@ -303,35 +348,45 @@ uint8_t posting_set(struct posting *posting, uint32_t agents, uint32_t agent, ui
 	return 0;
 }
 
-size_t posting_sample(const struct posting *posting, uint32_t agents, uint64_t random,
-	unsigned probes, bool (*want)(void *user, uint32_t agent), void *user, uint32_t *found,
-	size_t most)
+static uint32_t places_of(const struct posting *posting, uint32_t agents)
+{
+	return posting->form == DENSE ? agents : posting->count;
+}
+
+void posting_walk_begin(const struct posting *posting, uint32_t agents, uint64_t random,
+	unsigned probes, struct posting_walk *walk)
+{
+	uint32_t places = places_of(posting, agents);
+	*walk = (struct posting_walk){0};
+	if (posting->count == 0)
+		return;
+	walk->left = probes < places ? probes : places;
+	walk->at = (uint32_t)(random % places);
+	if (posting->form == DENSE)
+		__builtin_prefetch(&posting->data[walk->at]);
+	else if (posting->form == GROUPS)
+		__builtin_prefetch(&members(posting, agents)[walk->at]);
+}
+
+size_t posting_walk(const struct posting *posting, uint32_t agents, struct posting_walk *walk,
+	uint32_t *found, size_t most)
 {
 	size_t count = 0;
-	if (posting->count == 0)
-		return 0;
-	uint32_t places = posting->form == DENSE ? agents : posting->count;
-	if (probes > places)
-		probes = places;
-	uint32_t at = (uint32_t)(random % places), group = 0;
-	if (posting->form == GROUPS)
-		while (begins(posting)[group + 1] <= at)
-			group++;
-	for (unsigned i = 0; i < probes && count < most; i++, at++) {
-		if (at == places)
-			at = group = 0;
-		uint32_t agent = at;
+	uint32_t places = places_of(posting, agents);
+	for (; walk->left > 0 && count < most; walk->left--, walk->at++) {
+		if (walk->at == places)
+			walk->at = walk->group = 0;
+		uint32_t agent = walk->at;
 		if (posting->form == LIST) {
-			agent = ids(posting)[at];
+			agent = ids(posting)[walk->at];
 		} else if (posting->form == GROUPS) {
-			while (begins(posting)[group + 1] <= at)
-				group++;
-			agent = group * POSTING_GROUP + lows(posting, agents)[at];
-		} else if (!posting->data[at]) {
+			while (begins(posting)[walk->group + 1] <= walk->at)
+				walk->group++;
+			agent = walk->group * POSTING_GROUP + (uint8_t)members(posting, agents)[walk->at];
+		} else if (!posting->data[walk->at]) {
 			continue;
 		}
-		if (want(user, agent))
-			found[count++] = agent;
+		found[count++] = agent;
 	}
 	return count;
 }

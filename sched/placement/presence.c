@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The table of roots; their postings are in posting.c. */
 #include "sched/placement/presence.h"
-#include "sched/placement/posting.h"
 
 #include "proto/base/arena.h"
 
@@ -211,19 +210,21 @@ uint8_t presence_get(const struct presence *presence, uint32_t root, uint32_t ag
 void presence_get_many(const struct presence *presence, uint32_t root, const uint32_t *agents,
 	size_t count, uint8_t *levels)
 {
-	const struct posting *posting = &presence->roots[root].posting;
-	for (size_t i = 0; i < count; i++)
-		levels[i] = posting_get(posting, presence->agents, agents[i]);
+	posting_get_many(&presence->roots[root].posting, presence->agents, agents, count, levels);
 }
 
 void presence_prefetch(const struct presence *presence, const uint32_t *roots, size_t count,
 	const uint32_t *agents, size_t agent_count)
 {
-	/* Each step's addresses stand in what the step before brought: all are under way at once. */
 	for (size_t i = 0; i < count; i++)
 		__builtin_prefetch(&presence->roots[roots[i]].posting);
 	for (size_t i = 0; i < count; i++)
 		posting_prefetch(&presence->roots[roots[i]].posting, presence->agents, agents, agent_count);
+}
+
+void presence_prefetch_groups(const struct presence *presence, const uint32_t *roots, size_t count,
+	const uint32_t *agents, size_t agent_count)
+{
 	for (size_t i = 0; i < count; i++)
 		posting_prefetch_groups(
 			&presence->roots[roots[i]].posting, presence->agents, agents, agent_count);
@@ -252,12 +253,16 @@ double presence_held(const struct presence *presence, uint32_t agent)
 	return presence->agent_bytes[agent];
 }
 
-size_t presence_sample(const struct presence *presence, uint32_t root, uint64_t random,
-	unsigned probes, bool (*want)(void *user, uint32_t agent), void *user, uint32_t *agents,
-	size_t most)
+void presence_walk_begin(const struct presence *presence, uint32_t root, uint64_t random,
+	unsigned probes, struct posting_walk *walk)
 {
-	return posting_sample(&presence->roots[root].posting, presence->agents, random, probes, want,
-		user, agents, most);
+	posting_walk_begin(&presence->roots[root].posting, presence->agents, random, probes, walk);
+}
+
+size_t presence_walk(const struct presence *presence, uint32_t root, struct posting_walk *walk,
+	uint32_t *agents, size_t most)
+{
+	return posting_walk(&presence->roots[root].posting, presence->agents, walk, agents, most);
 }
 
 void presence_forget(struct presence *presence, uint32_t agent)

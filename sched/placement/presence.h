@@ -10,6 +10,7 @@
 #define CROFT_SCHED_PLACEMENT_PRESENCE_H
 
 #include "fs/digest.h"
+#include "sched/placement/posting.h"
 
 enum {
 	LEVEL_FULL = 127,
@@ -43,15 +44,18 @@ uint8_t presence_get(const struct presence *presence, uint32_t root, uint32_t ag
 /* The same of several agents; one pass over the posting's table. */
 void presence_get_many(const struct presence *presence, uint32_t root, const uint32_t *agents,
 	size_t count, uint8_t *levels);
-/* Of roots that are about to be looked up; few agents or few roots at a time, as caches are small. */
+/* Of roots that are about to be looked up; few agents or few roots at a time, as caches are small. The
+ * second reads what the first has brought meanwhile. */
 void presence_prefetch(const struct presence *presence, const uint32_t *roots, size_t count,
 	const uint32_t *agents, size_t agent_count);
+void presence_prefetch_groups(const struct presence *presence, const uint32_t *roots, size_t count,
+	const uint32_t *agents, size_t agent_count);
 void presence_set(struct presence *presence, uint32_t root, uint32_t agent, uint8_t level);
-/* Up to `most` holders that `want` agrees to, looking at no more than `probes`, from a place that
- * `random` picks. */
-size_t presence_sample(const struct presence *presence, uint32_t root, uint64_t random,
-	unsigned probes, bool (*want)(void *user, uint32_t agent), void *user, uint32_t *agents,
-	size_t most);
+/* Some holders of a root; see posting_walk. */
+void presence_walk_begin(const struct presence *presence, uint32_t root, uint64_t random,
+	unsigned probes, struct posting_walk *walk);
+size_t presence_walk(const struct presence *presence, uint32_t root, struct posting_walk *walk,
+	uint32_t *agents, size_t most);
 double presence_held(const struct presence *presence, uint32_t agent); /* bytes */
 void presence_forget(struct presence *presence, uint32_t agent);
 
