@@ -179,30 +179,6 @@ static bool pass_on_file(struct livelog *log, int fd, uint64_t size, struct crof
 	return ok;
 }
 
-static bool pass_on_blob(struct livelog *log, const Reapi__Digest *message, struct croft_error *err)
-{
-	struct croft_digest digest;
-	if (!croft_digest_from_message(message, log->name, &digest, err))
-		return false;
-	if (digest.size_bytes == log->written_bytes) {
-		struct croft_hasher *hasher = log->hasher;
-		log->hasher = croft_hasher_create(CROFT_DIGEST_SHA256);
-		struct croft_digest passed = croft_hasher_finish(hasher);
-		croft_hasher_destroy(hasher);
-		if (croft_digest_equal(&passed, &digest))
-			return true;
-		log->written_bytes = 0;
-		warn("the job was run more than once; its complete %s follows", log->name);
-	}
-	const char *parent = getenv("TMPDIR");
-	CROFT_CLEANUP_FD int fd =
-		open(parent && *parent ? parent : "/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return croft_error_errno(err, errno, "making a temporary file");
-	return croft_remote_read_to_fd(log->client->remote, &digest, fd, err) &&
-		pass_on_file(log, fd, digest.size_bytes, err);
-}
-
 static bool pass_on_bytes(struct livelog *log, struct croft_slice bytes, struct croft_error *err)
 {
 	struct croft_digest passed = croft_hasher_finish(log->hasher);
@@ -219,6 +195,39 @@ static bool pass_on_bytes(struct livelog *log, struct croft_slice bytes, struct 
 	if (err)
 		*err = log->failure;
 	return false;
+}
+
+/* Longer ones go by a file, which needs a directory for it. */
+enum { IN_MEMORY = 4 << 20 };
+
+static bool pass_on_blob(struct livelog *log, const Reapi__Digest *message, struct croft_error *err)
+{
+	struct croft_digest digest;
+	if (!croft_digest_from_message(message, log->name, &digest, err))
+		return false;
+	if (digest.size_bytes == log->written_bytes) {
+		struct croft_hasher *hasher = log->hasher;
+		log->hasher = croft_hasher_create(CROFT_DIGEST_SHA256);
+		struct croft_digest passed = croft_hasher_finish(hasher);
+		croft_hasher_destroy(hasher);
+		if (croft_digest_equal(&passed, &digest))
+			return true;
+		log->written_bytes = 0;
+		warn("the job was run more than once; its complete %s follows", log->name);
+	}
+	if (digest.size_bytes <= IN_MEMORY) {
+		CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+		struct croft_slice bytes;
+		return croft_remote_read(log->client->remote, &digest, arena, &bytes, err) &&
+			pass_on_bytes(log, bytes, err);
+	}
+	const char *parent = getenv("TMPDIR");
+	CROFT_CLEANUP_FD int fd =
+		open(parent && *parent ? parent : "/var/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return croft_error_errno(err, errno, "making a temporary file ($TMPDIR says where)");
+	return croft_remote_read_to_fd(log->client->remote, &digest, fd, err) &&
+		pass_on_file(log, fd, digest.size_bytes, err);
 }
 
 bool livelog_finish(struct livelog *log, const Reapi__Digest *digest, struct croft_slice bytes,
