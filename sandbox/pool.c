@@ -25,6 +25,7 @@
 struct cell {
 	int socket;
 	bool ready; /* its keeper said so, and has had no job since */
+	bool taken; /* and it is somebody's, who has not asked for anything yet */
 	uint64_t pid_namespace;
 };
 
@@ -359,6 +360,7 @@ bool pool_take(struct croft_launcher *launcher, unsigned *cell, uint64_t *pid_na
 		*cell = ready_cell(launcher, slot);
 		if (*cell != UINT32_MAX) {
 			launcher->cells[*cell].ready = false;
+			launcher->cells[*cell].taken = true;
 			*pid_namespace = launcher->cells[*cell].pid_namespace;
 		}
 		pthread_mutex_unlock(&launcher->lock);
@@ -381,6 +383,10 @@ bool pool_take(struct croft_launcher *launcher, unsigned *cell, uint64_t *pid_na
 void pool_release(struct croft_launcher *launcher, unsigned cell)
 {
 	CROFT_LOCKED(&launcher->lock);
+	/* Its keeper, which was asked for nothing, says nothing anew. */
+	if (launcher->cells[cell].taken)
+		launcher->cells[cell].ready = true;
+	launcher->cells[cell].taken = false;
 	launcher->busy[cell / CELLS_PER_SLOT] = false;
 	pthread_cond_signal(&launcher->freed);
 }
@@ -405,6 +411,9 @@ bool pool_request(struct croft_launcher *launcher, unsigned cell, const int fds[
 	header->cmsg_len = CMSG_LEN(count * sizeof(int));
 	message.msg_controllen = CMSG_SPACE(count * sizeof(int));
 	memcpy(CMSG_DATA(header), fds, count * sizeof(int));
-	return sendmsg(launcher->cells[cell].socket, &message, MSG_NOSIGNAL) == 1 ||
-		croft_error_errno(err, errno, "asking the launcher (is it gone?)");
+	if (sendmsg(launcher->cells[cell].socket, &message, MSG_NOSIGNAL) != 1)
+		return croft_error_errno(err, errno, "asking the launcher (is it gone?)");
+	CROFT_LOCKED(&launcher->lock);
+	launcher->cells[cell].taken = false;
+	return true;
 }

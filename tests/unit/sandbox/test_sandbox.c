@@ -351,6 +351,26 @@ static void a_missing_working_directory_is_made(void **unused)
 
 /* One after another in the same cells, and each twice, so that one finds what was made for it or for another. The
  * numbers are the ends of a slot's range and of what is left of it on either side. */
+/* More of them than there are sandboxes ready; without their being given back the last would wait for ever. */
+static void what_was_prepared_and_not_started_serves_the_next(void **unused)
+{
+	const char *const arguments[] = {"sh", "-c", "echo served", NULL};
+	struct croft_sandbox_spec spec = spec_of(arguments);
+	struct croft_error err = CROFT_ERROR_INIT;
+	alarm(60);
+	for (int i = 0; i < 20; i++) {
+		struct croft_sandbox *sandbox = croft_sandbox_prepare(launcher, &spec, &err);
+		assert_ok(sandbox != NULL, err);
+		croft_sandbox_destroy(sandbox);
+	}
+	for (int i = 0; i < 6; i++) {
+		struct croft_sandbox_result result;
+		croft_sandbox_destroy(run_spec(&spec, &result));
+		assert_string_equal(printed, "served\n");
+	}
+	alarm(0);
+}
+
 static void inputs_belong_to_whichever_user_the_job_is(void **unused)
 {
 	static const struct {
@@ -413,6 +433,7 @@ int main(void)
 		cmocka_unit_test(what_is_too_deep_to_be_measured_is_too_much),
 		cmocka_unit_test(runs_can_be_made_alike),
 		cmocka_unit_test(a_missing_working_directory_is_made),
+		cmocka_unit_test(what_was_prepared_and_not_started_serves_the_next),
 		cmocka_unit_test(inputs_belong_to_whichever_user_the_job_is),
 		cmocka_unit_test(many_sandboxes_leave_nothing_behind),
 	};
