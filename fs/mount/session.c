@@ -306,14 +306,10 @@ static void woken(int number)
  * thread would be simpler, but might come upon a request that was read and is not yet known to have been. */
 static void end_worker(struct worker *worker)
 {
-	struct timespec until;
 	do {
 		pthread_kill(worker->thread, WAKE_SIGNAL);
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += WAKE_INTERVAL_NS;
-		until.tv_sec += until.tv_nsec / 1000000000;
-		until.tv_nsec %= 1000000000;
-	} while (pthread_clockjoin_np(worker->thread, NULL, CLOCK_MONOTONIC, &until) == ETIMEDOUT);
+		nanosleep(&(struct timespec){.tv_nsec = WAKE_INTERVAL_NS}, NULL);
+	} while (pthread_tryjoin_np(worker->thread, NULL) == EBUSY);
 }
 
 static bool start_thread(pthread_t *thread, void *(*run)(void *), void *user, const char *name,

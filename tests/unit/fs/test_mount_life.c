@@ -211,14 +211,16 @@ struct held {
 	size_t descriptors, threads, mounts, memory;
 };
 
-static struct held what_is_held(void)
+static struct held what_is_held(const struct fixture *fixture)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct held held = {count_entries("/proc/self/fd"), count_entries("/proc/self/task"), 0, mallinfo2().uordblks};
 	char *mounts;
 	size_t size;
 	assert_ok(croft_read_file(AT_FDCWD, "/proc/self/mountinfo", 1 << 30, &mounts, &size, &err), err);
-	for (const char *at = mounts; (at = memmem(at, size - (size_t)(at - mounts), "/tmp/croft-mount-", 17)); at++)
+	for (const char *at = mounts; (at = memmem(at, size - (size_t)(at - mounts), fixture->mountpoint,
+							   strlen(fixture->mountpoint)));
+		at++)
 		held.mounts++;
 	free(mounts);
 	return held;
@@ -237,9 +239,9 @@ static void can_be_mounted_a_thousand_times(void **state)
 		assert_content(place(fixture, &root, "file"), "text");
 		unmount_it(fixture);
 		if (i == 10)
-			before = what_is_held();
+			before = what_is_held(fixture);
 	}
-	struct held after = what_is_held();
+	struct held after = what_is_held(fixture);
 	assert_int_equal(after.descriptors, before.descriptors);
 	assert_int_equal(after.threads, before.threads);
 	assert_int_equal(after.mounts, 0);
