@@ -303,7 +303,9 @@ static void what_one_job_used_another_uses_without_a_request(void **state)
 	unmount_it(fixture);
 	use_all(fixture, "other", "text", large);
 	snprintf(path, sizeof(path), "%s/other/merged/d/below/other", fixture->directory);
-	assert_int_equal(open_error(path), ENOTCONN); /* else this shows nothing */
+	/* Else this shows nothing. The second is what FUSE over io_uring may say while it ends. */
+	int failure = open_error(path);
+	assert_true(failure == ENOTCONN || failure == ECONNABORTED);
 	snprintf(path, sizeof(path), "%s/other/merged", fixture->directory);
 	assert_int_equal(umount2(path, 0), 0);
 	munmap(locked[0], SIZE);
