@@ -70,16 +70,6 @@ agent() {
     pids+=("$agent")
 }
 
-# ready COUNT: waits for agents.
-ready() {
-    for _ in $(seq 600); do
-        [ "$("$CROFT" agents 2>/dev/null | grep -c ' ready ')" -ge "$1" ] && return
-        sleep 0.1
-    done
-    echo "there are no $1 ready agents" >&2
-    return 1
-}
-
 # has WORDS FILE: the file says this.
 has() {
     grep -qE -- "$1" "$2" || { echo "expected \"$1\" in:" >&2; tail -n 40 "$2" >&2; return 1; }

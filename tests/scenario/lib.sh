@@ -73,7 +73,7 @@ same() {
 
 # ready COUNT: waits until that many agents take jobs.
 ready() {
-    for _ in $(seq 300); do
+    for _ in $(seq 600); do
         [ "$("$CROFT" agents 2>/dev/null | grep -c ' ready ')" -eq "$1" ] && return
         sleep 0.1
     done

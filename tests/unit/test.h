@@ -19,4 +19,13 @@
 			fail_msg("%s: %s: %s", #call, croft_code_name((err).code), (err).message);             \
 	} while (0)
 
+/* Bytes that no compression finds anything in, the same for the same seed. */
+__attribute__((unused)) static inline void fill_noise(void *data, size_t size, uint32_t seed)
+{
+	for (size_t i = 0; i < size; i++) {
+		seed = seed * 1664525 + 1013904223;
+		((uint8_t *)data)[i] = (uint8_t)(seed >> 24);
+	}
+}
+
 #endif

@@ -88,10 +88,7 @@ struct blob {
 static inline struct blob make_blob(size_t size, uint32_t seed)
 {
 	struct blob blob = {croft_alloc(size + 1), size};
-	for (size_t i = 0; i < size; i++) {
-		seed = seed * 1664525 + 1013904223;
-		blob.data[i] = (char)(seed >> 24);
-	}
+	fill_noise(blob.data, size, seed);
 	blob.digest = croft_digest_of(blob.data, size);
 	return blob;
 }

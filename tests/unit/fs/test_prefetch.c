@@ -44,10 +44,7 @@ static struct croft_digest wish(struct world *world, unsigned seed, size_t size,
 	uint64_t length)
 {
 	char *data = croft_alloc(size);
-	for (size_t i = 0; i < size; i++) {
-		seed = seed * 1664525 + 1013904223;
-		data[i] = (char)(seed >> 24);
-	}
+	fill_noise(data, size, seed);
 	struct croft_digest digest = put_bytes(&world->fixture, false, data, size);
 	free(data);
 	world->wishes[world->count++] = (struct croft_prefetch_wish){digest, offset, length};

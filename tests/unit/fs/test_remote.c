@@ -35,9 +35,7 @@ static int tear_down(void **state)
 static struct croft_slice content(uint32_t number, size_t size)
 {
 	uint8_t *data = croft_arena_alloc(loopback.arena, size);
-	uint32_t seed = number + 1;
-	for (size_t i = 0; i < size; i++)
-		data[i] = (uint8_t)((seed = seed * 1664525 + 1013904223) >> 24);
+	fill_noise(data, size, number + 1);
 	return CROFT_SLICE(data, size);
 }
 

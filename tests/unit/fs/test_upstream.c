@@ -72,10 +72,7 @@ static struct croft_digest put(struct croft_store *store, size_t size, uint32_t 
 {
 	struct croft_error err = CROFT_ERROR_INIT;
 	CROFT_CLEANUP_FREE char *data = croft_alloc(size + 1);
-	for (size_t i = 0; i < size; i++) {
-		seed = seed * 1664525 + 1013904223;
-		data[i] = (char)(seed >> 24);
-	}
+	fill_noise(data, size, seed);
 	struct croft_digest digest = croft_digest_of(data, size);
 	if (store)
 		assert_ok(croft_store_put(store, &digest, CROFT_SLICE(data, size), &err), err);

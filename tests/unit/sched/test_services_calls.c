@@ -5,36 +5,14 @@
 #include "google/protobuf/wrappers.pb-c.h"
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
-#include "tests/unit/sched/loopback.h"
+#include "tests/unit/sched/loopback_calls.h"
 
 #define CAS "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
 #define AC "/build.bazel.remote.execution.v2.ActionCache/"
 
-static struct loopback loopback;
-static struct croft_error err;
-
-static int set_up(void **state)
-{
-	loopback_start(&loopback);
-	err = CROFT_ERROR_INIT;
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	loopback_stop(&loopback);
-	return 0;
-}
-
 static Reapi__Digest *message(const struct croft_digest *digest)
 {
 	return croft_digest_to_message(digest, loopback.arena);
-}
-
-static void *call(const char *path, const ProtobufCMessage *request,
-	const ProtobufCMessageDescriptor *response)
-{
-	return croft_unary(loopback.channel, NULL, path, request, response, loopback.arena, &err);
 }
 
 /* A Directory whose encoder put its fields in another order: it has another digest than the canonical

@@ -2,29 +2,7 @@
 /* Listing names: over gRPC on the loopback. */
 #include "build/bazel/remote/asset/v1/remote_asset.pb-c.h"
 #include "croft/v1/farm.pb-c.h"
-#include "tests/unit/sched/loopback.h"
-
-static struct loopback loopback;
-static struct croft_error err;
-
-static int set_up(void **state)
-{
-	loopback_start(&loopback);
-	err = CROFT_ERROR_INIT;
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	loopback_stop(&loopback);
-	return 0;
-}
-
-static void *call(const char *path, const ProtobufCMessage *request,
-	const ProtobufCMessageDescriptor *response)
-{
-	return croft_unary(loopback.channel, NULL, path, request, response, loopback.arena, &err);
-}
+#include "tests/unit/sched/loopback_calls.h"
 
 /* A Directory with one symlink of that name. */
 static struct croft_digest put_directory(char name)

@@ -110,9 +110,7 @@ static void a_window_that_takes_too_much_memory_is_refused(void **state)
 static void what_does_not_shrink_is_not_compressed(void **state)
 {
 	uint8_t noise[4000];
-	uint32_t seed = 1;
-	for (size_t i = 0; i < sizeof(noise); i++)
-		noise[i] = (uint8_t)((seed = seed * 1664525 + 1013904223) >> 24);
+	fill_noise(noise, sizeof(noise), 1);
 	struct croft_slice compressed;
 	assert_false(zstd_encode(CROFT_SLICE(noise, sizeof(noise)), arena, &compressed));
 	assert_false(zstd_encode(CROFT_SLICE("abc", 3), arena, &compressed));
