@@ -100,8 +100,8 @@ static json_t *json_agent(const Farm__AgentStatus *agent)
 		"fetched_bytes_per_second", (json_int_t)agent->fetched_bytes_per_second, "fetching_blobs",
 		(json_int_t)agent->fetching_blobs, "fetching_bytes", (json_int_t)agent->fetching_bytes,
 		"from_peers_bytes", (json_int_t)agent->from_peers_bytes, "served_bytes",
-		(json_int_t)agent->served_bytes, "tracked_bytes", (json_int_t)agent->tracked_bytes, "blob_url", json_text(agent->blob_url),
-		"properties", properties);
+		(json_int_t)agent->served_bytes, "tracked_bytes", (json_int_t)agent->tracked_bytes,
+		"blob_url", json_text(agent->blob_url), "properties", properties);
 }
 
 static json_t *json_operation(const Farm__OperationStatus *operation)

@@ -404,7 +404,8 @@ void keeper_main(const struct launcher_context *context, unsigned cell, int requ
 {
 	struct keeper keeper = {.context = context, .cell = cell, .requests = requests, .agent = agent,
 		.host_network = -1, .host = {-1, -1, -1}, .nursery = -1, .births = -1, .inner = -1, .init = -1,
-		.init_fd = -1, .init_mounts = -1, .network = NETWORK_UNWATCHED, .kept = {.tree = -1}, .denials = {.listener = -1}, .failure = CROFT_ERROR_INIT};
+		.init_fd = -1, .init_mounts = -1, .network = NETWORK_UNWATCHED, .kept = {.tree = -1},
+		.denials = {.listener = -1}, .failure = CROFT_ERROR_INIT};
 	int fds[REQUEST_FDS];
 	prctl(PR_SET_NAME, "croft-sandbox");
 	prctl(PR_SET_PDEATHSIG, SIGKILL);

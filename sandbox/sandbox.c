@@ -436,7 +436,8 @@ bool croft_sandbox_capture(struct croft_sandbox *sandbox, const char *path,
 		sizeof(upper));
 	const char *input[] = {sandbox->input_root, NULL};
 	struct view view;
-	if (!view_open(&view, pool_context(sandbox->launcher)->privileged, upper, in_input ? input : (const char *const *)sandbox->roots, err))
+	const char *const *lowers = in_input ? input : (const char *const *)sandbox->roots;
+	if (!view_open(&view, pool_context(sandbox->launcher)->privileged, upper, lowers, err))
 		return false;
 	struct bounded_capture bounded = {sandbox, entry, user};
 	bool ok = view_capture(&view, in_input ? path + size : path, sandbox->spec.special_outputs,

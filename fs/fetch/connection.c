@@ -154,8 +154,9 @@ static void receive(struct fetch_connection *connection, void *place, size_t siz
 /* Plain bytes of a large blob need not pass through `in`. */
 static bool can_go_direct(const struct fetch_connection *connection)
 {
-	return connection->stage == FETCH_BODY && !connection->recipe && connection->asked_count == 1 && connection->asked_at == 0 &&
-		connection->skip == 0 && !connection->body.chunked && !connection->body.until_close &&
+	return connection->stage == FETCH_BODY && !connection->recipe &&
+		connection->asked_count == 1 && connection->asked_at == 0 && connection->skip == 0 &&
+		!connection->body.chunked && !connection->body.until_close &&
 		fetch_is_large(connection->asked[0]);
 }
 

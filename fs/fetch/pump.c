@@ -30,7 +30,8 @@ static struct fetch_source *choose(struct croft_fetcher *fetcher, struct fetch_w
 		struct fetch_source *source = &fetcher->sources[index];
 		/* A paused one may still be the last that has it. */
 		if (fetch_source_usable(source) && may_be_asked(source, wanted) &&
-			!(origin_can && is_paused(source)) && fetch_source_has_room(source, wanted->background) && (!best || source->busy < best->busy))
+			!(origin_can && is_paused(source)) && fetch_source_has_room(source, wanted->background) &&
+			(!best || source->busy < best->busy))
 			best = source;
 	}
 	if (best)

@@ -303,7 +303,9 @@ static void woken(int number)
 }
 
 /* A read that waits for a request is interrupted by a signal; one that is about to has not seen it. Cancelling the
- * thread would be simpler, but might come upon a request that was read and is not yet known to have been. */
+ * thread would be simpler, but might come upon a request that was read and is not yet known to have been. Joined
+ * without a limit it might wait for one that missed the signal; the calls with a limit wait by the time of day, or
+ * are not known to the thread sanitizer. */
 static void end_worker(struct worker *worker)
 {
 	do {

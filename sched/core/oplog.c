@@ -205,8 +205,8 @@ void oplog_flush(struct oplog *log)
 	size_t size = log->buffered;
 	if (size == 0)
 		return;
-	if ((log->fd >= 0 || open_file(log)) && (log->size == 0 || log->size + size <= log->most || turn_over(log)) && begin(log) &&
-		write_text(log, log->buffer, size) && log->failed) {
+	if ((log->fd >= 0 || open_file(log)) && (log->size == 0 || log->size + size <= log->most || turn_over(log)) &&
+		begin(log) && write_text(log, log->buffer, size) && log->failed) {
 		croft_log(CROFT_LOG_INFO, "the operation log goes on");
 		log->failed = false;
 	}
