@@ -40,16 +40,18 @@ static bool is_there(struct client *client, struct croft_error *err)
 	return croft_error_wrap(err, "%s", client->server);
 }
 
+/* The first failure is never the last word: gRPC 1.51 looks at the errno of connect() after other calls,
+ * and may take a connection under way for one that failed, with any reason at all. */
 static bool wait_for_server(struct client *client, uint64_t patience_ms, struct croft_error *err)
 {
 	uint64_t end_ns = croft_now_ns() + patience_ms * 1000000u;
 	struct croft_error failure = CROFT_ERROR_INIT;
-	for (bool told = false; !is_there(client, &failure); told = true) {
-		if (croft_now_ns() >= end_ns) {
+	for (int attempts = 1; !is_there(client, &failure); attempts++) {
+		if (attempts > 1 && croft_now_ns() >= end_ns) {
 			*err = failure;
 			return false;
 		}
-		if (!told)
+		if (attempts == 2)
 			fprintf(stderr, "croft: waiting up to %" PRIu64 " s for the server: %s\n",
 				patience_ms / 1000, failure.message);
 		nanosleep(&(struct timespec){0, 200 * 1000000}, NULL);
