@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <time.h>
 
+enum { SECOND_TRY_MS = 1000 };
+
 static const char *environment(const char *name, const char *otherwise)
 {
 	const char *value = getenv(name);
@@ -22,12 +24,12 @@ const char *server_of(const struct options *options)
 
 /* A server that refuses the call for reasons of its own is there; what it refuses will be told by the
  * call that matters. */
-static bool is_there(struct client *client, struct croft_error *err)
+static bool is_there(struct client *client, bool wait, uint64_t timeout_ms, struct croft_error *err)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	Reapi__GetCapabilitiesRequest request = REAPI__GET_CAPABILITIES_REQUEST__INIT;
 	request.instance_name = (char *)client->instance;
-	struct croft_call_options options = {.timeout_ms = 10000};
+	struct croft_call_options options = {.timeout_ms = timeout_ms, .wait_for_ready = wait};
 	struct croft_error failure = CROFT_ERROR_INIT;
 	if (croft_unary(client->channel, &options,
 		    "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities", &request.base,
@@ -44,19 +46,22 @@ static bool is_there(struct client *client, struct croft_error *err)
  * and may take a connection under way for one that failed, with any reason at all. */
 static bool wait_for_server(struct client *client, uint64_t patience_ms, struct croft_error *err)
 {
-	uint64_t end_ns = croft_now_ns() + patience_ms * 1000000u;
 	struct croft_error failure = CROFT_ERROR_INIT;
-	for (int attempts = 1; !is_there(client, &failure); attempts++) {
-		if (attempts > 1 && croft_now_ns() >= end_ns) {
-			*err = failure;
-			return false;
-		}
-		if (attempts == 2)
-			fprintf(stderr, "croft: waiting up to %" PRIu64 " s for the server: %s\n",
-				patience_ms / 1000, failure.message);
+	if (is_there(client, false, 10000, &failure))
+		return true;
+	if (patience_ms > 0)
+		fprintf(stderr, "croft: waiting up to %" PRIu64 " s for the server: %s\n",
+			patience_ms / 1000, failure.message);
+	uint64_t end_ms =
+		croft_now_ns() / 1000000 + (patience_ms > SECOND_TRY_MS ? patience_ms : SECOND_TRY_MS);
+	for (uint64_t now_ms; (now_ms = croft_now_ns() / 1000000) < end_ms;) {
+		if (is_there(client, true, end_ms - now_ms, NULL))
+			return true;
+		/* One that is going, or a proxy before one that is away, ends the call at once. */
 		nanosleep(&(struct timespec){0, 200 * 1000000}, NULL);
 	}
-	return true;
+	*err = failure;
+	return false;
 }
 
 bool client_open_patiently(struct client *client, const struct options *options,
