@@ -64,8 +64,7 @@ static bool wait_for_server(struct client *client, uint64_t patience_ms, struct 
 	return false;
 }
 
-bool client_open_patiently(struct client *client, const struct options *options,
-	uint64_t patience_ms, struct croft_error *err)
+bool client_make(struct client *client, const struct options *options, struct croft_error *err)
 {
 	const char *instance = options_value(options, "instance");
 	*client = (struct client){
@@ -82,6 +81,14 @@ bool client_open_patiently(struct client *client, const struct options *options,
 	if (!client->channel)
 		return false;
 	client->remote = croft_remote_create(client->channel, client->instance);
+	return true;
+}
+
+bool client_open_patiently(struct client *client, const struct options *options,
+	uint64_t patience_ms, struct croft_error *err)
+{
+	if (!client_make(client, options, err))
+		return false;
 	if (wait_for_server(client, patience_ms, err))
 		return true;
 	client_close(client);

@@ -19,6 +19,8 @@ bool client_open(struct client *client, const struct options *options, struct cr
 /* The same, but a server that is away has so long to come (told on standard error). */
 bool client_open_patiently(struct client *client, const struct options *options,
 	uint64_t patience_ms, struct croft_error *err);
+/* The same, without asking: it connects when it is first used. */
+bool client_make(struct client *client, const struct options *options, struct croft_error *err);
 void client_close(struct client *client);
 
 /* The server's URL by option, environment and default. */

@@ -8,6 +8,7 @@
 #include "cli/ref.h"
 #include "cli/process.h"
 #include "cli/state.h"
+#include "cli/views.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -32,6 +33,7 @@ struct mounting {
 	const char *cache; /* directory of this mount's store */
 	int cache_lock;
 	uint64_t cache_bytes;
+	struct client client; /* for the views, without a ref */
 };
 
 /* What only the farm knows: asked first, and nothing of the connection is needed later. */
@@ -119,7 +121,7 @@ static bool leave_caller(const struct mounting *mounting, int ready, struct crof
 }
 
 /* Serves to the end; `ready` (-1: nobody waits) is written to once the tree can be seen. */
-static bool serve(const struct mounting *mounting, int ready, struct croft_error *err)
+static bool serve(struct mounting *mounting, int ready, struct croft_error *err)
 {
 	struct croft_store_config store_config = {
 		.path = mounting->cache, .budget_bytes = mounting->cache_bytes, .chunked = true};
@@ -130,11 +132,16 @@ static bool serve(const struct mounting *mounting, int ready, struct croft_error
 		.store = store, .origin = mounting->plane, .key = getenv(PLANE_KEY)};
 	struct croft_fetcher *fetcher = croft_fetcher_start(&fetch_config, err);
 	struct croft_mount *mount = NULL;
+	struct croft_mount_view views[VIEWS];
+	if (mounting->client.remote)
+		views_init(views, &mounting->client);
 	if (fetcher) {
 		struct croft_mount_config config = {.mountpoint = mounting->target,
 			.store = store,
 			.fetcher = fetcher,
 			.root = mounting->ref ? &mounting->root : NULL,
+			.views = views,
+			.view_count = mounting->client.remote ? VIEWS : 0,
 			.allow_other = getuid() == 0,
 			.uid = getuid(),
 			.gid = getgid()};
@@ -161,14 +168,16 @@ static bool serve_behind(const struct mounting *mounting, struct croft_error *er
 		return croft_error_errno(err, errno, "making a pipe");
 	char digest[CROFT_DIGEST_TEXT];
 	croft_digest_format(&mounting->root, '-', digest);
-	const char *state = options_value(mounting->options, "state");
-	const char *cache = options_value(mounting->options, "cache");
-	char *arguments[12] = {"croft", "mount", "--foreground", "--ready-fd", "3", "--plane", (char *)mounting->plane};
-	size_t count = 7;
-	if (state)
-		arguments[count++] = croft_arena_printf(mounting->arena, "--state=%s", state);
-	if (cache)
-		arguments[count++] = croft_arena_printf(mounting->arena, "--cache=%s", cache);
+	static const char *const passed[] = {"state", "cache", "server", "instance", "tls-cert", "tls-key", "tls-ca"};
+	enum { FIXED = 7, PASSED = sizeof(passed) / sizeof(*passed) };
+	char *arguments[FIXED + PASSED + 3] = {"croft", "mount", "--foreground", "--ready-fd", "3", "--plane",
+		(char *)mounting->plane};
+	size_t count = FIXED;
+	for (size_t i = 0; i < PASSED; i++) {
+		const char *value = options_value(mounting->options, passed[i]);
+		if (value)
+			arguments[count++] = croft_arena_printf(mounting->arena, "--%s=%s", passed[i], value);
+	}
 	if (mounting->ref)
 		arguments[count++] = digest;
 	arguments[count] = (char *)mounting->target;
@@ -209,7 +218,10 @@ static int run(const struct options *options, struct croft_error *err)
 	if (!options_given(options, "foreground"))
 		return serve_behind(&mounting, err) ? 0 : FAILED;
 	croft_log_setup("mount", CROFT_LOG_WARNING);
-	bool ok = take_cache(&mounting, err) && serve(&mounting, (int)ready, err);
+	bool ok = take_cache(&mounting, err) && (mounting.ref || client_make(&mounting.client, options, err)) &&
+		serve(&mounting, (int)ready, err);
+	if (mounting.client.remote)
+		client_close(&mounting.client);
 	if (mounting.cache_lock >= 0)
 		close(mounting.cache_lock);
 	return ok ? 0 : FAILED;
@@ -228,10 +240,13 @@ const struct command command_mount = {
 	.name = "mount",
 	.arguments = "[REF[:PATH]] DIR",
 	.summary = "Show a tree of the farm, or all of them, as a read-only directory",
-	.details = "Without a REF every tree of the farm is at DIR/by-digest/HASH-SIZE, as `croft ls -l` prints\n"
-		   "the digests of those with names; by-digest itself lists none. Nothing is moved before it\n"
-		   "is read, and what was read stays in a cache for the next mount. `umount DIR` or\n"
-		   "`fusermount3 -u DIR` ends it.",
+	.details = "Without a REF the whole farm is there: trees by name in DIR/names (what `croft ls` lists; the\n"
+		   "'/' of a name makes directories), the jobs that failed and are remembered in DIR/failed, by\n"
+		   "operation (inputs, outputs, stdout, stderr), and, without being listed, any job by its Action\n"
+		   "at DIR/actions/HASH-SIZE and any tree at DIR/by-digest/HASH-SIZE. What names and jobs are\n"
+		   "changes within a second; while the server cannot be reached it is \"Host is down\" after 10 s.\n"
+		   "Nothing is moved before it is read, and what was read stays in a cache for the next mount.\n"
+		   "`umount DIR` or `fusermount3 -u DIR` ends it.",
 	.options = mount_options,
 	.client = true,
 	.run = run,

@@ -19,5 +19,7 @@ struct named_tree {
 /* Shows the visitor all names that begin with `prefix`, sorted by their bytes, until it returns false. */
 typedef bool name_visit(void *user, const struct named_tree *tree);
 bool names_list(struct client *client, const char *prefix, name_visit *visit, void *user, struct croft_error *err);
+/* The same of all trees that have a URI; the visitor is shown URIs. */
+bool uris_list(struct client *client, const char *prefix, name_visit *visit, void *user, struct croft_error *err);
 
 #endif

@@ -51,9 +51,9 @@ bool ref_parse(const char *text, struct ref *ref, struct croft_error *err)
 	return ref->by_digest || ref_name_check(ref->name, err);
 }
 
-static bool fetch_named(struct client *client, const char *uri, struct croft_digest *root,
-	struct croft_arena *arena, struct croft_error *err)
+bool ref_asset(struct client *client, const char *uri, struct croft_digest *root, struct croft_error *err)
 {
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	Asset__FetchDirectoryRequest request = ASSET__FETCH_DIRECTORY_REQUEST__INIT;
 	request.instance_name = (char *)client->instance;
 	request.n_uris = 1;
@@ -86,7 +86,7 @@ bool ref_root(struct client *client, const struct ref *ref, struct croft_digest 
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	const char *uri = croft_arena_printf(arena, ARTIFACT_URI "%.*s", (int)ref->name.size,
 		(const char *)ref->name.data);
-	if (fetch_named(client, uri, root, arena, &failure))
+	if (ref_asset(client, uri, root, &failure))
 		return true;
 	if (failure.code == CROFT_NOT_FOUND) {
 		failure = CROFT_ERROR_INIT;

@@ -24,6 +24,8 @@ bool ref_name_check(struct croft_slice name, struct croft_error *err);
 /* The Directory that the ref stands for, without its path. NOT_FOUND says which name is unknown. */
 bool ref_root(struct client *client, const struct ref *ref, struct croft_digest *root,
 	struct croft_error *err);
+/* The Directory that was pushed with that URI; NOT_FOUND: none was. */
+bool ref_asset(struct client *client, const char *uri, struct croft_digest *root, struct croft_error *err);
 /* The entry at the ref's path; names and targets in the arena. Symlinks on the way are followed inside
  * the tree, and the last one too when `follow`. */
 bool ref_entry(struct client *client, const struct ref *ref, bool follow,

@@ -54,11 +54,16 @@ static bool ask_result(struct view *view, const char *method, const struct croft
 	return false;
 }
 
+static bool find_failure(struct view *view, const struct croft_digest *action, struct croft_error *err)
+{
+	return ask_result(view, "/croft.v1.Farm/GetFailedResult", action, err);
+}
+
 /* The cache's, or what is remembered of the last run that failed. */
 static bool find_result(struct view *view, const struct croft_digest *action, struct croft_error *err)
 {
 	return ask_result(view, "/build.bazel.remote.execution.v2.ActionCache/GetActionResult", action, err) &&
-		(view->result || ask_result(view, "/croft.v1.Farm/GetFailedResult", action, err));
+		(view->result || find_failure(view, action, err));
 }
 
 static void *unpack(struct view *view, const Google__Protobuf__Any *any,
@@ -211,6 +216,15 @@ bool view_of_action(struct client *client, const struct croft_digest *action, st
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	struct view view = {.client = client, .arena = arena};
 	return read_action(&view, action, err) && find_result(&view, action, err) && build(&view, root, err);
+}
+
+bool view_of_failure(struct client *client, const struct croft_digest *action, struct croft_digest *root,
+	struct croft_error *err)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct view view = {.client = client, .arena = arena};
+	return read_action(&view, action, err) && find_failure(&view, action, err) && view.result &&
+		build(&view, root, err);
 }
 
 bool view_of_operation(struct client *client, const char *name, struct croft_digest *root,

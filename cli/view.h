@@ -11,6 +11,9 @@
 /* When the blob is an Action, the tree of its job, which is put into the farm; false without an error: it is none. */
 bool view_of_action(struct client *client, const struct croft_digest *action, struct croft_digest *root,
 	struct croft_error *err);
+/* The same of its last run that failed; false without an error: it is no Action, or no such run is remembered. */
+bool view_of_failure(struct client *client, const struct croft_digest *action, struct croft_digest *root,
+	struct croft_error *err);
 /* The same for a job by the name of its operation. False without an error: the farm knows none of that name. */
 bool view_of_operation(struct client *client, const char *name, struct croft_digest *root,
 	struct croft_error *err);

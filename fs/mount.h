@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The lazy filesystem: one read-only FUSE mount in which every Directory that can be fetched stands
- * as by-digest/<hash>-<size>/. Nothing is moved before it is looked at.
+ * as by-digest/<hash>-<size>/. Nothing is moved before it is looked at. Views beside it find trees by what
+ * people call them.
  *
  * It runs in the process that calls croft_mount_run. Agents run it as a process of its own, the
  * filesystem daemon (fs/daemon.h), so that they can restart without breaking mounts.
@@ -13,6 +14,25 @@
 #include "fs/store.h"
 
 struct croft_mount;
+
+/* A directory beside by-digest in which others say what stands where, and may say otherwise a moment later: names of
+ * trees, say. What was said is remembered for a second; the trees themselves never change. The functions are called
+ * by threads of their own, several at once, and may block for as long as whoever looks is to wait. */
+struct croft_view_place {
+	enum { CROFT_VIEW_NOTHING, CROFT_VIEW_FOLDER, CROFT_VIEW_TREE } kind; /* a folder has further places */
+	struct croft_digest root; /* of a TREE */
+};
+/* The visitor copies the name; one that has no '/' and is neither empty nor one of the dots. */
+typedef void croft_view_visit(void *visitor, const char *name);
+struct croft_mount_view {
+	const char *name; /* borrowed until the mount is destroyed */
+	void *user;
+	/* At "one" or "one/two" below it. What cannot be reached for the moment is UNAVAILABLE or DEADLINE_EXCEEDED
+	 * (EHOSTDOWN), what may not be seen PERMISSION_DENIED or UNAUTHENTICATED (EACCES), all else EIO. */
+	bool (*look_up)(void *user, const char *path, struct croft_view_place *place, struct croft_error *err);
+	/* What there is in the folder at a path, "" being the view itself. NULL: no folder of it tells. */
+	bool (*list)(void *user, const char *path, croft_view_visit *visit, void *visitor, struct croft_error *err);
+};
 
 /* A mount on its way from one process to another. */
 struct croft_mount_saved {
@@ -28,6 +48,8 @@ struct croft_mount_config {
 	struct croft_store *store;    /* borrowed */
 	struct croft_fetcher *fetcher; /* borrowed; NULL: only what is in the store */
 	const struct croft_digest *root; /* mount this tree itself instead of by-digest/; or NULL */
+	const struct croft_mount_view *views; /* without a root; copied. Such a mount cannot be handed over */
+	size_t view_count;
 	bool allow_other;             /* root only: other users may look */
 	uint32_t uid, gid;            /* who owns every entry */
 	unsigned threads;             /* 0: one per CPU, at most 4 */

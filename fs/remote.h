@@ -15,6 +15,8 @@ struct croft_remote;
 /* The channel and instance name are borrowed. Any thread may use it. */
 struct croft_remote *croft_remote_create(struct croft_channel *channel, const char *instance_name);
 void croft_remote_destroy(struct croft_remote *remote);
+/* For those who are waited for: no call takes longer, and trying again ends after so long. Before it is used. */
+void croft_remote_set_patience(struct croft_remote *remote, uint64_t patience_ms);
 
 /* A unary call of any service, tried again while the server cannot be reached, for a bounded time. The
  * answer in the arena; NULL: failed. */

@@ -7,6 +7,7 @@
  *	partial.c    reading large files by chunks
  *	siblings.c   small files that are read one after the other
  *	ahead.c      the directories of a tree
+ *	view.c       directories in which others say what stands where
  *	saved.c      what passes to the process that goes on with a mount
  *	wait.c       requests that wait for a fetch
  */
@@ -28,6 +29,11 @@
 #include <fuse_lowlevel.h>
 
 struct waiting;
+struct views;
+struct view_answer;
+
+/* For so long what may change is remembered. */
+#define CHANGING_S 1.0
 
 struct croft_mount {
 	struct croft_store *store;
@@ -42,6 +48,7 @@ struct croft_mount {
 	struct siblings *siblings;
 	struct accounts *accounts;
 	struct waiting *waiting;
+	struct views *views; /* or NULL */
 
 	struct fuse_session *session;
 	char *mountpoint;
@@ -83,11 +90,22 @@ struct request {
 	bool recipe_tried;   /* READ: the origin was asked what chunks the blob has */
 	bool whole;          /* READ: it is not to be had by chunks */
 	char *piece;         /* READ: the bytes, which came with the recipe; or NULL */
+	bool changing;       /* LOOKUP: what stands at the name is another's word */
+	char *folder;        /* of a view, which is asked: its path; on the heap, or NULL */
+	struct view_answer *answer; /* what it said; or NULL */
 
 	/* Of requests that wait (guarded by the lock of `waiting`). */
 	bool on_heap;
 	struct waiting *waiting;
-	enum { WAIT_FILE, WAIT_DIRECTORY, WAIT_RECIPE, WAIT_CHUNKS, FETCH_AHEAD, DIRECTORIES_AHEAD } kind; /* for what */
+	enum {
+		WAIT_FILE,
+		WAIT_DIRECTORY,
+		WAIT_RECIPE,
+		WAIT_CHUNKS,
+		WAIT_VIEW,
+		FETCH_AHEAD,
+		DIRECTORIES_AHEAD
+	} kind; /* for what */
 	bool new_file;      /* CHUNKS: the first of the file that this mount fetches */
 	bool optional;      /* the blobs not coming is no failure of the request */
 	unsigned waits;     /* times that it waited */
@@ -128,6 +146,10 @@ bool request_wait_recipe(struct request *request, const struct croft_digest *dig
 /* Likewise: parts of a file. */
 bool request_wait_chunks(struct request *request, const struct croft_digest *digests, size_t count,
 	bool new_file);
+/* Likewise: the view is asked about what the request is about in the folder; `answer` is then there. */
+bool request_wait_view(struct request *request, const char *folder);
+/* The view has said it; any thread. */
+void request_view_answered(struct request *request);
 /* Nobody waits for these. */
 void request_fetch_ahead(struct croft_mount *mount, const struct croft_digest *digests,
 	size_t count, uint64_t group);
@@ -152,12 +174,33 @@ struct ahead;
 void ahead_begin(struct croft_mount *mount, const struct croft_digest *root, uint64_t group);
 void ahead_destroy(struct ahead *ahead);
 
+/* view.c ------------------------------------------------------------------------------------ */
+
+struct views *views_create(const struct croft_mount_view *views, size_t count, struct croft_error *err);
+/* Once nobody can ask any more; who has asked hears of it first. */
+void views_destroy(struct views *views);
+size_t views_count(const struct views *views);
+/* The directory of a view, with its ino; its target is the view's. False: there are no more. */
+bool views_at(const struct views *views, size_t position, struct node *node);
+/* Answers a LOOKUP or READDIR in a folder; as `run` of a request. */
+bool view_look_up(struct request *request, const struct node *folder);
+bool view_list(struct request *request, const struct node *folder);
+/* request_wait_view's: says so by request_view_answered. */
+void views_ask(struct views *views, struct request *request);
+void view_answer_free(struct view_answer *answer);
+
 /* operations.c ------------------------------------------------------------------------------ */
 
 enum loaded { LOADED, MISSING, BAD };
 /* From the cache or the store, to be released. */
 enum loaded mount_load_directory(struct croft_mount *mount, const struct croft_digest *digest,
 	struct directory **directory, struct croft_error *err);
+
+/* Answers a LOOKUP: this; the tree that stands at the request's name in that directory; nothing. True: answered. */
+bool reply_node(struct request *request, const struct node *node);
+bool reply_tree(struct request *request, const struct node *parent, const struct croft_digest *digest);
+bool reply_absent(struct request *request, double remembered_s);
+bool reply_error(struct request *request, int code);
 
 extern const struct fuse_lowlevel_ops mount_operations;
 

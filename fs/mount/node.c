@@ -35,12 +35,17 @@ static struct node *at(struct nodes *nodes, uint64_t id)
 	return &nodes->blocks[id / BLOCK_NODES][id % BLOCK_NODES];
 }
 
+static bool has_target(const struct node *node)
+{
+	return node->kind == NODE_SYMLINK || node->kind == NODE_FOLDER;
+}
+
 void nodes_destroy(struct nodes *nodes)
 {
 	if (!nodes)
 		return;
 	for (uint32_t id = 0; id < nodes->unused; id++)
-		if (at(nodes, id)->kind == NODE_SYMLINK)
+		if (has_target(at(nodes, id)))
 			free(at(nodes, id)->target);
 	for (size_t i = 0; i < nodes->block_count; i++)
 		free(nodes->blocks[i]);
@@ -62,7 +67,7 @@ static bool same(const struct node *a, const struct node *b)
 {
 	if (a->ino != b->ino || a->kind != b->kind || a->size != b->size)
 		return false;
-	if (a->kind == NODE_SYMLINK)
+	if (has_target(a))
 		return memcmp(a->target, b->target, a->size) == 0 && a->mtime_s == b->mtime_s &&
 			a->mtime_ns == b->mtime_ns;
 	/* A directory's mode and times are in its message: the same digest, the same ones. */
@@ -134,7 +139,7 @@ uint64_t nodes_intern(struct nodes *nodes, const struct node *wanted)
 	uint32_t id = take_id(nodes);
 	struct node *node = at(nodes, id);
 	*node = *wanted;
-	if (node->kind == NODE_SYMLINK) {
+	if (has_target(node)) {
 		node->target = croft_alloc(wanted->size + 1);
 		memcpy(node->target, wanted->target, wanted->size);
 		node->target[wanted->size] = '\0';
@@ -169,7 +174,7 @@ void nodes_forget(struct nodes *nodes, uint64_t id, uint64_t lookups)
 	while (*link != id)
 		link = &at(nodes, *link)->next;
 	*link = node->next;
-	if (node->kind == NODE_SYMLINK)
+	if (has_target(node))
 		free(node->target);
 	*node = (struct node){.kind = NODE_FREE, .next = nodes->free};
 	nodes->free = (uint32_t)id;
@@ -261,6 +266,11 @@ uint64_t node_symlink_ino(const struct node *node)
 	uint64_t times = XXH3_64bits_withSeed(&node->mtime_s, sizeof(node->mtime_s),
 		node->mtime_ns);
 	return usable(XXH3_64bits_withSeed(node->target, node->size, times + NODE_SYMLINK));
+}
+
+uint64_t node_folder_ino(const struct node *node)
+{
+	return usable(XXH3_64bits_withSeed(node->target, node->size, NODE_FOLDER));
 }
 
 uint64_t node_directory_ino(uint64_t parent_ino, struct croft_slice name,

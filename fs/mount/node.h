@@ -25,6 +25,7 @@ enum node_kind {
 	NODE_DIRECTORY,
 	NODE_FILE,
 	NODE_SYMLINK,
+	NODE_FOLDER,    /* of a view */
 };
 
 enum { NODE_ID_ROOT = 1 /* FUSE_ROOT_ID */, NODE_ID_BY_DIGEST = 2 };
@@ -32,10 +33,10 @@ enum { NODE_ID_ROOT = 1 /* FUSE_ROOT_ID */, NODE_ID_BY_DIGEST = 2 };
 struct node {
 	union {
 		uint8_t hash[CROFT_HASH_SIZE]; /* file, directory */
-		char *target;                  /* symlink; owned by the table */
+		char *target;                  /* symlink; a folder's path from the mount's root. Owned by the table */
 	};
 	union {
-		uint64_t size; /* file: bytes; symlink: length of the target */
+		uint64_t size; /* file: bytes; symlink, folder: length of the target */
 		struct {       /* directory */
 			uint32_t message_size, links;
 		};
@@ -76,6 +77,7 @@ void nodes_restored(struct nodes *nodes);
 
 uint64_t node_file_ino(const struct node *node);
 uint64_t node_symlink_ino(const struct node *node);
+uint64_t node_folder_ino(const struct node *node);
 uint64_t node_directory_ino(uint64_t parent_ino, struct croft_slice name,
 	const struct croft_digest *digest);
 

@@ -78,6 +78,8 @@ static void fill_stat(const struct croft_mount *mount, const struct node *node, 
 	stat->st_blksize = 4096;
 	stat->st_mtim.tv_sec = node->mtime_s;
 	stat->st_mtim.tv_nsec = node->mtime_ns;
+	if (node->kind == NODE_FOLDER) /* so that the kernel does not think it to be as it was */
+		clock_gettime(CLOCK_REALTIME, &stat->st_mtim);
 	stat->st_atim = stat->st_ctim = stat->st_mtim;
 	if (node->kind == NODE_FILE || node->kind == NODE_SYMLINK) {
 		stat->st_mode = node->mode | (node->kind == NODE_FILE ? S_IFREG : S_IFLNK);
@@ -85,8 +87,9 @@ static void fill_stat(const struct croft_mount *mount, const struct node *node, 
 		stat->st_size = (off_t)node->size;
 	} else {
 		stat->st_mode = S_IFDIR | node->mode;
-		stat->st_nlink = node->links;
-		stat->st_size = node->message_size;
+		/* How many directories a folder has is not known, which 1 says. */
+		stat->st_nlink = node->kind == NODE_FOLDER ? 1 : node->links;
+		stat->st_size = node->kind == NODE_FOLDER ? 0 : node->message_size;
 	}
 	stat->st_blocks = (stat->st_size + 511) / 512;
 }
@@ -96,16 +99,18 @@ static struct fuse_entry_param entry_of(struct croft_mount *mount, const struct 
 	struct fuse_entry_param entry = {
 		.ino = node->kind == NODE_BY_DIGEST ? NODE_ID_BY_DIGEST
 						    : nodes_intern(mount->nodes, node),
-		.attr_timeout = forever_s,
+		.attr_timeout = node->kind == NODE_FOLDER ? CHANGING_S : forever_s,
 		.entry_timeout = forever_s,
 	};
 	fill_stat(mount, node, &entry.attr);
 	return entry;
 }
 
-static bool reply_node(struct request *request, const struct node *node)
+bool reply_node(struct request *request, const struct node *node)
 {
 	struct fuse_entry_param entry = entry_of(request->mount, node);
+	if (request->changing)
+		entry.entry_timeout = CHANGING_S;
 	if (fuse_reply_entry(request->fuse, &entry) != 0)
 		nodes_forget(request->mount->nodes, entry.ino, 1);
 	return true;
@@ -122,14 +127,14 @@ static bool reply_child(struct request *request, const struct node *node, size_t
 	return true;
 }
 
-static bool reply_absent(struct request *request, double remembered_s)
+bool reply_absent(struct request *request, double remembered_s)
 {
 	struct fuse_entry_param entry = {.ino = 0, .entry_timeout = remembered_s};
 	fuse_reply_entry(request->fuse, &entry);
 	return true;
 }
 
-static bool reply_error(struct request *request, int code)
+bool reply_error(struct request *request, int code)
 {
 	fuse_reply_err(request->fuse, code);
 	return true;
@@ -152,6 +157,18 @@ static bool reply_directory(struct request *request, const struct node *parent,
 		node_directory_ino(parent->ino, name, digest));
 	release_directory(mount, directory);
 	return reply_node(request, &node);
+}
+
+bool reply_tree(struct request *request, const struct node *parent, const struct croft_digest *digest)
+{
+	struct directory *directory;
+	struct croft_error err;
+	enum loaded loaded = mount_load_directory(request->mount, digest, &directory, &err);
+	if (loaded == LOADED)
+		release_directory(request->mount, directory);
+	else if (loaded == MISSING && request->waits == (request->answer != NULL)) /* the first time */
+		ahead_begin(request->mount, digest, request_group(request));
+	return reply_directory(request, parent, croft_slice_str(request->name), digest);
 }
 
 static bool lookup_in_directory(struct request *request, const struct node *parent)
@@ -203,22 +220,32 @@ static bool lookup_by_digest(struct request *request, const struct node *parent)
 		return reply_error(request, ENOENT);
 	if (loaded == LOADED)
 		release_directory(request->mount, directory);
-	else if (loaded == MISSING && !request->on_heap)
-		ahead_begin(request->mount, &digest, request_group(request));
-	return reply_directory(request, parent, croft_slice_str(request->name), &digest);
+	return reply_tree(request, parent, &digest);
+}
+
+static bool lookup_in_root(struct request *request)
+{
+	struct node child;
+	if (strcmp(request->name, "by-digest") == 0) {
+		nodes_get(request->mount->nodes, NODE_ID_BY_DIGEST, &child);
+		return reply_node(request, &child);
+	}
+	for (size_t i = 0; views_at(request->mount->views, i, &child); i++)
+		if (strcmp(request->name, child.target) == 0)
+			return reply_node(request, &child);
+	return reply_absent(request, forever_s);
 }
 
 static bool run_lookup(struct request *request)
 {
-	struct node parent, child;
+	struct node parent;
 	if (!nodes_get(request->mount->nodes, request->node, &parent))
 		return reply_error(request, ESTALE);
 	switch (parent.kind) {
 	case NODE_ROOT:
-		if (strcmp(request->name, "by-digest") != 0)
-			return reply_absent(request, forever_s);
-		nodes_get(request->mount->nodes, NODE_ID_BY_DIGEST, &child);
-		return reply_node(request, &child);
+		return lookup_in_root(request);
+	case NODE_FOLDER:
+		return view_look_up(request, &parent);
 	case NODE_BY_DIGEST:
 		return lookup_by_digest(request, &parent);
 	case NODE_DIRECTORY:
@@ -250,7 +277,7 @@ static bool run_getattr(struct request *request)
 	}
 	struct stat stat;
 	fill_stat(mount, &node, &stat);
-	fuse_reply_attr(request->fuse, &stat, forever_s);
+	fuse_reply_attr(request->fuse, &stat, node.kind == NODE_FOLDER ? CHANGING_S : forever_s);
 	return true;
 }
 
@@ -362,6 +389,18 @@ static size_t missing_children(struct request *request, const struct directory *
 	return missing_count;
 }
 
+static void list_root(struct listing *listing, uint64_t place)
+{
+	struct croft_mount *mount = listing->request->mount;
+	struct node child;
+	nodes_get(mount->nodes, NODE_ID_BY_DIGEST, &child);
+	if (place == 0 && !list(listing, "by-digest", child.ino, S_IFDIR, &child, 3))
+		return;
+	for (place += place == 0; views_at(mount->views, place - 1, &child); place++)
+		if (!list(listing, child.target, child.ino, S_IFDIR, &child, (off_t)place + 3))
+			return;
+}
+
 static void list_all(struct listing *listing)
 {
 	static const char *const dots[] = {".", ".."};
@@ -370,11 +409,8 @@ static void list_all(struct listing *listing)
 		if (!list(listing, dots[offset], offset == 0 ? listing->parent->ino : NODE_ID_ROOT,
 			    S_IFDIR, NULL, (off_t)offset + 1))
 			return;
-	if (listing->parent->kind == NODE_ROOT && offset == 2) {
-		struct node child;
-		nodes_get(listing->request->mount->nodes, NODE_ID_BY_DIGEST, &child);
-		list(listing, "by-digest", child.ino, S_IFDIR, &child, 3);
-	}
+	if (listing->parent->kind == NODE_ROOT)
+		list_root(listing, offset - 2);
 	if (!listing->directory)
 		return;
 	for (; offset - 2 < listing->directory->count; offset++)
@@ -399,6 +435,8 @@ static bool run_readdir(struct request *request)
 	struct node parent;
 	if (!nodes_get(mount->nodes, request->node, &parent))
 		return reply_error(request, ESTALE);
+	if (parent.kind == NODE_FOLDER)
+		return view_list(request, &parent);
 	struct listing listing = {.request = request, .parent = &parent};
 	if (parent.kind == NODE_DIRECTORY) {
 		struct croft_digest digest = node_digest(&parent);

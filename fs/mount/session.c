@@ -211,7 +211,8 @@ static void set_roots(struct croft_mount *mount, const struct croft_digest *root
 		memcpy(node.hash, root->hash, sizeof(node.hash));
 		node.message_size = (uint32_t)root->size_bytes;
 	} else {
-		node = (struct node){.kind = NODE_ROOT, .ino = NODE_ID_ROOT, .mode = 0555, .links = 3};
+		node = (struct node){.kind = NODE_ROOT, .ino = NODE_ID_ROOT, .mode = 0555,
+			.links = 3 + (uint32_t)views_count(mount->views)};
 	}
 	nodes_set(mount->nodes, NODE_ID_ROOT, &node);
 	node = (struct node){.kind = NODE_BY_DIGEST, .ino = NODE_ID_BY_DIGEST, .mode = 0555,
@@ -249,11 +250,12 @@ struct croft_mount *croft_mount_create(const struct croft_mount_config *config,
 	mount->siblings = siblings_create();
 	mount->accounts = accounts_create();
 	mount->waiting = waiting_create(mount);
-	set_roots(mount, config->root);
 	mount->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (mount->wake_fd < 0) {
-		croft_error_errno(err, errno, "eventfd");
-	} else if (open_session(mount, config, err)) {
+	bool ok = mount->wake_fd >= 0 || croft_error_errno(err, errno, "eventfd");
+	if (ok && config->view_count && !config->root)
+		ok = (mount->views = views_create(config->views, config->view_count, err)) != NULL;
+	set_roots(mount, config->root);
+	if (ok && open_session(mount, config, err)) {
 		set_read_ahead(mount);
 		return mount;
 	}
@@ -403,6 +405,8 @@ void croft_mount_stop(struct croft_mount *mount)
 
 const char *croft_mount_bound(const struct croft_mount *mount)
 {
+	if (mount->views)
+		return "its views are its process's";
 	return mount->ringed ? "FUSE over io_uring is bound to its process" : NULL;
 }
 
@@ -465,6 +469,7 @@ void croft_mount_destroy(struct croft_mount *mount)
 	waiting_close(mount->waiting);
 	if (mount->session)
 		end_session(mount);
+	views_destroy(mount->views);
 	waiting_release(mount->waiting);
 	accounts_destroy(mount->accounts);
 	partials_destroy(mount->partials);

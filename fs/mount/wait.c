@@ -51,7 +51,9 @@ static void free_waiting(struct waiting *waiting)
 void request_free(struct request *request)
 {
 	ahead_destroy(request->ahead);
+	view_answer_free(request->answer);
 	free(request->piece);
+	free(request->folder);
 	free(request->name);
 	free(request);
 }
@@ -170,6 +172,10 @@ static void submit(struct croft_mount *mount, struct request *request,
 		ask_recipe(request, digests);
 		return;
 	}
+	if (request->kind == WAIT_VIEW) {
+		views_ask(mount->views, request);
+		return;
+	}
 	bool background = request->kind >= FETCH_AHEAD;
 	struct croft_fetch_request *fetches = croft_array(count, sizeof(*fetches));
 	for (size_t i = 0; i < count; i++)
@@ -233,7 +239,7 @@ static bool wait_for(struct request *request, const struct croft_digest *digests
 {
 	struct croft_mount *mount = request->mount;
 	struct croft_error err;
-	if (hopeless(request, &digests[0], &err))
+	if (request->kind != WAIT_VIEW && hopeless(request, &digests[0], &err))
 		return request_fail(request, &digests[0], &err);
 	struct request *waiting = request->on_heap ? request : move_to_heap(request);
 	waiting->waits++;
@@ -286,6 +292,19 @@ bool request_wait_chunks(struct request *request, const struct croft_digest *dig
 	request->kind = WAIT_CHUNKS;
 	request->new_file = new_file;
 	return wait_for(request, digests, count, false);
+}
+
+bool request_wait_view(struct request *request, const char *folder)
+{
+	/* The kernel may forget the folder as soon as it has an answer, and the view may still be asked. */
+	request->folder = croft_strdup(folder);
+	request->kind = WAIT_VIEW;
+	return wait_for(request, NULL, 1, true);
+}
+
+void request_view_answered(struct request *request)
+{
+	fetched(request, NULL, 0, NULL);
 }
 
 void request_fetch_ahead(struct croft_mount *mount, const struct croft_digest *digests,

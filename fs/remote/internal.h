@@ -24,6 +24,7 @@ struct remote_abilities {
 struct croft_remote {
 	struct croft_channel *channel;
 	char *instance_name;
+	uint64_t patience_ms; /* 0: as calls and retries have it */
 
 	pthread_mutex_t lock;   /* guards: what follows */
 	struct remote_abilities abilities; /* batch_bytes 0: not asked yet */
@@ -39,6 +40,7 @@ bool remote_batch_bytes(struct croft_remote *remote, uint64_t *bytes, struct cro
 
 /* Tries again while the server cannot be reached, with growing pauses, for a bounded time. */
 struct remote_retry {
+	const struct croft_remote *remote;
 	uint64_t started_ns; /* 0: not begun */
 	unsigned pause_ms;
 };

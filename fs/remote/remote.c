@@ -40,6 +40,11 @@ void croft_remote_destroy(struct croft_remote *remote)
 	free(remote);
 }
 
+void croft_remote_set_patience(struct croft_remote *remote, uint64_t patience_ms)
+{
+	remote->patience_ms = patience_ms;
+}
+
 bool remote_not_found(const struct croft_digest *digest, struct croft_error *err)
 {
 	char text[CROFT_DIGEST_TEXT];
@@ -56,7 +61,7 @@ const char *remote_prefix(struct croft_remote *remote, struct croft_arena *arena
 
 void remote_retry_reset(struct remote_retry *retry)
 {
-	*retry = (struct remote_retry){0};
+	*retry = (struct remote_retry){.remote = retry->remote};
 }
 
 bool remote_retry(struct remote_retry *retry, const struct croft_error *err)
@@ -66,8 +71,10 @@ bool remote_retry(struct remote_retry *retry, const struct croft_error *err)
 	if (retry->started_ns == 0) {
 		retry->started_ns = croft_now_ns();
 		retry->pause_ms = FIRST_PAUSE_MS;
-	} else if (croft_now_ns() - retry->started_ns > RETRY_NS) {
-		return false;
+	} else {
+		uint64_t patience_ms = retry->remote->patience_ms;
+		if (croft_now_ns() - retry->started_ns > (patience_ms ? patience_ms * 1000000 : RETRY_NS))
+			return false;
 	}
 	struct timespec pause = {retry->pause_ms / 1000, (long)(retry->pause_ms % 1000) * 1000000};
 	nanosleep(&pause, NULL);
@@ -81,12 +88,13 @@ void *croft_remote_call(struct croft_remote *remote, const char *path, const Pro
 	const ProtobufCMessageDescriptor *response, struct croft_arena *arena,
 	struct croft_error *err)
 {
-	struct remote_retry retry = {0};
+	struct remote_retry retry = {.remote = remote};
+	const struct croft_call_options options = {.timeout_ms = remote->patience_ms};
 	struct croft_error failure;
 	do {
 		failure = CROFT_ERROR_INIT;
 		void *message =
-			croft_unary(remote->channel, NULL, path, request, response, arena, &failure);
+			croft_unary(remote->channel, &options, path, request, response, arena, &failure);
 		if (message)
 			return message;
 	} while (remote_retry(&retry, &failure));

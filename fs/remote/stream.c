@@ -84,7 +84,7 @@ bool remote_stream_read(struct croft_remote *remote, const struct croft_digest *
 	remote_sink *sink, void *user, struct croft_error *err)
 {
 	struct reading reading = {.remote = remote, .digest = digest, .sink = sink, .user = user};
-	struct remote_retry retry = {0};
+	struct remote_retry retry = {.remote = remote};
 	struct croft_error failure = CROFT_ERROR_INIT;
 	reading.hasher = croft_hasher_create(CROFT_DIGEST_SHA256);
 	bool ok;
@@ -215,7 +215,7 @@ bool remote_stream_write(struct croft_remote *remote, const struct croft_digest 
 	croft_digest_format(digest, '/', text);
 	writing.resource_name = croft_arena_printf(
 		arena, "%suploads/%s/blobs/%s", remote_prefix(remote, arena), uuid, text);
-	struct remote_retry retry = {0};
+	struct remote_retry retry = {.remote = remote};
 	struct croft_error failure;
 	for (uint64_t before = 0;; before = writing.offset) {
 		failure = CROFT_ERROR_INIT;

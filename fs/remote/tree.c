@@ -115,7 +115,7 @@ static bool get_tree(struct croft_remote *remote, const struct croft_digest *roo
 	struct croft_error *err)
 {
 	CROFT_CLEANUP_FREE char *token = croft_strdup("");
-	struct remote_retry retry = {0};
+	struct remote_retry retry = {.remote = remote};
 	for (;;) {
 		struct croft_error failure = CROFT_ERROR_INIT;
 		size_t added = 0;

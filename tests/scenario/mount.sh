@@ -40,12 +40,52 @@ same 17 "$(cat "$folder/second/file17")"
 echo "without a REF every tree is there"
 unmount "$folder/second"
 "$CROFT" mount --state "$folder/caches" "$folder/second"
-same by-digest "$(ls "$folder/second")"
+same "actions by-digest failed names" "$(ls "$folder/second" | xargs)"
 diff -r --no-dereference "$tree" "$folder/second/by-digest/$digest"
 diff -r --no-dereference "$tree/a" "$folder/second/by-digest/$other"
 fails 2 'No such file' ls "$folder/second/by-digest/$(printf '%064d-7' 0)" </dev/null
 later=$("$CROFT" import "$tree/a/b")
 diff -r "$tree/a/b" "$folder/second/by-digest/$later"
+
+# eventually EXPECTED COMMAND...: what it prints becomes that.
+eventually() {
+    local expected=$1
+    shift
+    for _ in $(seq 100); do [ "$("$@" 2>&1 | xargs)" = "$expected" ] && return; sleep 0.1; done
+    echo "expected \"$expected\", came \"$("$@" 2>&1 | xargs)\" of: $*" >&2
+    return 1
+}
+echo "by name too, and new names are seen"
+same tree "$(ls "$folder/second/names")"
+diff -r --no-dereference "$tree" "$folder/second/names/tree"
+"$CROFT" import --name project/lib/a "$tree/a" >/dev/null
+"$CROFT" import --name project/lib "$tree/a/b" >/dev/null
+"$CROFT" import --name project/app "$tree/a" >/dev/null
+"$CROFT" import --name a//b%c "$tree/a" >/dev/null
+eventually "a%2F%2Fb%25c project tree" ls "$folder/second/names"
+eventually "app lib lib%2Fa" ls "$folder/second/names/project"
+diff -r "$tree/a/b" "$folder/second/names/project/lib"
+diff -r --no-dereference "$tree/a" "$folder/second/names/project/lib%2Fa"
+diff -r --no-dereference "$tree/a" "$folder/second/names/a%2F%2Fb%25c"
+fails 2 'No such file' ls "$folder/second/names/project/none"
+same "$(stat -c %i "$folder/second/by-digest/$other/b/file17")" "$(stat -c %i "$folder/second/names/project/app/b/file17")"
+
+echo "a name that is given anew shows the new tree; what is open stays the old one"
+exec 5<"$folder/second/names/project/app/b/file3"
+"$CROFT" import --name project/app "$tree/a/b" >/dev/null
+eventually 3 cat "$folder/second/names/project/app/file3"
+fails 2 'No such file' ls "$folder/second/names/project/app/b"
+same 3 "$(cat <&5)"
+exec 5<&-
+
+echo "without the server names are told to be away, trees that are known are there"
+crash
+eventually_down() { timeout 30 ls "$folder/second/names" 2>&1 | sed 's/.*: //'; }
+eventually "Host is down" eventually_down
+[ "$(timeout 30 stat "$folder/second/names/nobody-asked" 2>&1 | sed 's/.*: //')" = "Host is down" ]
+same 17 "$(cat "$folder/second/by-digest/$other/b/file17")"
+serve server
+eventually "a%2F%2Fb%25c project tree" ls "$folder/second/names"
 
 echo "unmounting ends it, also where an agent has made its sandboxes meanwhile"
 "$CROFT" agent --state "$folder/agent" --name one >>"$folder/agent.log" 2>&1 &

@@ -4,14 +4,14 @@
 . "$(dirname "$0")/lib.sh"
 [ -e /dev/fuse ] || { echo "there is no /dev/fuse here"; exit 77; }
 
-mkdir -p "$folder/root/bin" "$folder/root/src" "$folder/mnt"
+mkdir -p "$folder/root/bin" "$folder/root/src" "$folder/mnt" "$folder/all"
 for name in sh mkdir cp chmod ln; do cp /bin/busybox "$folder/root/bin/$name"; done
 echo 'int main;' >"$folder/root/src/main.c"
 start_farm -n 1 --slots 1
 "$CROFT" import --name root "$folder/root" >/dev/null
 leave() {
     local status=$?
-    umount -l "$folder/mnt" 2>/dev/null || true
+    umount -l "$folder/mnt" "$folder/all" 2>/dev/null || true
     finish $status
 }
 trap leave EXIT
@@ -38,6 +38,8 @@ looks() {
     "$CROFT" diff "$1:inputs" root
 }
 
+"$CROFT" mount --state "$folder/caches" "$folder/all"
+same "" "$(ls "$folder/all/failed" "$folder/all/actions" | grep -v : | xargs)"
 for status in 0 3; do
     echo "a job that ends with $status is a tree by its operation and its action"
     build $status
@@ -50,8 +52,24 @@ for status in 0 3; do
     same "sub/copy" "$(readlink "$folder/mnt/outputs/out/link")"
     [ -x "$folder/mnt/outputs/tool" ]
     umount "$folder/mnt"
-    for cache in "$folder"/caches/[0-9]*/; do flock -w 60 "$cache" true; done
+    diff -r --no-dereference "$folder/root" "$folder/all/actions/$action/inputs"
+    same "made said" "$(cat "$folder/all/actions/$action/stdout" "$folder/all/actions/$action/stderr" | xargs)"
+    cmp "$folder/all/actions/$action/outputs/out/sub/copy" "$folder/root/src/main.c"
+    flock -w 60 "$folder/caches/1" true
 done
+
+echo "those that failed are listed, with what they left"
+for _ in $(seq 100); do [ "$(ls "$folder/all/failed")" = "$operation" ] && break; sleep 0.1; done
+same "$operation" "$(ls "$folder/all/failed")"
+for place in "$folder/all/failed/$operation" "$folder/all/failed/$action"; do
+    same "made said" "$(cat "$place/stdout" "$place/stderr" | xargs)"
+    cmp "$place/outputs/out/sub/copy" "$folder/root/src/main.c"
+    cmp "$place/inputs/bin/sh" "$folder/root/bin/sh"
+done
+fails 2 'No such file' ls "$folder/all/failed/$(printf '%064d-7' 0)"
+fails 2 'No such file' ls "$folder/all/actions/none"
+umount "$folder/all"
+flock -w 60 "$folder/caches/0" true
 
 echo "what failed is remembered, and run again all the same"
 build 3

@@ -316,6 +316,7 @@ static uint32_t owner = 1234; /* of what the next mount shows */
 
 static bool classic; /* the next mount uses no io_uring */
 static const struct croft_mount_saved *saved; /* with which the next mount goes on */
+static const struct croft_mount_view *views; /* of the next mount: one, or NULL */
 
 static inline void mount_it(struct fixture *fixture, bool with_farm, const struct croft_digest *root)
 {
@@ -327,6 +328,8 @@ static inline void mount_it(struct fixture *fixture, bool with_farm, const struc
 		.store = fixture->store,
 		.fetcher = with_farm ? fixture->farm : NULL,
 		.root = root,
+		.views = views,
+		.view_count = views != NULL,
 		.allow_other = true,
 		.uid = owner,
 		.gid = owner ? 2345 : 0,
@@ -376,6 +379,7 @@ static int tear_down(void **state)
 	struct croft_fetcher *farm = fixture->farm;
 	unmount_it(fixture);
 	classic = false;
+	views = NULL;
 	pthread_mutex_lock(&farm->lock);
 	farm->stop = true;
 	pthread_cond_broadcast(&farm->changed);
