@@ -26,10 +26,15 @@ static char *default_path(const char *part, struct croft_error *err)
 	return path;
 }
 
-char *state_directory(const struct options *options, const char *part, struct croft_error *err)
+char *state_path(const struct options *options, const char *part, struct croft_error *err)
 {
 	const char *given = options_value(options, "state");
-	CROFT_CLEANUP_FREE char *path = given ? croft_strdup(given) : default_path(part, err);
+	return given ? croft_strdup(given) : default_path(part, err);
+}
+
+char *state_directory(const struct options *options, const char *part, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE char *path = state_path(options, part, err);
 	if (!path || !croft_make_directories(path, err))
 		return NULL;
 	char *absolute = realpath(path, NULL);

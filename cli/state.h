@@ -5,8 +5,9 @@
 
 #include "cli/options.h"
 
-/* --state, or `part` below $XDG_STATE_HOME/croft or ~/.local/state/croft; absolute, made if it is
- * missing. To be freed; NULL with err. */
+/* --state, or `part` below $XDG_STATE_HOME/croft or ~/.local/state/croft. To be freed; NULL with err. */
+char *state_path(const struct options *options, const char *part, struct croft_error *err);
+/* The same, absolute, and made if it is missing. */
 char *state_directory(const struct options *options, const char *part, struct croft_error *err);
 
 #endif

@@ -10,25 +10,39 @@
 #include <inttypes.h>
 #include <sys/stat.h>
 
-/* `croft serve` keeps its store in store/ of its state, agents their cache in fs/cache/. */
-static char *find_store(const struct options *options, bool *durable, struct croft_error *err)
+/* `croft serve` keeps its store in store/ of its state, `croft farm` that of its server in serve/, agents
+ * their cache in fs/cache/. */
+static char *store_below(const char *state, bool *durable)
 {
-	static const char *const places[] = {"store", "fs/cache", "cache"};
-	CROFT_CLEANUP_FREE char *state = state_directory(options, "serve", err);
-	char *path = NULL;
-	struct stat st;
-	for (size_t i = 0; state && i < sizeof(places) / sizeof(places[0]); i++) {
+	static const char *const places[] = {"store", "serve/store", "fs/cache", "cache"};
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		char *path = NULL;
 		if (asprintf(&path, "%s/%s", state, places[i]) < 0)
 			abort();
-		*durable = i == 0;
+		*durable = i < 2;
+		struct stat st;
 		if (stat(path, &st) == 0)
 			return path;
 		free(path);
 	}
-	if (state)
-		croft_error_set(err, CROFT_NOT_FOUND,
-			"%s is no state directory of croft: it has neither store/ nor fs/cache/", state);
 	return NULL;
+}
+
+static char *find_store(const struct options *options, bool *durable, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE char *serve = state_path(options, "serve", err);
+	CROFT_CLEANUP_FREE char *farm = state_path(options, "farm", err);
+	if (!serve || !farm)
+		return NULL;
+	char *path = store_below(serve, durable);
+	if (!path)
+		path = store_below(farm, durable);
+	if (!path)
+		croft_error_set(err, CROFT_NOT_FOUND,
+			"%s has neither store/ nor fs/cache/: --state names the state directory of a `croft serve`, "
+			"`croft farm` or `croft agent`",
+			serve);
+	return path;
 }
 
 enum access { WRITE, READ, WRITE_IF_FREE };
@@ -96,7 +110,7 @@ static int fsck_run(const struct options *options, struct croft_error *err)
 }
 
 static const struct option_spec fsck_options[] = {
-	{"state", 0, "DIR", "of `croft serve` or `croft agent` (else $XDG_STATE_HOME/croft/serve)"},
+	{"state", 0, "DIR", "of a serve, farm or agent (else $XDG_STATE_HOME/croft/serve or .../farm)"},
 	{"repair", 0, NULL, "set damaged blobs aside and forget what depends on them (server stopped)"},
 	{"json", 0, NULL, "as JSON"},
 	{0},
@@ -151,7 +165,7 @@ static int store_run(const struct options *options, struct croft_error *err)
 }
 
 static const struct option_spec store_options[] = {
-	{"state", 0, "DIR", "of `croft serve` or `croft agent` (else $XDG_STATE_HOME/croft/serve)"},
+	{"state", 0, "DIR", "of a serve, farm or agent (else $XDG_STATE_HOME/croft/serve or .../farm)"},
 	{"json", 0, NULL, "as JSON"},
 	{0},
 };

@@ -132,7 +132,7 @@ same '{"freed_blobs": 0, "freed_bytes": 0}' "$("$CROFT" gc --json | python3 -c '
 kill -TERM "$server"
 wait "$server"
 "$CROFT" fsck --state "$folder/server" | grep '^clean' >/dev/null
-fails 1 "is no state directory" "$CROFT" fsck --state "$folder/out"
+fails 1 "--state names the state directory" "$CROFT" fsck --state "$folder/out"
 
 echo "damage is found, set aside, and put right by importing again"
 python3 - "$folder/server/store" "$tree/large" <<'PYTHON'

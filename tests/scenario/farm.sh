@@ -41,6 +41,9 @@ pids+=("$farm")
 for _ in $(seq 300); do grep -qs '^farm at' "$folder/farm.out" && break; sleep 0.1; done
 CROFT_SERVER=$(sed -n 's/^farm at \([^,]*\),.*/\1/p' "$folder/farm.out")
 same bin "$("$CROFT" ls root)"
+mkdir "$folder/home"
+ln -s "$folder" "$folder/home/croft"
+XDG_STATE_HOME="$folder/home" "$CROFT" store stat | grep '^blobs ' >/dev/null
 
 echo "a second one in the same place is refused"
 fails 1 "before it was ready" "$CROFT" farm --state "$folder/farm" --listen 127.0.0.1:0
