@@ -30,6 +30,7 @@ struct croft_agent_config {
 	bool allow_nested;  /* jobs that ask for remoteApisSocketPath get at the farm's calls */
 	bool allow_network; /* jobs that ask for network=on get this machine's network */
 	const struct croft_tls *tls; /* or NULL */
+	const char *key_file; /* with what the server asks of its agents; or NULL */
 };
 
 /* Runs until SIGTERM or SIGINT: then takes no more jobs, ends the running ones and leaves. At SIGUSR2 the filesystem

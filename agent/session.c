@@ -9,6 +9,7 @@
 #include "proto/base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -528,8 +529,18 @@ static bool converse(struct croft_session *session, struct croft_stream *stream,
 
 static bool connect_once(struct croft_session *session, bool *connected, struct croft_error *err)
 {
-	struct croft_call_options options = {.wait_for_ready = true};
+	struct croft_metadata key = {.name = "croft-agent-key"};
+	struct croft_call_options options = {.wait_for_ready = true, .metadata = &key};
 	struct croft_error failed = CROFT_ERROR_INIT;
+	CROFT_CLEANUP_FREE char *text = NULL;
+	size_t size = 0;
+	if (session->config->key_file) {
+		enum { KEY_MOST = 128 };
+		if (!croft_read_file(AT_FDCWD, session->config->key_file, KEY_MOST + 2, &text, &size, err))
+			return false;
+		key.value = CROFT_SLICE(text, strcspn(text, "\r\n"));
+		options.metadata_count = 1;
+	}
 	struct croft_stream *stream = croft_stream_open(session->machine->channel, &options,
 		"/croft.v1.Agents/Session", &farm__server_message__descriptor, &failed);
 	*connected = stream != NULL;

@@ -59,6 +59,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.allow_network = options_given(options, "allow-network"),
 		.allow_nested = options_given(options, "allow-nested"),
 		.tls = wants_tls ? &tls : NULL,
+		.key_file = options_value(options, "agent-key"),
 	};
 	return croft_agent_run(&config, err) ? 0 : FAILED;
 }
@@ -74,6 +75,7 @@ static const struct option_spec agent_options[] = {
 	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
 	{"allow-nested", 0, NULL, "jobs that ask for remoteApisSocketPath may call the farm themselves"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
+	{"agent-key", 0, "FILE", "the key of a farm whose blobs are private: agent-key of its server's state"},
 	{"classic-fuse", 0, NULL, "use /dev/fuse even where FUSE over io_uring is switched on"},
 	{"staging", 0, "WAY", "how inputs come to jobs: fuse, reflink, hardlink, copy (else auto)"},
 	{"verbose", 'v', NULL, "log more"},

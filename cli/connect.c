@@ -22,6 +22,12 @@ const char *server_of(const struct options *options)
 	return given ? given : environment("CROFT_SERVER", "grpc://127.0.0.1:8980");
 }
 
+const char *instance_of(const struct options *options)
+{
+	const char *given = options_value(options, "instance");
+	return given ? given : environment("CROFT_INSTANCE", "");
+}
+
 /* A server that refuses the call for reasons of its own is there; what it refuses will be told by the
  * call that matters. */
 static bool is_there(struct client *client, bool wait, uint64_t timeout_ms, struct croft_error *err)
@@ -66,10 +72,9 @@ static bool wait_for_server(struct client *client, uint64_t patience_ms, struct 
 
 bool client_make(struct client *client, const struct options *options, struct croft_error *err)
 {
-	const char *instance = options_value(options, "instance");
 	*client = (struct client){
 		.server = server_of(options),
-		.instance = instance ? instance : environment("CROFT_INSTANCE", ""),
+		.instance = instance_of(options),
 	};
 	struct croft_tls tls = {
 		.certificate_file = options_value(options, "tls-cert"),

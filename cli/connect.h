@@ -25,5 +25,6 @@ void client_close(struct client *client);
 
 /* The server's URL by option, environment and default. */
 const char *server_of(const struct options *options);
+const char *instance_of(const struct options *options); /* "" by default */
 
 #endif

@@ -47,6 +47,8 @@ static char **server_arguments(struct farm *farm, bool ready)
 	if (farm->budget)
 		add(farm, arguments, "--budget",
 			croft_arena_printf(farm->arena, "%" PRIu64, farm->budget));
+	if (options_given(farm->options, "private-blobs"))
+		add(farm, arguments, "--private-blobs", NULL);
 	if (options_given(farm->options, "policy"))
 		add(farm, arguments, "--policy", options_value(farm->options, "policy"));
 	if (options_given(farm->options, "verbose"))
@@ -71,6 +73,8 @@ static char **agent_arguments(struct farm *farm, const char *name)
 	if (farm->cache)
 		add(farm, arguments, "--cache",
 			croft_arena_printf(farm->arena, "%" PRIu64, farm->cache));
+	if (options_given(farm->options, "private-blobs"))
+		add(farm, arguments, "--agent-key", croft_arena_printf(farm->arena, "%s/serve/agent-key", farm->state));
 	if (options_given(farm->options, "allow-network"))
 		add(farm, arguments, "--allow-network", NULL);
 	if (options_given(farm->options, "root-image"))
@@ -182,6 +186,7 @@ static const struct option_spec farm_options[] = {
 	{"cache", 0, "SIZE", "most bytes that each agent's cache may hold"},
 	{"root-image", 0, "NAME|DIR", "the / of jobs whose inputs are not a whole root (Bazel)"},
 	{"allow-network", 0, NULL, "jobs that ask for network=on get this machine's network"},
+	{"private-blobs", 0, NULL, "to each instance name only its own blobs are there (see croft serve)"},
 	{"policy", 0, "NAME", "how jobs are placed (else locality)"},
 	{"verbose", 'v', NULL, "log more"},
 	{0},

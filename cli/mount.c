@@ -129,7 +129,8 @@ static bool serve(struct mounting *mounting, int ready, struct croft_error *err)
 	if (!store)
 		return false;
 	struct croft_fetcher_config fetch_config = {
-		.store = store, .origin = mounting->plane, .key = getenv(PLANE_KEY)};
+		.store = store, .origin = mounting->plane, .key = getenv(PLANE_KEY),
+		.instance = instance_of(mounting->options)};
 	struct croft_fetcher *fetcher = croft_fetcher_start(&fetch_config, err);
 	struct croft_mount *mount = NULL;
 	struct croft_mount_view views[VIEWS];

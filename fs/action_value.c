@@ -51,19 +51,32 @@ static bool forget(struct croft_store *store, struct croft_slice key, struct cro
 	return false;
 }
 
-static bool put_plain(struct croft_store *store, struct croft_slice key, struct croft_slice value,
-	struct croft_error *err)
+static bool put_plain(struct croft_store *store, struct croft_slice tenant, struct croft_slice key,
+	struct croft_slice value, struct croft_error *err)
 {
 	struct croft_digest digest = croft_digest_of(value.data, value.size);
 	struct croft_ref ref = {CROFT_REF_BLOB, digest};
 	char text[CROFT_DIGEST_TEXT];
 	croft_digest_format(&digest, '/', text);
 	return croft_store_put(store, &digest, value, err) &&
+		croft_store_grant(store, tenant, &digest, 1, err) &&
 		croft_store_record_put(store, CROFT_RECORD_ACTION, key, croft_slice_str(text), &ref,
 			digest.size_bytes > 0, 0, err);
 }
 
-bool croft_action_value_put(struct croft_store *store, const char *instance_name,
+/* To name a digest is not to have the blob. */
+static bool check_refs(struct croft_store *store, struct croft_slice tenant, const struct croft_ref *refs,
+	size_t count, struct croft_arena *arena, struct croft_error *err)
+{
+	struct croft_digest *hidden;
+	size_t hidden_count;
+	if (!croft_store_hidden(store, tenant, refs, count, arena, &hidden, &hidden_count, err))
+		return false;
+	return hidden_count == 0 ||
+		croft_error_set(err, CROFT_FAILED_PRECONDITION, "it names %zu blobs that are not in the store", hidden_count);
+}
+
+bool croft_action_value_put(struct croft_store *store, const char *instance_name, struct croft_slice tenant,
 	const uint8_t hash[CROFT_HASH_SIZE], struct croft_slice value, struct croft_error *err)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
@@ -73,30 +86,31 @@ bool croft_action_value_put(struct croft_store *store, const char *instance_name
 	struct croft_slice key = key_of(instance_name, "", hash, arena);
 	struct croft_slice plain = key_of(instance_name, "plain/", hash, arena);
 	if (!result || !croft_action_result_refs(result, arena, &refs, &count, NULL))
-		return put_plain(store, plain, value, err) && forget(store, key, err);
-	return croft_store_record_put(store, CROFT_RECORD_ACTION, key, value, refs, count, 0, err) &&
+		return put_plain(store, tenant, plain, value, err) && forget(store, key, err);
+	return check_refs(store, tenant, refs, count, arena, err) &&
+		croft_store_record_put(store, CROFT_RECORD_ACTION, key, value, refs, count, 0, err) &&
 		forget(store, plain, err);
 }
 
-bool croft_action_value_get(struct croft_store *store, const char *instance_name,
+bool croft_action_value_get(struct croft_store *store, const char *instance_name, struct croft_slice tenant,
 	const uint8_t hash[CROFT_HASH_SIZE], struct croft_arena *arena, struct croft_slice *value,
 	struct croft_digest *blob, struct croft_error *err)
 {
 	struct croft_error failure = CROFT_ERROR_INIT;
-	if (croft_store_record_get(store, CROFT_RECORD_ACTION, key_of(instance_name, "", hash, arena),
-			arena, value, &failure)) {
+	struct croft_slice key = key_of(instance_name, "", hash, arena);
+	if (croft_store_record_get(store, CROFT_RECORD_ACTION, key, arena, value, &failure)) {
 		if (!value->data)
 			*value = CROFT_SLICE("", 0);
-		return true;
+		return croft_store_grant_record(store, tenant, CROFT_RECORD_ACTION, key, err);
 	}
 	if (failure.code != CROFT_NOT_FOUND) {
 		if (err)
 			*err = failure;
 		return false;
 	}
-	struct croft_slice text;
-	if (!croft_store_record_get(store, CROFT_RECORD_ACTION,
-			key_of(instance_name, "plain/", hash, arena), arena, &text, err))
+	struct croft_slice text, plain = key_of(instance_name, "plain/", hash, arena);
+	if (!croft_store_record_get(store, CROFT_RECORD_ACTION, plain, arena, &text, err) ||
+		!croft_store_grant_record(store, tenant, CROFT_RECORD_ACTION, plain, err))
 		return false;
 	*value = CROFT_SLICE(NULL, 0);
 	return croft_digest_parse(text, blob, err);

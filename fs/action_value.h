@@ -8,14 +8,14 @@
 #ifndef CROFT_FS_ACTION_VALUE_H
 #define CROFT_FS_ACTION_VALUE_H
 
-#include "fs/store.h"
+#include "fs/private.h"
 
-/* FAILED_PRECONDITION: an ActionResult that names what is not there. */
-bool croft_action_value_put(struct croft_store *store, const char *instance_name,
+/* FAILED_PRECONDITION: an ActionResult that names what is not there, or what the tenant may not know of. */
+bool croft_action_value_put(struct croft_store *store, const char *instance_name, struct croft_slice tenant,
 	const uint8_t hash[CROFT_HASH_SIZE], struct croft_slice value, struct croft_error *err);
 
 /* An ActionResult: *value in the arena. Else *blob is where the value is, and value->data is NULL. */
-bool croft_action_value_get(struct croft_store *store, const char *instance_name,
+bool croft_action_value_get(struct croft_store *store, const char *instance_name, struct croft_slice tenant,
 	const uint8_t hash[CROFT_HASH_SIZE], struct croft_arena *arena, struct croft_slice *value,
 	struct croft_digest *blob, struct croft_error *err);
 

@@ -24,6 +24,7 @@ struct croft_fetcher;
 struct croft_fetcher_config {
 	struct croft_store *store; /* borrowed: where blobs go */
 	const char *origin;        /* "host:port" of the farm's blob plane */
+	const char *instance;      /* as which the planes are asked; NULL: none is named */
 	const char *key;           /* of its planes, the peers' too; NULL: none is asked for */
 	unsigned connections;      /* per source; 0: 4 */
 	unsigned deadline_ms;      /* of one blob without progress; 0: 60 s */

@@ -31,6 +31,10 @@ struct croft_plane_config {
 	struct croft_store *store; /* borrowed */
 	const char *instance_name; /* whose action cache a bare /ac/ is; "" by default */
 	bool writable;             /* PUT allowed; agents serve read-only */
+	/* What tenants (the instance names of paths, and instance_name for paths without one) may not know of is not
+	 * there: fs/private.h. Who has full_key sees all. */
+	bool private_blobs;
+	const char *full_key;
 	const char *key; /* that clients must know (user "croft", Basic); NULL: whoever can connect may ask */
 	struct croft_upstream *upstream; /* borrowed; NULL: none */
 	unsigned idle_ms;          /* 0: 60 s */

@@ -25,6 +25,10 @@ struct croft_sched_config {
 	struct croft_upstream *upstream; /* borrowed; NULL: none */
 	const char *blob_url;       /* told to agents: ":PORT" or "host:PORT" */
 	const char *blob_key;       /* told likewise: what blob planes ask for; NULL: nothing */
+	bool private_blobs;         /* see fs/private.h; not with an upstream */
+	/* That agents must know; they are told this one as what blob planes ask for, and see all. NULL: whoever can
+	 * connect may be an agent. */
+	const char *agent_key;
 	const char *policy;         /* "locality" (the default, also for NULL), "random", "least-loaded", … */
 	uint64_t default_timeout_ms, max_timeout_ms; /* 0: none */
 	uint64_t stall_cap_ms; /* by which waiting for lazy fetches may stretch a timeout; 0: 10 minutes */

@@ -23,6 +23,7 @@ struct serving {
 	struct croft_store *store;
 	struct croft_upstream *upstream;
 	const char *plane_key; /* NULL: none is asked for */
+	const char *agent_key; /* NULL: likewise */
 	struct croft_plane *plane;
 	struct croft_sched *sched;
 	struct croft_services *services;
@@ -62,32 +63,43 @@ static bool start_upstream(struct serving *serving, const struct croft_serve_con
 {
 	if (!config->upstream_url)
 		return true;
+	if (config->private_blobs)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"blobs cannot be private with an upstream: it does not tell whose they are");
 	serving->upstream = croft_upstream_start(
 		&(struct croft_upstream_config){.store = serving->store, .url = config->upstream_url}, err);
 	return serving->upstream || croft_error_wrap(err, "the upstream");
 }
 
 /* A farm that knows its clients by certificates gives no blobs to strangers. */
-static bool read_plane_key(struct serving *serving, const struct croft_serve_config *config,
+static bool read_keys(struct serving *serving, const struct croft_serve_config *config,
 	struct croft_error *err)
 {
 	const char *file = config->plane_key_file;
 	if (!file && config->tls && config->tls->authority_file)
 		file = croft_arena_printf(serving->arena, "%s/plane-key", config->state);
 	serving->plane_key = file ? plane_key_read(file, serving->arena, err) : NULL;
-	return !file || serving->plane_key;
+	if (file && !serving->plane_key)
+		return false;
+	if (!config->private_blobs)
+		return true;
+	file = croft_arena_printf(serving->arena, "%s/agent-key", config->state);
+	serving->agent_key = plane_key_read(file, serving->arena, err);
+	return serving->agent_key != NULL;
 }
 
 static bool start_plane(struct serving *serving, const struct croft_serve_config *config,
 	const char *address, struct croft_error *err)
 {
-	if (!read_plane_key(serving, config, err))
+	if (!read_keys(serving, config, err))
 		return false;
 	const char *at = plane_address(config, address, serving->arena);
 	serving->plane = croft_plane_start(
 		&(struct croft_plane_config){
 			.address = at, .store = serving->store, .instance_name = "", .writable = true,
 			.key = serving->plane_key,
+			.private_blobs = config->private_blobs,
+			.full_key = serving->agent_key,
 			.upstream = serving->upstream},
 		err);
 	return serving->plane || croft_error_wrap(err, "starting the blob plane on %s", at);
@@ -107,6 +119,8 @@ static bool open_sched(struct serving *serving, const struct croft_serve_config 
 		/* Agents put the host in front by which they know this server. */
 		.blob_url = croft_arena_printf(serving->arena, ":%d", croft_plane_port(serving->plane)),
 		.blob_key = serving->plane_key,
+		.private_blobs = config->private_blobs,
+		.agent_key = serving->agent_key,
 		.policy = config->policy,
 		.queue_limit = config->queue_limit,
 		.tenant_limit = config->build_limit,
@@ -123,6 +137,7 @@ static bool start_server(struct serving *serving, const struct croft_serve_confi
 		&(struct croft_services_config){.store = serving->store,
 			.sched = serving->sched,
 			.upstream = serving->upstream,
+			.private_blobs = config->private_blobs,
 			.asset_origins = config->asset_origins,
 			.asset_origin_count = config->asset_origin_count,
 			.folder = config->state},

@@ -15,6 +15,9 @@ struct croft_serve_config {
 	/* File with the key that it asks for. NULL: STATE/plane-key where clients need certificates, else no key. */
 	const char *plane_key_file;
 	const struct croft_tls *tls; /* or NULL */
+	/* What a client did not put itself, or what was not made for its instance, is not there for it (fs/private.h).
+	 * Agents must know the key in STATE/agent-key, which is made if it is not there. Not with an upstream. */
+	bool private_blobs;
 	const char *policy;
 	uint64_t unfit_ms; /* as sched.h */
 	uint64_t queue_limit, build_limit; /* operations that wait, in all and of one build; 0: as sched.h */

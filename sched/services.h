@@ -20,6 +20,7 @@ struct croft_services_config {
 	/* URLs, ending with a slash, below which assets are fetched that nobody pushed; none: nothing is. */
 	const char *const *asset_origins;
 	size_t asset_origin_count;
+	bool private_blobs; /* see fs/private.h; not with an upstream */
 	const char *folder; /* for what is being fetched; NULL: /var/tmp */
 };
 

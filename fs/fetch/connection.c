@@ -292,7 +292,8 @@ static void write_request(struct fetch_connection *connection)
 	const char *host = connection->source->name;
 	struct fetch_wanted *first = connection->asked[0];
 	const char *authorization = connection->source->fetcher->authorization;
-	size_t room = 640 + strlen(host) + strlen(authorization) + connection->asked_count * CROFT_DIGEST_TEXT, size;
+	const char *prefix = connection->source->fetcher->prefix;
+	size_t room = 640 + strlen(host) + strlen(prefix) + strlen(authorization) + connection->asked_count * CROFT_DIGEST_TEXT, size;
 	if (connection->request_room < room) {
 		free(connection->request);
 		connection->request = croft_alloc(room);
@@ -307,7 +308,7 @@ static void write_request(struct fetch_connection *connection)
 		if (first->intake && first->intake->received > 0)
 			snprintf(range, sizeof(range), "Range: bytes=%" PRIu64 "-\r\n", first->intake->received);
 		size = (size_t)snprintf(
-			text, room, "GET /cas/%s HTTP/1.1\r\nHost: %s\r\n%s%s\r\n", hash, host,
+			text, room, "GET %s/cas/%s HTTP/1.1\r\nHost: %s\r\n%s%s\r\n", prefix, hash, host,
 			authorization, range);
 	} else {
 		size_t body = 0;
@@ -317,7 +318,7 @@ static void write_request(struct fetch_connection *connection)
 			body += strlen(digest) + 1;
 		}
 		size = (size_t)snprintf(text, room,
-			"POST /batch HTTP/1.1\r\nHost: %s\r\n%sContent-Length: %zu\r\n\r\n", host,
+			"POST %s/batch HTTP/1.1\r\nHost: %s\r\n%sContent-Length: %zu\r\n\r\n", prefix, host,
 			authorization, body);
 		for (size_t i = 0; i < connection->asked_count; i++) {
 			croft_digest_format(&connection->asked[i]->digest, '-', text + size);

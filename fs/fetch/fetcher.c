@@ -126,6 +126,7 @@ static void discard(struct croft_fetcher *fetcher)
 	croft_digest_map_destroy(fetcher->wanted);
 	croft_digest_map_destroy(fetcher->recipes);
 	pthread_mutex_destroy(&fetcher->lock);
+	free(fetcher->prefix);
 	free(fetcher);
 }
 
@@ -152,6 +153,9 @@ struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *con
 	if (authorization[0])
 		snprintf(fetcher->authorization, sizeof(fetcher->authorization), "Authorization: %s\r\n",
 			authorization);
+	bool named = config->instance && *config->instance;
+	if (asprintf(&fetcher->prefix, "%s%s", named ? "/" : "", named ? config->instance : "") < 0)
+		abort();
 	fetcher->store = config->store;
 	fetcher->connections = config->connections ? config->connections : CONNECTIONS;
 	uint64_t deadline_ms = config->deadline_ms ? config->deadline_ms : DEADLINE_MS;

@@ -155,6 +155,7 @@ struct croft_fetcher {
 	uint64_t deadline_ns, stall_ns;
 	uint64_t hedge_ns;  /* as configured; 0: it follows answer_ns */
 	uint64_t answer_ns; /* that the origin usually takes; 0: not known. Atomic: others read it */
+	char *prefix; /* of paths: "/INSTANCE", or "" */
 	char authorization[HTTP_AUTHORIZATION + 20]; /* the line of it in requests; "": none */
 	bool stopping;
 	struct ring_post begin, stop, wake;

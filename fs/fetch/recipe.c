@@ -183,7 +183,7 @@ int fetch_recipe_write(const struct fetch_recipe *recipe, char *text, size_t roo
 	if (recipe->size > 0)
 		snprintf(piece, sizeof(piece), "Croft-Piece: bytes=%" PRIu64 "-%" PRIu64 "\r\n",
 			recipe->offset, recipe->offset + recipe->size - 1);
-	return snprintf(text, room, "GET /chunks/%s HTTP/1.1\r\nHost: %s\r\n%s%s\r\n", hash,
+	return snprintf(text, room, "GET %s/chunks/%s HTTP/1.1\r\nHost: %s\r\n%s%s\r\n", fetcher->prefix, hash,
 		fetcher->sources[0].name, fetcher->authorization, piece);
 }
 

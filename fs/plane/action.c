@@ -11,7 +11,8 @@ static bool look(struct plane_request *request)
 {
 	struct croft_plane *plane = request->plane;
 	request->failure = CROFT_ERROR_INIT;
-	return croft_action_value_get(plane->config.store, plane_instance(request), request->digest.hash,
+	return croft_action_value_get(plane->config.store, plane_instance(request), plane_tenant(request),
+		request->digest.hash,
 		request->arena, &request->value, &request->digest, &request->failure);
 }
 
@@ -52,8 +53,8 @@ static void put_work(struct ring_work *work)
 	struct croft_plane *plane = request->plane;
 	struct croft_slice value = {
 		request->collected ? request->collected : "", request->collected_size};
-	if (croft_action_value_put(plane->config.store, plane_instance(request), request->digest.hash, value,
-			&request->failure))
+	if (croft_action_value_put(plane->config.store, plane_instance(request), plane_tenant(request),
+			request->digest.hash, value, &request->failure))
 		croft_upstream_send_result(
 			plane->config.upstream, plane_instance(request), &request->digest, value);
 }

@@ -50,13 +50,22 @@ static void write_line(struct plane_request *request, struct plane_buffer *buffe
 	plane_print(buffer, "%s %d\n", text, status);
 }
 
+static bool is_hidden(const struct plane_request *request, size_t index)
+{
+	return request->hidden && request->hidden[index];
+}
+
 static bool next_digest(struct plane_request *request, struct plane_buffer *buffer,
 	struct croft_error *err)
 {
 	const struct croft_digest *digest = &request->digests[request->digest_at];
 	struct croft_error why = CROFT_ERROR_INIT;
 	request->position = 0;
-	request->blob = croft_store_open_blob(request->plane->config.store, digest, &why);
+	request->blob = is_hidden(request, request->digest_at)
+		? NULL
+		: croft_store_open_blob(request->plane->config.store, digest, &why);
+	if (!request->blob && why.code == CROFT_OK)
+		croft_store_not_found(digest, &why);
 	int status = request->blob ? 200 : plane_status_of(&why);
 	write_line(request, buffer, status == 200 || status == 404 ? status : 500);
 	if (!request->blob)
@@ -91,7 +100,7 @@ static size_t group_size(const struct plane_request *request, const struct plane
 	size_t count = 0, room = plane_room(buffer);
 	for (; request->digest_at + count < request->digest_count && count < GROUP; count++) {
 		uint64_t size = request->digests[request->digest_at + count].size_bytes;
-		if (size > PLANE_SMALL || STATUS_LINE + size > room)
+		if (size > PLANE_SMALL || STATUS_LINE + size > room || is_hidden(request, request->digest_at + count))
 			break;
 		room -= STATUS_LINE + (size_t)size;
 	}
@@ -172,8 +181,23 @@ static bool produce(struct plane_request *request, struct plane_buffer *buffer,
 	return true;
 }
 
+/* What cannot be told to be visible is not. */
+static void look_for_hidden(struct plane_request *request)
+{
+	struct croft_slice tenant = plane_tenant(request);
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!tenant.data)
+		return;
+	request->hidden = croft_array(request->digest_count + 1, sizeof(*request->hidden));
+	bool ok = croft_store_visible(request->plane->config.store, tenant, request->digests, request->digest_count,
+		request->hidden, &err);
+	for (size_t i = 0; i < request->digest_count; i++)
+		request->hidden[i] = !ok || !request->hidden[i];
+}
+
 static void answer(struct plane_request *request)
 {
+	look_for_hidden(request);
 	request->chunked = request->head.minor_version == 1;
 	request->close |= !request->chunked;
 	request->produce = produce;

@@ -43,7 +43,8 @@ static bool look(struct plane_request *request)
 	struct croft_digest *chunks;
 	size_t count;
 	request->failure = CROFT_ERROR_INIT;
-	if (!croft_store_find_hash(store, request->digest.hash, &request->digest, &request->failure) ||
+	if (!croft_store_check_visible(store, plane_tenant(request), &request->digest, &request->failure) ||
+		!croft_store_find_hash(store, request->digest.hash, &request->digest, &request->failure) ||
 		!croft_store_get_recipe(
 			store, &request->digest, request->arena, &chunks, &count, &request->failure))
 		return false;

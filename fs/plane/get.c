@@ -161,8 +161,9 @@ void plane_get_found(struct plane_request *request)
 static bool find(struct plane_request *request)
 {
 	request->failure = CROFT_ERROR_INIT;
-	return croft_store_find_hash(request->plane->config.store, request->digest.hash,
-		&request->digest, &request->failure);
+	struct croft_store *store = request->plane->config.store;
+	return croft_store_check_visible(store, plane_tenant(request), &request->digest, &request->failure) &&
+		croft_store_find_hash(store, request->digest.hash, &request->digest, &request->failure);
 }
 
 static void bring_work(struct ring_work *work)

@@ -14,6 +14,7 @@
 
 #include "fs/http/http.h"
 #include "fs/plane.h"
+#include "fs/private.h"
 #include "fs/ring/ring.h"
 
 #include <netinet/in.h>
@@ -74,6 +75,7 @@ struct plane_request {
 	enum plane_kind kind;
 	struct croft_digest digest; /* of a blob by URL: the size is found out */
 	char *instance; /* that the path names; NULL: none */
+	bool sees_all;
 	struct http_range range;
 	struct http_range piece; /* wanted beside a recipe */
 	bool close;   /* the connection, after the answer */
@@ -123,6 +125,7 @@ struct plane_request {
 	/* /batch */
 	struct croft_digest *digests;
 	size_t digest_count, digest_at;
+	bool *hidden; /* of each digest; NULL: none is */
 	char line[CROFT_DIGEST_TEXT + 1];
 	size_t line_size;
 };
@@ -130,6 +133,7 @@ struct plane_request {
 struct croft_plane {
 	struct croft_plane_config config;
 	char authorization[HTTP_AUTHORIZATION]; /* that requests must have; "": none */
+	char full_authorization[HTTP_AUTHORIZATION]; /* of those who see all */
 	char *instance_name;
 	struct ring *ring;
 	int listen_fd, port;
@@ -189,6 +193,8 @@ void plane_request_refuse(struct plane_connection *connection, int status, const
 void plane_request_free(struct plane_request *request);
 /* Whose action cache it is about. */
 const char *plane_instance(const struct plane_request *request);
+/* Who asks, where that decides about what blobs there are. */
+struct croft_slice plane_tenant(const struct plane_request *request);
 /* On a worker, then `then` on the ring's thread. */
 void plane_request_work(struct plane_request *request, void (*work)(struct ring_work *work),
 	void (*then)(struct plane_request *request));

@@ -170,11 +170,12 @@ struct croft_plane *croft_plane_start(const struct croft_plane_config *config,
 	plane->config.connections = config->connections ? config->connections : CONNECTIONS;
 	plane->idle_ns = (config->idle_ms ? config->idle_ms : IDLE_MS) * UINT64_C(1000000);
 	plane->listen_fd = -1;
-	plane->config.key = NULL; /* it is in `authorization` */
+	plane->config.key = plane->config.full_key = NULL; /* they are in `authorization` and `full_authorization` */
 	plane->accepted.run = accepted;
 	plane->again.run = accept_again;
 	plane->last_turn = &plane->turns;
-	bool ok = http_key_authorization(config->key, plane->authorization) ||
+	bool ok = (http_key_authorization(config->key, plane->authorization) &&
+				  http_key_authorization(config->full_key, plane->full_authorization)) ||
 		croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"the blob plane's key is longer than %d characters", HTTP_KEY_MAX);
 	if (ok && open_listener(plane, err) && start_ring(plane, err))

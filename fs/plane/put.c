@@ -21,7 +21,11 @@ static void commit_work(struct ring_work *work)
 		croft_store_put(store, &request->digest,
 			CROFT_SLICE(request->collected ? request->collected : "", request->collected_size),
 			&request->failure);
+	} else {
+		return;
 	}
+	if (request->failure.code == CROFT_OK)
+		croft_store_grant(store, plane_tenant(request), &request->digest, 1, &request->failure);
 }
 
 static void committed(struct plane_request *request)
@@ -45,10 +49,11 @@ static void begin_work(struct ring_work *work)
 {
 	struct plane_request *request = plane_request_of(work);
 	struct croft_store *store = request->plane->config.store;
-	bool missing = true;
-	if (!croft_store_find_missing(store, &request->digest, 1, &missing, &request->failure))
+	bool missing = true, visible = false;
+	if (!croft_store_visible(store, plane_tenant(request), &request->digest, 1, &visible, &request->failure) ||
+		!croft_store_find_missing(store, &request->digest, 1, &missing, &request->failure))
 		return;
-	if (missing)
+	if (missing || !visible)
 		request->writer = croft_store_write(store, &request->digest, &request->failure);
 }
 

@@ -51,6 +51,7 @@ void plane_request_free(struct plane_request *request)
 	ZSTD_freeCCtx(request->zstd);
 	free(request->zstd_in);
 	free(request->digests);
+	free(request->hidden);
 	free(request->instance);
 	free(request->collected);
 	plane->collected -= request->collected_room;
@@ -173,6 +174,12 @@ const char *plane_instance(const struct plane_request *request)
 	return request->instance ? request->instance : request->plane->instance_name;
 }
 
+struct croft_slice plane_tenant(const struct plane_request *request)
+{
+	return croft_tenant(request->plane->config.private_blobs && !request->sees_all,
+		croft_slice_str(plane_instance(request)));
+}
+
 static void refuse_method(struct plane_request *request)
 {
 	plane_answer_status(request, 405, "this path takes %s\n",
@@ -230,8 +237,11 @@ void plane_request_begin(struct plane_connection *connection, struct croft_slice
 	/* We give out no dates, and whoever knows our tag has no need to make sure. */
 	if (request->head.if_range.size > 0)
 		request->range.there = false;
+	const struct croft_plane *plane = connection->plane;
+	request->sees_all = plane->full_authorization[0] &&
+		http_key_matches(plane->full_authorization, request->head.authorization);
 	bool permitted =
-		http_key_matches(connection->plane->authorization, request->head.authorization);
+		request->sees_all || http_key_matches(plane->authorization, request->head.authorization);
 	bool known = parse_target(request);
 	plane_used(connection, head.size);
 	if (permitted) {

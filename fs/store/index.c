@@ -8,6 +8,7 @@
  *	segments  number                        → live bytes
  *	doomed    hash                          → nothing; large files to unlink once that is committed
  *	meta      name                          → format, position, totals, clock, boot, epoch
+ *	seen      hash, 16 bytes of a tenant's  → what the tenant may know of; seen.c
  *	action, failure, asset, profile         → records.c
  */
 #include "fs/store/internal.h"
@@ -61,6 +62,9 @@ static bool open_tables(struct store_index *index, bool read_only, struct croft_
 		code = mdb_dbi_open(txn, "doomed", flags, &index->doomed);
 	if (!code)
 		code = mdb_dbi_open(txn, "meta", flags, &index->meta);
+	/* Older stores have none, and whoever reads only asks for nothing in it. */
+	if (!code && !read_only)
+		code = mdb_dbi_open(txn, "seen", flags, &index->seen);
 	for (int i = 0; !code && i < STORE_RECORD_TABLES; i++)
 		code = mdb_dbi_open(txn, record_names[i], flags, &index->records[i]);
 	if (code) {

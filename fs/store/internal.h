@@ -60,7 +60,7 @@ enum { STORE_RECORD_TABLES = 4 };
 
 struct store_index {
 	MDB_env *env;
-	MDB_dbi blobs, age, sums, segments, doomed, meta, records[STORE_RECORD_TABLES];
+	MDB_dbi blobs, age, sums, segments, doomed, meta, seen, records[STORE_RECORD_TABLES];
 	pthread_mutex_t readers_lock; /* guards: idle, idle_count */
 	MDB_txn *idle[64];            /* reset read transactions for use again */
 	unsigned idle_count;
@@ -295,6 +295,13 @@ struct croft_store {
 		pthread_cond_t done;
 	} records;
 
+	/* What was seen, and waits to be noted; likewise (seen.c). */
+	struct {
+		struct store_seen_write *first, **last;
+		bool writing;
+		pthread_cond_t written;
+	} seen;
+
 	uint64_t next_temporary;
 	struct store_totals totals; /* of index and pending */
 	uint64_t segment_bytes;     /* of all open segment files */
@@ -457,6 +464,7 @@ bool store_flush(struct croft_store *store, struct croft_error *err);
 #define STORE_META_POSITION "position"
 #define STORE_META_TOTALS "totals"
 #define STORE_META_CLOCK "clock"
+#define STORE_META_REMOVALS "removals" /* see seen.c */
 /* The keeper's own step. */
 bool store_checkpoint(struct croft_store *store, struct croft_error *err);
 /* Frees until the store is down to these; false when there was nothing to free. The keeper's. */
@@ -473,6 +481,12 @@ void store_quarantine(struct croft_store *store, const struct croft_digest *dige
 bool store_record_read(struct croft_store *store, const struct store_segment *segment,
 	const struct croft_digest *digest, const struct store_entry *entry, void *buffer,
 	struct croft_error *err);
+
+/* Who has seen a blob that goes (seen.c), in the transaction in which it leaves the index. *removed: somebody had; then
+ * the removal is to be counted in the same transaction. */
+bool store_seen_remove(struct croft_store *store, MDB_txn *txn, const uint8_t *hash, bool *removed,
+	struct croft_error *err);
+bool store_seen_count_removal(struct croft_store *store, MDB_txn *txn, struct croft_error *err);
 
 /* Ways in (write.c). */
 /* A server's put is an answer "it is there"; a cache's is not. */

@@ -50,6 +50,7 @@ struct checkpoint {
 	MDB_txn *txn;
 	uint64_t asked; /* by then */
 	bool partial;   /* more is pending: the position stays */
+	bool unseen;    /* something that a tenant had seen is gone */
 };
 
 static int by_hash(const void *a, const void *b)
@@ -142,7 +143,8 @@ static void add_live(struct checkpoint *work, const struct store_entry *entry, i
 static bool apply_gone(struct croft_store *store, struct checkpoint *work, struct change *change,
 	struct croft_error *err)
 {
-	if (!store_index_remove(&store->index, work->txn, change->hash, &change->old, err))
+	if (!store_index_remove(&store->index, work->txn, change->hash, &change->old, err) ||
+		!store_seen_remove(store, work->txn, change->hash, &work->unseen, err))
 		return false;
 	/* One that never came into the index is as the pending table had it. */
 	const struct store_entry *was = change->old.size ? &change->old : &change->entry;
@@ -224,7 +226,8 @@ static bool apply(struct croft_store *store, struct checkpoint *work, struct cro
 		if (!(work->changes[i].gone ? apply_gone : apply_present)(
 				store, work, &work->changes[i], err))
 			return false;
-	if (!apply_segments(store, work, err))
+	if (!apply_segments(store, work, err) ||
+		(work->unseen && !store_seen_count_removal(store, work->txn, err)))
 		return false;
 	struct store_totals totals = work->totals;
 	add_totals(&totals, &work->delta);

@@ -442,6 +442,8 @@ static void init(struct croft_store *store, const struct croft_store_config *con
 	pthread_cond_init(&store->changed, NULL);
 	pthread_cond_init(&store->records.done, NULL);
 	store->records.last = &store->records.first;
+	pthread_cond_init(&store->seen.written, NULL);
+	store->seen.last = &store->seen.first;
 	pthread_condattr_t monotonic;
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -474,6 +476,7 @@ static void destroy(struct croft_store *store)
 	pthread_cond_destroy(&store->scrub.wake);
 	pthread_cond_destroy(&store->changed);
 	pthread_cond_destroy(&store->records.done);
+	pthread_cond_destroy(&store->seen.written);
 	pthread_mutex_destroy(&store->lock);
 	free(store->path);
 	free(store);

@@ -29,6 +29,7 @@ struct croft_store_writer {
 	XXH3_state_t *block;
 	size_t block_used;
 	struct store_cutter *cutter; /* by chunks */
+	struct croft_store_blob *there; /* somebody has put it: the bytes are looked at only */
 };
 
 bool store_mismatch(const struct croft_digest *wanted, const struct croft_digest *got,
@@ -93,6 +94,19 @@ static bool open_temporary(struct croft_store_writer *writer, struct croft_error
 	return true;
 }
 
+/* Who puts what is there proves that it has it, which costs nothing but the hash. */
+static struct croft_store_writer *verifier(struct croft_store *store, const struct croft_digest *digest,
+	struct croft_store_blob *there)
+{
+	struct croft_store_writer *writer = croft_zalloc(sizeof(*writer));
+	writer->store = store;
+	writer->digest = *digest;
+	writer->fd = -1;
+	writer->there = there;
+	writer->hasher = croft_hasher_create(CROFT_DIGEST_SHA256);
+	return writer;
+}
+
 struct croft_store_writer *croft_store_write(struct croft_store *store,
 	const struct croft_digest *digest, struct croft_error *err)
 {
@@ -100,6 +114,9 @@ struct croft_store_writer *croft_store_write(struct croft_store *store,
 		store_refuse_read_only(store, err);
 		return NULL;
 	}
+	struct croft_store_blob *there = croft_store_open_blob(store, digest, NULL);
+	if (there)
+		return verifier(store, digest, there);
 	struct store_entry entry = {.size = digest->size_bytes};
 	bool small = store_is_small(store, digest->size_bytes);
 	uint64_t bytes = STORE_INDEX_COST;
@@ -165,7 +182,9 @@ bool croft_store_writer_append(struct croft_store_writer *writer, const void *da
 	if (size == 0)
 		return true;
 	croft_hasher_update(writer->hasher, data, size);
-	if (writer->bytes) {
+	if (writer->there) {
+		/* nothing to write */
+	} else if (writer->bytes) {
 		memcpy(writer->bytes + writer->size, data, size);
 	} else if (writer->cutter) {
 		if (!store_cutter_append(writer->cutter, data, size, err))
@@ -204,6 +223,7 @@ static void destroy(struct croft_store_writer *writer)
 	}
 	store_unreserve(writer->store, writer->reserved_bytes, writer->reserved_inodes);
 	store_cutter_destroy(writer->cutter);
+	croft_store_blob_close(writer->there);
 	croft_hasher_destroy(writer->hasher);
 	XXH3_freeState(writer->block);
 	free(writer->note);
@@ -239,6 +259,9 @@ static bool publish(struct croft_store_writer *writer, struct croft_error *err)
 	int there = store_is_there(store, &writer->digest, err);
 	if (there != 0)
 		return there > 0;
+	if (writer->there)
+		return croft_error_set(err, CROFT_UNAVAILABLE,
+			"%s: the blob, which was there, turned out to be damaged meanwhile: send it again", store->path);
 	if (writer->cutter) {
 		const struct croft_digest *chunks;
 		size_t count;

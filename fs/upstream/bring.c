@@ -187,7 +187,7 @@ void croft_upstream_bring_result(struct croft_upstream *upstream, const char *in
 	upstream_worked(upstream);
 	if (!value.data || !is_complete(upstream, value, arena))
 		return;
-	if (croft_action_value_put(upstream->store, instance_name, action->hash, value, &err))
+	if (croft_action_value_put(upstream->store, instance_name, CROFT_EVERYTHING, action->hash, value, &err))
 		upstream_count(upstream, brought_results, 1);
 	else if (err.code != CROFT_FAILED_PRECONDITION) /* evicted again meanwhile */
 		croft_log(CROFT_LOG_WARNING, "storing a result of upstream %s: %s", upstream->url,

@@ -8,6 +8,7 @@
 #include "proto/base/log.h"
 #include "sched/core/finish.h"
 
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -223,7 +224,7 @@ static void on_hello(struct session *session, const Farm__Hello *hello)
 	welcome.server_version = (char *)CROFT_VERSION;
 	welcome.heartbeat_ms = sched->config.heartbeat_ms;
 	welcome.blob_url = (char *)sched->config.blob_url;
-	welcome.blob_key = (char *)sched->config.blob_key;
+	welcome.blob_key = (char *)(sched->config.agent_key ? sched->config.agent_key : sched->config.blob_key);
 	settle_leases(sched, agent, hello, &welcome, arena);
 	post(session, FARM__SERVER_MESSAGE__KIND_WELCOME, &welcome);
 	croft_log(CROFT_LOG_INFO, "agent %s connected: %u slots on %s", agent->id, agent->slots,
@@ -422,8 +423,22 @@ static void on_closed(void *user)
 	free(session);
 }
 
+/* An agent is given the jobs of all tenants. */
+static bool may_be_agent(const struct croft_sched *sched, struct croft_call *call, struct croft_error *err)
+{
+	const char *key = sched->config.agent_key;
+	struct croft_slice told = croft_call_header(call, "croft-agent-key");
+	if (!key || (told.size == strlen(key) && CRYPTO_memcmp(told.data, key, told.size) == 0))
+		return true;
+	return croft_error_set(err, CROFT_UNAUTHENTICATED,
+		"this farm's agents must know its key: start them with --agent-key, the file agent-key of the server's "
+		"state directory");
+}
+
 static bool open_session(struct croft_call *call, void *user, struct croft_error *err)
 {
+	if (!may_be_agent(user, call, err))
+		return false;
 	struct session *session = croft_zalloc(sizeof(*session));
 	session->sched = user;
 	session->call = croft_call_ref(call);

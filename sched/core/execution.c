@@ -6,6 +6,7 @@
 
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
+#include "fs/private.h"
 #include "proto/base/io.h"
 
 #include <inttypes.h>
@@ -31,6 +32,12 @@ struct execution {
 	struct croft_placement_input *inputs; /* owned */
 	size_t input_count;
 };
+
+static struct croft_slice tenant(const struct execution *execution)
+{
+	return croft_tenant(execution->sched->config.private_blobs,
+		croft_slice_str(execution->request->instance_name));
+}
 
 /* Missing blobs --------------------------------------------------------------------------------- */
 
@@ -62,8 +69,10 @@ static void *read_message(struct execution *execution, const struct croft_digest
 {
 	struct croft_slice bytes = CROFT_SLICE("", 0);
 	struct croft_error failed = CROFT_ERROR_INIT;
-	if (!croft_digest_is_empty(digest) && !croft_store_get(execution->sched->store, digest,
-			croft_call_arena(execution->call), &bytes, &failed)) {
+	struct croft_store *store = execution->sched->store;
+	if (!croft_digest_is_empty(digest) &&
+		(!croft_store_check_visible(store, tenant(execution), digest, &failed) ||
+			!croft_store_get(store, digest, croft_call_arena(execution->call), &bytes, &failed))) {
 		if (failed.code == CROFT_NOT_FOUND || failed.code == CROFT_DATA_LOSS)
 			fail_missing(execution->call, digest, 1, err);
 		else
@@ -177,7 +186,7 @@ static bool find_result(struct execution *execution, struct croft_slice *value,
 	struct croft_upstream *upstream = execution->sched->upstream;
 	struct croft_slice key = action_key(execution);
 	if (croft_store_record_get(store, CROFT_RECORD_ACTION, key, arena, value, err))
-		return true;
+		return croft_store_grant_record(store, tenant(execution), CROFT_RECORD_ACTION, key, err);
 	if (upstream && err->code == CROFT_NOT_FOUND) {
 		croft_upstream_bring_result(
 			upstream, execution->request->instance_name, &execution->action_digest);
@@ -189,7 +198,8 @@ static bool find_result(struct execution *execution, struct croft_slice *value,
 		!croft_slice_equal(croft_call_header(execution->call, FAILED_RESULTS), croft_slice_str("yes")))
 		return false;
 	*err = CROFT_ERROR_INIT;
-	return croft_store_record_get(store, CROFT_RECORD_FAILURE, key, arena, value, err);
+	return croft_store_record_get(store, CROFT_RECORD_FAILURE, key, arena, value, err) &&
+		croft_store_grant_record(store, tenant(execution), CROFT_RECORD_FAILURE, key, err);
 }
 
 /* 1: answered from the cache. 0: not there. -1: an error. */
@@ -226,6 +236,23 @@ static int answer_from_cache(struct execution *execution, struct croft_error *er
 
 /* Tasks -------------------------------------------------------------------------------------------- */
 
+/* To name a digest in an input root is not to have the blob. */
+static bool are_visible(struct execution *execution, const struct croft_ref *refs, size_t count,
+	struct croft_hold **hold, struct croft_error *err)
+{
+	struct croft_digest *hidden;
+	size_t hidden_count;
+	bool ok = croft_store_hidden(execution->sched->store, tenant(execution), refs, count,
+		croft_call_arena(execution->call), &hidden, &hidden_count, err);
+	if (ok && hidden_count > 0)
+		ok = fail_missing(execution->call, hidden, hidden_count, err);
+	if (ok)
+		return true;
+	croft_store_release(*hold);
+	*hold = NULL;
+	return false;
+}
+
 /* The inputs are there and stay there until the task ends. */
 static bool hold_inputs(struct execution *execution, struct croft_hold **hold,
 	struct croft_error *err)
@@ -239,7 +266,7 @@ static bool hold_inputs(struct execution *execution, struct croft_hold **hold,
 	struct croft_error absent = CROFT_ERROR_INIT;
 	*hold = croft_store_hold(store, refs, 3, &absent);
 	if (*hold)
-		return true;
+		return are_visible(execution, refs, 3, hold, err);
 	if (absent.code != CROFT_FAILED_PRECONDITION) {
 		*err = absent;
 		return croft_error_wrap(err, "looking for the action's inputs");
@@ -252,7 +279,7 @@ static bool hold_inputs(struct execution *execution, struct croft_hold **hold,
 	if (missing_count > 0)
 		return fail_missing(execution->call, missing, missing_count, err);
 	*hold = croft_store_hold(store, refs, 3, err);
-	return *hold != NULL;
+	return *hold && are_visible(execution, refs, 3, hold, err);
 }
 
 static char *describe(const Reapi__Command *command)

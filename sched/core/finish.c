@@ -8,6 +8,7 @@
 #include "sched/core/finish.h"
 
 #include "google/rpc/status.pb-c.h"
+#include "fs/private.h"
 #include "proto/base/log.h"
 #include "sched/core/oplog.h"
 #include "sched/core/results.h"
@@ -183,6 +184,19 @@ static void make_results(struct croft_sched *sched, struct finished *batch)
 
 /* Their ends ------------------------------------------------------------------------------------- */
 
+/* The agent put what is new in the tenant's name; what the result names besides was made for it as well. A look-up of
+ * the result would grant it, too, so a failure is only told. */
+static void grant_outputs(struct croft_sched *sched, const struct finished *finished)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_slice tenant =
+		croft_tenant(sched->config.private_blobs, croft_slice_str(finished->source.instance_name));
+	const struct croft_record *record = &finished->result.record;
+	if (!croft_store_grant_closure(sched->store, tenant, record->refs, record->ref_count, &err))
+		croft_log(CROFT_LOG_WARNING, "outputs of an action of '%s' are not visible to it: %s",
+			finished->source.instance_name, err.message);
+}
+
 static void put_records(struct croft_sched *sched, struct finished *batch)
 {
 	size_t count = 0;
@@ -198,6 +212,8 @@ static void put_records(struct croft_sched *sched, struct finished *batch)
 	for (struct finished *at = batch; at; at = at->next) {
 		if (at->result.to_keep)
 			at->result.record = records[count++];
+		if (at->result.to_keep && at->result.record.ok)
+			grant_outputs(sched, at);
 		result_kept(&at->result, &at->source);
 	}
 }

@@ -134,6 +134,7 @@ static void set_defaults(struct croft_sched *sched, const struct croft_sched_con
 		sched->config.stall_cap_ms = DEFAULT_STALL_CAP_MS;
 	sched->config.blob_url = croft_strdup(config->blob_url ? config->blob_url : "");
 	sched->config.blob_key = croft_strdup(config->blob_key ? config->blob_key : "");
+	sched->config.agent_key = config->agent_key ? croft_strdup(config->agent_key) : NULL;
 	sched->config.path = NULL;
 }
 
@@ -242,6 +243,7 @@ void croft_sched_close(struct croft_sched *sched)
 	draining_free(sched);
 	free((void *)sched->config.blob_url);
 	free((void *)sched->config.blob_key);
+	free((void *)sched->config.agent_key);
 	free(sched->journal_path);
 	pthread_cond_destroy(&sched->log_changed);
 	pthread_cond_destroy(&sched->record_written);

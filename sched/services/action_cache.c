@@ -110,7 +110,9 @@ static bool get_action_result(struct croft_call *call, void *user, struct croft_
 		!look_up(services, request->instance_name, &action, arena, &value, err))
 		return false;
 	Reapi__ActionResult *result = decode_stored(request, value, arena, err);
-	if (!result)
+	if (!result ||
+		!croft_store_grant_record(services->store, tenant_of(services, request->instance_name),
+			CROFT_RECORD_ACTION, action_key(request->instance_name, &action, arena), err))
 		return false;
 	struct inlining inlining = {services->store, arena, INLINE_BYTES};
 	return put_in_what_is_asked_for(&inlining, request, result, err) &&
@@ -127,9 +129,12 @@ static bool get_failed_result(struct croft_call *call, void *user, struct croft_
 	struct croft_digest action;
 	struct croft_slice value;
 	if (!digest_function_check(request->digest_function, err) ||
-		!digest_read(request->action_digest, "action_digest", &action, err) ||
-		!croft_store_record_get(services->store, CROFT_RECORD_FAILURE,
-			action_key(request->instance_name, &action, arena), arena, &value, err))
+		!digest_read(request->action_digest, "action_digest", &action, err))
+		return false;
+	struct croft_slice key = action_key(request->instance_name, &action, arena);
+	if (!croft_store_record_get(services->store, CROFT_RECORD_FAILURE, key, arena, &value, err) ||
+		!croft_store_grant_record(services->store, tenant_of(services, request->instance_name),
+			CROFT_RECORD_FAILURE, key, err))
 		return false;
 	Reapi__ActionResult *result = decode_stored(request, value, arena, err);
 	return result && croft_call_write(call, &result->base, err);
@@ -138,8 +143,8 @@ static bool get_failed_result(struct croft_call *call, void *user, struct croft_
 /* UpdateActionResult --------------------------------------------------------------------------- */
 
 /* Inlined bytes become a blob: a result in the cache holds digests only. */
-static bool take_out(struct croft_services *services, const char *what, ProtobufCBinaryData *field,
-	Reapi__Digest **message, struct croft_arena *arena, struct croft_error *err)
+static bool take_out(struct croft_services *services, struct croft_slice tenant, const char *what,
+	ProtobufCBinaryData *field, Reapi__Digest **message, struct croft_arena *arena, struct croft_error *err)
 {
 	struct croft_digest digest = croft_digest_of(field->data, field->len), declared;
 	if (field->len == 0)
@@ -151,8 +156,8 @@ static bool take_out(struct croft_services *services, const char *what, Protobuf
 			return croft_error_set(err, CROFT_INVALID_ARGUMENT,
 				"%s: the inlined bytes are not those of the digest", what);
 	}
-	if (!croft_store_put(
-			services->store, &digest, CROFT_SLICE(field->data, field->len), err))
+	if (!croft_store_put(services->store, &digest, CROFT_SLICE(field->data, field->len), err) ||
+		!croft_store_grant(services->store, tenant, &digest, 1, err))
 		return false;
 	croft_upstream_send(services->upstream, &digest, 1);
 	*message = croft_digest_to_message(&digest, arena);
@@ -182,13 +187,13 @@ static bool check_links(Reapi__OutputSymlink *const *links, size_t count, struct
 	return true;
 }
 
-static bool check_result(struct croft_services *services, Reapi__ActionResult *result,
+static bool check_result(struct croft_services *services, struct croft_slice tenant, Reapi__ActionResult *result,
 	struct croft_arena *arena, struct croft_error *err)
 {
 	for (size_t i = 0; i < result->n_output_files; i++) {
 		Reapi__OutputFile *file = result->output_files[i];
 		if (!check_path(file->path, false, "output file", err) ||
-			!take_out(services, "output file", &file->contents, &file->digest, arena, err))
+			!take_out(services, tenant, "output file", &file->contents, &file->digest, arena, err))
 			return false;
 	}
 	for (size_t i = 0; i < result->n_output_directories; i++)
@@ -197,8 +202,8 @@ static bool check_result(struct croft_services *services, Reapi__ActionResult *r
 	return check_links(result->output_symlinks, result->n_output_symlinks, err) &&
 		check_links(result->output_file_symlinks, result->n_output_file_symlinks, err) &&
 		check_links(result->output_directory_symlinks, result->n_output_directory_symlinks, err) &&
-		take_out(services, "stdout", &result->stdout_raw, &result->stdout_digest, arena, err) &&
-		take_out(services, "stderr", &result->stderr_raw, &result->stderr_digest, arena, err);
+		take_out(services, tenant, "stdout", &result->stdout_raw, &result->stdout_digest, arena, err) &&
+		take_out(services, tenant, "stderr", &result->stderr_raw, &result->stderr_digest, arena, err);
 }
 
 static bool update_action_result(struct croft_call *call, void *user, struct croft_error *err)
@@ -215,10 +220,13 @@ static bool update_action_result(struct croft_call *call, void *user, struct cro
 		return false;
 	if (!result)
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "the request has no action_result");
-	if (!check_result(services, result, arena, err) ||
+	struct croft_slice tenant = tenant_of(services, request->instance_name);
+	if (!check_result(services, tenant, result, arena, err) ||
 		!croft_action_result_refs(result, arena, &refs, &count, err) ||
 		!croft_upstream_lease_closure(services->upstream, services->store, refs, count, 0, arena,
-			&missing, &missing_count, err))
+			&missing, &missing_count, err) ||
+		(missing_count == 0 && !croft_store_hidden(services->store, tenant, refs, count, arena, &missing,
+								   &missing_count, err)))
 		return false;
 	if (missing_count > 0)
 		return fail_missing(call, "the ActionResult", missing, missing_count, err);

@@ -122,10 +122,11 @@ static bool fetch_one(struct croft_services *services, const struct names *names
 	int64_t oldest_ns, struct croft_arena *arena, Asset__FetchBlobResponse **found,
 	struct croft_error *err)
 {
-	struct croft_slice value;
+	struct croft_slice value, key = asset_key(names, uri, arena);
 	int64_t pushed_ns = 0;
-	if (!croft_store_record_get(services->store, CROFT_RECORD_ASSET, asset_key(names, uri, arena),
-			arena, &value, err)) {
+	if (!croft_store_record_get(services->store, CROFT_RECORD_ASSET, key, arena, &value, err) ||
+		!croft_store_grant_record(services->store, tenant_of(services, names->instance_name),
+			CROFT_RECORD_ASSET, key, err)) {
 		if (err->code == CROFT_NOT_FOUND)
 			*err = CROFT_ERROR_INIT;
 		return false;
@@ -183,8 +184,10 @@ static bool fetch_from_origin(struct croft_services *services, struct croft_call
 		return false;
 	struct croft_ref ref = {CROFT_REF_BLOB, digest};
 	Reapi__Digest *content = croft_digest_to_message(&digest, arena);
+	struct croft_slice tenant = tenant_of(services, names->instance_name);
 	if (!croft_store_record_put(services->store, CROFT_RECORD_ASSET, asset_key(names, request.uri, arena),
-			record_of(names, content, NULL, arena), &ref, !croft_digest_is_empty(&digest), 0, err))
+			record_of(names, content, NULL, arena), &ref, !croft_digest_is_empty(&digest), 0, err) ||
+		!croft_store_grant_closure(services->store, tenant, &ref, !croft_digest_is_empty(&digest), err))
 		return croft_error_wrap(err, "asset '%.200s'", request.uri);
 	*found = croft_arena_alloc(arena, sizeof(**found));
 	asset__fetch_blob_response__init(*found);
@@ -311,7 +314,10 @@ static bool push(struct croft_services *services, struct croft_call *call, struc
 	if (expires && expires_ns <= 0)
 		expires_ns = 1;
 	if (!croft_store_lease_closure(services->store, references->refs, references->count, 0, arena,
-			&missing, &missing_count, err))
+			&missing, &missing_count, err) ||
+		(missing_count == 0 &&
+			!croft_store_hidden(services->store, tenant_of(services, names->instance_name), references->refs,
+				references->count, arena, &missing, &missing_count, err)))
 		return false;
 	if (missing_count > 0)
 		return fail_missing(call, "the asset", missing, missing_count, err);

@@ -1,11 +1,27 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sched/services/internal.h"
 
+#include "proto/base/cleanup.h"
 #include "sched/services/zstd.h"
 
 #include <inttypes.h>
 
 /* FindMissingBlobs --------------------------------------------------------------------------- */
+
+bool find_missing_for(struct croft_services *services, struct croft_slice tenant,
+	const struct croft_digest *digests, size_t count, bool *missing, struct croft_error *err)
+{
+	if (!tenant.data)
+		return croft_upstream_find_missing(
+			services->upstream, services->store, digests, count, missing, err);
+	CROFT_CLEANUP_FREE bool *visible = croft_array(count + 1, sizeof(*visible));
+	if (!croft_store_find_missing(services->store, digests, count, missing, err) ||
+		!croft_store_visible(services->store, tenant, digests, count, visible, err))
+		return false;
+	for (size_t i = 0; i < count; i++)
+		missing[i] |= !visible[i];
+	return true;
+}
 
 static bool find_missing(struct croft_call *call, void *user, struct croft_error *err)
 {
@@ -20,8 +36,7 @@ static bool find_missing(struct croft_call *call, void *user, struct croft_error
 	for (size_t i = 0; i < count; i++)
 		if (!digest_read(request->blob_digests[i], "blob_digests", &digests[i], err))
 			return false;
-	if (!croft_upstream_find_missing(
-			services->upstream, services->store, digests, count, missing, err))
+	if (!find_missing_for(services, tenant_of(services, request->instance_name), digests, count, missing, err))
 		return false;
 	Reapi__FindMissingBlobsResponse response = REAPI__FIND_MISSING_BLOBS_RESPONSE__INIT;
 	response.missing_blob_digests = croft_arena_array(arena, count, sizeof(void *));
@@ -81,6 +96,24 @@ static bool digests_of_update(const Reapi__BatchUpdateBlobsRequest *request,
 	return check_total(total > sent ? total : sent, err);
 }
 
+/* Those that were stored, or that were there and are what was sent. */
+static void grant_stored(struct croft_services *services, struct croft_slice tenant,
+	const struct croft_digest *digests, size_t count, struct croft_error *errors)
+{
+	if (!tenant.data)
+		return;
+	CROFT_CLEANUP_FREE struct croft_digest *stored = croft_array(count + 1, sizeof(*stored));
+	struct croft_error failure = CROFT_ERROR_INIT;
+	size_t good = 0;
+	for (size_t i = 0; i < count; i++)
+		if (errors[i].code == CROFT_OK)
+			stored[good++] = digests[i];
+	bool ok = croft_store_grant(services->store, tenant, stored, good, &failure);
+	for (size_t i = 0; !ok && i < count; i++)
+		if (errors[i].code == CROFT_OK)
+			errors[i] = failure;
+}
+
 static bool batch_update(struct croft_call *call, void *user, struct croft_error *err)
 {
 	struct croft_services *services = user;
@@ -104,6 +137,7 @@ static bool batch_update(struct croft_call *call, void *user, struct croft_error
 	}
 	struct croft_error *stored = croft_arena_array(arena, good, sizeof(*stored));
 	croft_store_put_many(services->store, digests, data, good, stored);
+	grant_stored(services, tenant_of(services, request->instance_name), digests, good, stored);
 	for (size_t i = 0; i < good; i++) {
 		errors[places[i]] = stored[i];
 		if (stored[i].code == CROFT_OK)
@@ -148,6 +182,19 @@ static Reapi__BatchReadBlobsResponse__Response *read_answer(Reapi__Digest *messa
 	return one;
 }
 
+/* What the tenant may not know of was not found, whatever became of reading it. */
+static bool hide(struct croft_services *services, struct croft_slice tenant, const struct croft_digest *digests,
+	size_t count, struct croft_error *errors, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE bool *visible = croft_array(count + 1, sizeof(*visible));
+	if (!croft_store_visible(services->store, tenant, digests, count, visible, err))
+		return false;
+	for (size_t i = 0; i < count; i++)
+		if (!visible[i])
+			croft_store_not_found(&digests[i], &errors[i]);
+	return true;
+}
+
 static bool batch_read(struct croft_call *call, void *user, struct croft_error *err)
 {
 	struct croft_services *services = user;
@@ -178,6 +225,8 @@ static bool batch_read(struct croft_call *call, void *user, struct croft_error *
 	struct croft_slice *data = croft_arena_array(arena, count, sizeof(*data));
 	struct croft_error *errors = croft_arena_array(arena, count, sizeof(*errors));
 	croft_store_get_many(services->store, digests, count, arena, data, errors);
+	if (!hide(services, tenant_of(services, request->instance_name), digests, count, errors, err))
+		return false;
 	for (size_t i = 0; i < count; i++)
 		response.responses[i] =
 			read_answer(request->digests[i], data[i], &errors[i], zstd, arena);

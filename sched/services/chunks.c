@@ -15,12 +15,12 @@ static Reapi__ChunkingFunction__Value function_of(const struct croft_digest *chu
 }
 
 /* A small one is its own only chunk. */
-static bool chunks_of(struct croft_services *services, struct croft_digest *digest,
+static bool chunks_of(struct croft_services *services, struct croft_slice tenant, struct croft_digest *digest,
 	struct croft_arena *arena, struct croft_digest **chunks, size_t *count, struct croft_error *err)
 {
 	bool missing;
-	if (!croft_upstream_find_missing(
-			services->upstream, services->store, digest, 1, &missing, err))
+	if (!croft_store_check_visible(services->store, tenant, digest, err) ||
+		!croft_upstream_find_missing(services->upstream, services->store, digest, 1, &missing, err))
 		return false;
 	*chunks = digest;
 	*count = !croft_digest_is_empty(digest);
@@ -46,7 +46,7 @@ static bool split(struct croft_call *call, void *user, struct croft_error *err)
 	size_t count;
 	if (!digest_function_check(request->digest_function, err) ||
 		!digest_read(request->blob_digest, "blob_digest", &digest, err) ||
-		!chunks_of(services, &digest, arena, &chunks, &count, err))
+		!chunks_of(services, tenant_of(services, request->instance_name), &digest, arena, &chunks, &count, err))
 		return false;
 	Reapi__SplitBlobResponse response = REAPI__SPLIT_BLOB_RESPONSE__INIT;
 	response.chunking_function = function_of(chunks, count);
@@ -79,8 +79,13 @@ static bool splice(struct croft_call *call, void *user, struct croft_error *err)
 		croft_upstream_find_missing(
 			services->upstream, services->store, chunks, count, missing, NULL);
 	}
+	struct croft_slice tenant = tenant_of(services, request->instance_name);
+	for (size_t i = 0; tenant.data && i < count; i++)
+		if (!croft_store_check_visible(services->store, tenant, &chunks[i], err))
+			return false;
 	if (!croft_digest_is_empty(&digest)) {
-		if (!croft_store_put_recipe(services->store, &digest, chunks, count, err))
+		if (!croft_store_put_recipe(services->store, &digest, chunks, count, err) ||
+			!croft_store_grant(services->store, tenant, &digest, 1, err))
 			return false;
 		croft_upstream_send(services->upstream, &digest, 1);
 	}

@@ -18,6 +18,7 @@ enum { PAGE_BYTES = 1 << 20, PAGE_DIRECTORIES = 10000, TOKEN_HASH_BYTES = 8 };
 
 struct traversal {
 	struct croft_services *services;
+	struct croft_slice tenant;
 	struct croft_call *call;
 	struct croft_digest root;
 	struct croft_digest *queue;
@@ -111,12 +112,14 @@ static bool read_directory(struct traversal *traversal, const struct croft_diges
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"a Directory of %" PRIu64 " bytes is over the limit of %zu", digest->size_bytes,
 			croft_message_default_limits.wire_bytes);
-	if (croft_store_get(traversal->services->store, digest, arena, bytes, err))
+	struct croft_store *store = traversal->services->store;
+	if (croft_store_check_visible(store, traversal->tenant, digest, err) &&
+		croft_store_get(store, digest, arena, bytes, err))
 		return true;
 	if (traversal->services->upstream) {
 		croft_upstream_bring(traversal->services->upstream, digest, 1);
 		*err = CROFT_ERROR_INIT;
-		if (croft_store_get(traversal->services->store, digest, arena, bytes, err))
+		if (croft_store_get(store, digest, arena, bytes, err))
 			return true;
 	}
 	/* A blob that turned out to be damaged is as good as missing. */
@@ -176,7 +179,8 @@ static bool read_token(const char *token, const struct croft_digest *root, size_
 static bool get_tree(struct croft_call *call, void *user, struct croft_error *err)
 {
 	const Reapi__GetTreeRequest *request = croft_call_request(call);
-	struct traversal traversal = {.services = user, .call = call};
+	struct traversal traversal = {
+		.services = user, .call = call, .tenant = tenant_of(user, request->instance_name)};
 	size_t start;
 	if (!digest_function_check(request->digest_function, err) ||
 		!digest_read(request->root_digest, "root_digest", &traversal.root, err) ||

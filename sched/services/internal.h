@@ -3,6 +3,7 @@
 #ifndef CROFT_SCHED_SERVICES_INTERNAL_H
 #define CROFT_SCHED_SERVICES_INTERNAL_H
 
+#include "fs/private.h"
 #include "sched/services.h"
 
 #include "google/rpc/status.pb-c.h"
@@ -23,6 +24,7 @@ struct croft_services {
 	struct croft_store *store;
 	struct croft_sched *sched;
 	struct croft_upstream *upstream;
+	bool private_blobs;
 	struct uploads *uploads;
 	struct origins *origins;
 	struct watchers *watchers;
@@ -48,6 +50,15 @@ struct watchers *watchers_create(void);
 /* Tells every Health.Watch that the server is going, and ends it. */
 void watchers_stop(struct watchers *watchers);
 void watchers_destroy(struct watchers *watchers);
+
+/* Who asks, where that decides about what blobs there are: CROFT_EVERYTHING where blobs are not private. */
+static inline struct croft_slice tenant_of(const struct croft_services *services, const char *instance_name)
+{
+	return croft_tenant(services->private_blobs, croft_slice_str(instance_name));
+}
+/* As croft_upstream_find_missing, and what the tenant may not know of is missing. */
+bool find_missing_for(struct croft_services *services, struct croft_slice tenant,
+	const struct croft_digest *digests, size_t count, bool *missing, struct croft_error *err);
 
 /* Common to all (common.c) --------------------------------------------------------------------- */
 

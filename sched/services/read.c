@@ -115,7 +115,9 @@ static bool read_blob(struct croft_services *services, struct croft_call *call,
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"read_limit must be 0 when compressed data is read");
 	struct croft_store_blob *blob = NULL;
-	if (size > 0 && !(blob = open_blob(services, &resource.digest, err)))
+	if (!croft_store_check_visible(services->store, croft_tenant(services->private_blobs, resource.instance),
+			&resource.digest, err) ||
+		(size > 0 && !(blob = open_blob(services, &resource.digest, err))))
 		return false;
 	if (offset > size) {
 		croft_store_blob_close(blob);

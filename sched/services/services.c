@@ -18,6 +18,7 @@ struct croft_services *croft_services_create(const struct croft_services_config 
 	services->store = config->store;
 	services->sched = config->sched;
 	services->upstream = config->upstream;
+	services->private_blobs = config->private_blobs;
 	services->uploads = uploads_create(config->store);
 	services->watchers = watchers_create();
 	services->reflection = reflection_create(config->sched != NULL);

@@ -109,10 +109,19 @@ static int store_whole(struct write *write, const Bytestream__WriteRequest *mess
 		: -1;
 }
 
+/* With the instance's name, which stands before the UUID: nobody goes on with somebody else's. */
+static struct croft_slice upload_name(const struct write *write)
+{
+	const struct resource *resource = &write->resource;
+	const char *end = (const char *)resource->uuid.data + resource->uuid.size;
+	const char *start = resource->instance.size ? resource->instance.data : resource->uuid.data;
+	return CROFT_SLICE(start, (size_t)(end - start));
+}
+
 static bool begin(struct write *write, const Bytestream__WriteRequest *message,
 	struct croft_error *err)
 {
-	write->upload = uploads_open(write->services->uploads, write->resource.uuid,
+	write->upload = uploads_open(write->services->uploads, upload_name(write),
 		&write->resource.digest, &write->taken, err);
 	if (!write->upload)
 		return false;
@@ -161,12 +170,18 @@ static int take_all(struct write *write, Bytestream__WriteRequest *message,
 	return got;
 }
 
+static struct croft_slice tenant(const struct write *write)
+{
+	return croft_tenant(write->services->private_blobs, write->resource.instance);
+}
+
 static bool is_there(struct write *write, bool *there, struct croft_error *err)
 {
-	bool missing = false;
-	if (!croft_store_find_missing(
-			write->services->store, &write->resource.digest, 1, &missing, err))
+	bool missing = false, visible = false;
+	if (!croft_store_visible(write->services->store, tenant(write), &write->resource.digest, 1, &visible, err) ||
+		!croft_store_find_missing(write->services->store, &write->resource.digest, 1, &missing, err))
 		return false;
+	missing |= !visible;
 	*there = !missing;
 	return true;
 }
@@ -208,7 +223,9 @@ static bool run(struct write *write, struct croft_arena *arena, struct croft_err
 	int stored = store_whole(write, message, arena, err);
 	if (stored == 0)
 		stored = take_all(write, message, arena, err);
-	if (stored < 0 || (stored > 0 && !expect_end(write, arena, err)))
+	if (stored < 0 || (stored > 0 && !expect_end(write, arena, err)) ||
+		(stored > 0 && !croft_store_grant(
+						   write->services->store, tenant(write), &write->resource.digest, 1, err)))
 		return false;
 	if (stored > 0)
 		croft_upstream_send(write->services->upstream, &write->resource.digest, 1);
@@ -237,7 +254,7 @@ static bool query_write_status(struct croft_call *call, void *user, struct croft
 		!resource_parse_write(croft_slice_str(request->resource_name), &write.resource, err) ||
 		!is_there(&write, &there, err))
 		return false;
-	if (!there && !uploads_query(write.services->uploads, write.resource.uuid,
+	if (!there && !uploads_query(write.services->uploads, upload_name(&write),
 			&write.resource.digest, &committed))
 		return croft_error_set(
 			err, CROFT_NOT_FOUND, "no write of '%.200s' has begun", request->resource_name);

@@ -118,7 +118,7 @@ static bool get_value(struct croft_store *store, const char *instance_name,
 	struct croft_slice value;
 	struct croft_digest blob;
 	return croft_action_value_get(
-		store, instance_name, action->hash, arena, &value, &blob, NULL);
+		store, instance_name, CROFT_EVERYTHING, action->hash, arena, &value, &blob, NULL);
 }
 
 /* Tests: both kinds ------------------------------------------------------------------------------ */
@@ -170,7 +170,7 @@ static void brings_results(struct fixture *fixture, const char *url, const char 
 	struct croft_upstream *upstream = start(fixture, url, 0);
 	struct croft_digest output = put(fixture->behind.store, 4000, seed);
 	struct croft_digest action = put(NULL, 100, seed + 1), other = put(NULL, 100, seed + 2);
-	assert_ok(croft_action_value_put(fixture->behind.store, instance_name, action.hash,
+	assert_ok(croft_action_value_put(fixture->behind.store, instance_name, CROFT_EVERYTHING, action.hash,
 		result_naming(&output, arena), &err), err);
 	croft_upstream_bring_result(upstream, instance_name, &action);
 	assert_true(get_value(fixture->store, instance_name, &action));
@@ -239,7 +239,7 @@ static void brings_and_sends_values_that_are_no_results(void **state)
 	struct croft_digest here = put(NULL, 10, 4200), there = put(NULL, 10, 4201);
 	struct croft_slice value = croft_slice_str("\x01 not a message at all");
 	assert_ok(croft_action_value_put(
-		fixture->behind.store, "", there.hash, value, &err), err);
+		fixture->behind.store, "", CROFT_EVERYTHING, there.hash, value, &err), err);
 	croft_upstream_bring_result(upstream, "",
 		&(struct croft_digest){.hash = {0}, .size_bytes = 0});
 	struct croft_digest unsized = there;

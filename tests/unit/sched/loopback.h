@@ -21,6 +21,7 @@ struct loopback {
 	struct croft_arena *arena;
 	const char *const *origins; /* to be set before the start */
 	size_t origin_count;
+	bool private_blobs;
 };
 
 static inline void loopback_start(struct loopback *loopback)
@@ -37,6 +38,7 @@ static inline void loopback_start(struct loopback *loopback)
 	loopback->services = croft_services_create(
 		&(struct croft_services_config){.store = loopback->store,
 			.asset_origins = loopback->origins, .asset_origin_count = loopback->origin_count,
+			.private_blobs = loopback->private_blobs,
 			.folder = loopback->folder}, &err);
 	assert_ok(loopback->services, err);
 	loopback->server =
