@@ -113,8 +113,8 @@ static const struct option_spec serve_options[] = {
 	{"tls-client-ca", 0, "FILE", "PEM authorities: only clients with their certificates are served"},
 	{"plane-key", 0, "FILE", "give blobs over HTTP to who knows the key in FILE only (made if"
 				 " it is not there; with --tls-client-ca: plane-key below the state)"},
-	{"private-blobs", 0, NULL, "to each instance name only its own blobs are there: what it put itself, or what was made"
-				 " for it. Agents must know the key in agent-key, below the state"},
+	{"private-blobs", 0, NULL, "to each instance name only its own blobs are there: what it put itself, or"
+				 " what was made for it. Agents must know the key in agent-key, below the state"},
 	{"ports-file", 0, "FILE", "write both port numbers there once they are open"},
 	{"verbose", 'v', NULL, "log more"},
 	{"parent", 0, "PID", NULL},

@@ -293,7 +293,8 @@ static void write_request(struct fetch_connection *connection)
 	struct fetch_wanted *first = connection->asked[0];
 	const char *authorization = connection->source->fetcher->authorization;
 	const char *prefix = connection->source->fetcher->prefix;
-	size_t room = 640 + strlen(host) + strlen(prefix) + strlen(authorization) + connection->asked_count * CROFT_DIGEST_TEXT, size;
+	size_t room = 640 + strlen(host) + strlen(prefix) + strlen(authorization) +
+		connection->asked_count * CROFT_DIGEST_TEXT, size;
 	if (connection->request_room < room) {
 		free(connection->request);
 		connection->request = croft_alloc(room);
