@@ -125,6 +125,16 @@ static uint32_t owner_of_inputs(void)
 	return CROFT_DEFAULT_UID_BASE;
 }
 
+/* One line of the log for each. */
+static void tell_limits(const char *limits)
+{
+	while (*limits) {
+		int length = (int)strcspn(limits, "\n");
+		croft_log(CROFT_LOG_WARNING, "this machine cannot enforce %.*s", length, limits);
+		limits += length + (limits[length] != '\0');
+	}
+}
+
 static bool start_launcher(const struct croft_agent_config *config, struct croft_machine *machine,
 	struct croft_arena *arena, struct croft_error *err)
 {
@@ -134,12 +144,11 @@ static bool start_launcher(const struct croft_agent_config *config, struct croft
 		.uid_base = machine->owner,
 		.shared_uids = machine->owner != 0,
 	};
-	const char *limits = NULL;
+	const char *limits = "";
 	machine->launcher = croft_launcher_start(&launcher, arena, &limits, err);
 	if (!machine->launcher)
 		return croft_error_wrap(err, "starting the sandbox launcher");
-	if (limits && *limits)
-		croft_log(CROFT_LOG_WARNING, "this machine cannot enforce everything: %s", limits);
+	tell_limits(limits);
 	return true;
 }
 

@@ -60,9 +60,7 @@ static const char *advice(const struct command *command, const struct croft_erro
 	if (err->code == CROFT_UNAVAILABLE)
 		return "is the server running there? `croft farm` starts one on this machine; --server or "
 		       "$CROFT_SERVER name another";
-	/* With an errno it is this machine that refuses, not the server. */
-	if (!err->sys_errno &&
-		(err->code == CROFT_UNAUTHENTICATED || err->code == CROFT_PERMISSION_DENIED))
+	if (err->code == CROFT_UNAUTHENTICATED)
 		return "--tls-cert and --tls-key name the certificate to show to the server";
 	return NULL;
 }
