@@ -30,7 +30,7 @@ struct croft_daemon_config {
 	const char *plane_address; /* serve the cache to peers here; NULL: do not */
 	uint64_t budget_bytes;   /* of the cache; 0: as the store's default */
 	uint32_t uid, gid;       /* who owns what the mount shows */
-	bool classic;            /* FUSE by /dev/fuse even where io_uring is offered: only so it can be handed over */
+	bool classic;            /* FUSE by /dev/fuse even where io_uring is offered */
 	/* Without an agent for so long, and with nothing open in its mount, it ends by itself; 0: 10 minutes. */
 	uint32_t orphan_ms;
 	enum croft_staging staging;

@@ -72,9 +72,8 @@ void croft_mount_suspend(struct croft_mount *mount);
  * descriptors are the caller's. */
 bool croft_mount_save(struct croft_mount *mount, struct croft_mount_saved *saved,
 	struct croft_error *err);
-/* Why it cannot be handed over; NULL: it can. The kernel has no way to take FUSE over io_uring from one process
- * to another without losing requests. */
-const char *croft_mount_bound(const struct croft_mount *mount);
+/* Why it cannot be handed over; NULL: it can, and croft_mount_suspend may come next. A mount that runs. */
+const char *croft_mount_bound(struct croft_mount *mount);
 /* Unmounts if nothing has a file or directory open there; it then ends by itself once no copy of it is mounted
  * elsewhere. False: it is in use. */
 bool croft_mount_unmount_idle(struct croft_mount *mount);

@@ -206,13 +206,14 @@ static bool perform(struct server *server, const struct daemon_request *request,
 static bool take_successor(struct connection *connection)
 {
 	struct server *server = connection->server;
-	const char *reason = server->config.mount ? croft_mount_bound(server->config.mount)
-						  : "it has no mount";
+	const char *reason = server->config.mount ? NULL : "it has no mount";
 	pthread_mutex_lock(&server->lock);
 	if (!reason && server->ending)
 		reason = "it is ending";
 	if (!reason && server->successor >= 0)
 		reason = "it is handing over to another already";
+	if (!reason)
+		reason = croft_mount_bound(server->config.mount);
 	if (!reason) {
 		server->successor = connection->socket;
 		connection->socket = -1;

@@ -8,6 +8,7 @@
  *	siblings.c   small files that are read one after the other
  *	ahead.c      the directories of a tree
  *	view.c       directories in which others say what stands where
+ *	ring*.c      FUSE over io_uring
  *	saved.c      what passes to the process that goes on with a mount
  *	wait.c       requests that wait for a fetch
  */
@@ -58,6 +59,7 @@ struct croft_mount {
 	bool classic;           /* as its maker wants */
 	bool ringed;            /* INIT asked for FUSE over io_uring */
 	struct rings *rings;    /* or NULL */
+	bool held;              /* they are stopped, and a request lies in each entry */
 	bool answering_init;
 	struct saved_init init;
 	bool resumed;                              /* it was mounted by another process */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "fs/mount/ring.h"
+#include "fs/mount/ring_internal.h"
 
+#include "fs/mount/saved.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/log.h"
 
@@ -15,73 +16,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-
-/* From include/uapi/linux/fuse.h of Linux 6.14; Debian 12's headers are older. */
-enum { RING_REGISTER = 1, RING_COMMIT_AND_FETCH = 2 };
-struct ring_header {
-	char in_out[128]; /* fuse_in_header, fuse_out_header */
-	char op_in[128];  /* the first argument of a request */
-	struct {
-		uint64_t flags, commit_id;
-		uint32_t payload_size, padding;
-		uint64_t reserved;
-	} entry;
-};
-struct ring_command {
-	uint64_t flags, commit_id;
-	uint16_t queue;
-	uint8_t padding[6];
-};
-_Static_assert(sizeof(struct ring_header) == 288, "as the kernel has it");
-_Static_assert(sizeof(struct ring_command) == 24, "as the kernel has it");
-
-enum {
-	RINGS_AT_MOST = 16, /* threads; each serves the queues of several CPUs on larger machines */
-	/* A request that waits for a fetch holds its entry, so there must be more of them than
-	 * threads of a job may wait at once on one CPU. */
-	SLOTS_PER_QUEUE = 64,
-	REQUEST_BYTES = 16384, /* of one request to a read-only filesystem */
-	PAGE = 4096,
-};
-
-struct slot {
-	struct ring *ring;
-	uint16_t queue;
-	atomic_uint_fast64_t unique; /* of the request that is being answered; 0: none */
-	struct ring_header *header;
-	char *payload;
-	struct iovec buffers[2]; /* for registering */
-	struct slot *next;       /* in the ring's list of answers of other threads */
-};
-
-struct ring {
-	struct rings *rings;
-	unsigned number;
-	struct io_uring uring;
-	pthread_t thread;
-	int wake_fd; /* others have answered, or it is to stop */
-	uint64_t wake_value;
-	struct slot *slots;
-	size_t slot_count, lost;
-	char *memory; /* headers and payloads */
-	size_t memory_size;
-	pthread_mutex_t lock; /* guards: answered */
-	struct slot *answered;
-};
-
-struct rings {
-	struct fuse_session *session;
-	unsigned queue_count, count;
-	struct ring *rings;
-	unsigned threads; /* that were started */
-	atomic_bool running, stop;
-
-	pthread_mutex_t lock; /* guards: started, failed, failure */
-	pthread_cond_t changed;
-	unsigned started;
-	bool failed;
-	struct croft_error failure;
-};
 
 /* What the thread answers at the moment. */
 static _Thread_local struct slot *current;
@@ -120,7 +54,24 @@ static unsigned possible_cpus(void)
 	return (unsigned)strtoul(last ? last + 1 : text, NULL, 10) + 1;
 }
 
-static bool make_slots(struct ring *ring, struct croft_error *err)
+/* Where another process can have it too; else anywhere, and the rings cannot be taken elsewhere. */
+static bool map_memory(struct rings *rings, struct croft_error *err)
+{
+	enum { PROTECTION = PROT_READ | PROT_WRITE, KIND = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
+	rings->memory_size = (size_t)rings->queue_count * SLOTS_PER_QUEUE * (PAGE + payload_room());
+	void *memory = mmap(RINGS_ADDRESS, rings->memory_size, PROTECTION, KIND | MAP_FIXED_NOREPLACE, -1, 0);
+	rings->movable = memory == RINGS_ADDRESS;
+	if (memory == MAP_FAILED)
+		memory = mmap(NULL, rings->memory_size, PROTECTION, KIND, -1, 0);
+	if (memory == MAP_FAILED)
+		return croft_error_errno(err, errno, "reserving memory for io_uring");
+	rings->memory = memory;
+	/* Small pages: most answers are shorter than one. */
+	madvise(memory, rings->memory_size, MADV_NOHUGEPAGE);
+	return true;
+}
+
+static void make_slots(struct ring *ring)
 {
 	struct rings *rings = ring->rings;
 	unsigned queues = 0;
@@ -128,26 +79,16 @@ static bool make_slots(struct ring *ring, struct croft_error *err)
 		queues++;
 	ring->slot_count = (size_t)queues * SLOTS_PER_QUEUE;
 	ring->slots = croft_array(ring->slot_count, sizeof(*ring->slots));
-	const size_t payload_size = (size_t)RINGS_PAYLOAD_PAGES * PAGE;
-	ring->memory_size = ring->slot_count * (PAGE + payload_size);
-	ring->memory = mmap(NULL, ring->memory_size, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (ring->memory == MAP_FAILED) {
-		ring->memory = NULL;
-		return croft_error_errno(err, errno, "reserving memory for io_uring");
-	}
-	/* Small pages: most answers are shorter than one. */
-	madvise(ring->memory, ring->memory_size, MADV_NOHUGEPAGE);
 	for (size_t i = 0; i < ring->slot_count; i++) {
 		struct slot *slot = &ring->slots[i];
 		slot->ring = ring;
 		slot->queue = (uint16_t)(ring->number + i / SLOTS_PER_QUEUE * rings->count);
-		slot->payload = ring->memory + i * (PAGE + payload_size);
-		slot->header = (struct ring_header *)(slot->payload + payload_size);
+		size_t place = (size_t)slot->queue * SLOTS_PER_QUEUE + i % SLOTS_PER_QUEUE;
+		slot->payload = rings->memory + place * (PAGE + payload_room());
+		slot->header = (struct ring_header *)(slot->payload + payload_room());
 		slot->buffers[0] = (struct iovec){slot->header, sizeof(*slot->header)};
-		slot->buffers[1] = (struct iovec){slot->payload, payload_size};
+		slot->buffers[1] = (struct iovec){slot->payload, payload_room()};
 	}
-	return true;
 }
 
 /* Entries ------------------------------------------------------------------------------------- */
@@ -193,7 +134,7 @@ static void commit(struct slot *slot)
 /* Puts an answer where the kernel takes it from. */
 static void fill(struct slot *slot, const struct iovec *parts, int count)
 {
-	size_t used = 0, room = (size_t)RINGS_PAYLOAD_PAGES * PAGE;
+	size_t used = 0, room = payload_room();
 	for (int i = 1; i < count && parts[i].iov_len <= room - used; i++) {
 		memcpy(slot->payload + used, parts[i].iov_base, parts[i].iov_len);
 		used += parts[i].iov_len;
@@ -242,13 +183,14 @@ bool rings_answer(struct rings *rings, const struct iovec *parts, int count)
 /* Requests ------------------------------------------------------------------------------------ */
 
 /* Puts the request together as /dev/fuse would hand it out. */
-static void handle(struct slot *slot, char *request)
+void ring_handle(struct slot *slot, char *request, bool own)
 {
 	const struct fuse_in_header *header = (void *)slot->header->in_out;
 	size_t payload_size = slot->header->entry.payload_size;
 	size_t arguments = header->len - sizeof(*header);
 	atomic_store(&slot->unique, header->unique);
-	current = slot;
+	memcpy(&taken_header, header, sizeof(taken_header));
+	current = own ? slot : NULL;
 	if (header->len < sizeof(*header) || header->len > REQUEST_BYTES || payload_size > arguments ||
 		arguments - payload_size > sizeof(slot->header->op_in)) {
 		struct fuse_out_header refusal = {.len = sizeof(refusal), .error = -EIO,
@@ -275,6 +217,8 @@ static void commit_answered(struct ring *ring)
 		next = slot->next;
 		commit(slot);
 	}
+	if (atomic_load(&ring->rings->holding))
+		ring_tell(ring->rings);
 }
 
 /* False: the connection is at its end. */
@@ -287,11 +231,15 @@ static bool complete(struct ring *ring, const struct io_uring_cqe *cqe, char *re
 		return true;
 	}
 	if (cqe->res == 0) {
-		handle(slot, request);
+		if (atomic_load(&ring->rings->holding))
+			ring_hold(slot);
+		else
+			ring_handle(slot, request, true);
 		return true;
 	}
 	if (cqe->res == -ENOTCONN || cqe->res == -ECONNABORTED || cqe->res == -ECANCELED)
 		return false;
+	atomic_store(&slot->lost, true);
 	croft_log(CROFT_LOG_WARNING, "FUSE over io_uring: queue %u lost an entry: %s", slot->queue,
 		strerror(-cqe->res));
 	return ++ring->lost < ring->slot_count;
@@ -314,7 +262,8 @@ static bool register_slots(struct ring *ring, struct croft_error *err)
 	if (result < 0)
 		return croft_error_errno(err, -result, "making an io_uring");
 	for (size_t i = 0; i < ring->slot_count; i++)
-		submit(&ring->slots[i], RING_REGISTER, 0);
+		if (!ring->slots[i].taken_over)
+			submit(&ring->slots[i], RING_REGISTER, 0);
 	submit_wake(ring);
 	result = io_uring_submit(&ring->uring);
 	struct io_uring_cqe *cqe;
@@ -367,6 +316,10 @@ static void *serve(void *user)
 		io_uring_cq_advance(&ring->uring, seen);
 	}
 	free(request);
+	if (!atomic_load(&ring->rings->stop)) {
+		atomic_store(&ring->rings->broken, true);
+		ring_tell(ring->rings);
+	}
 	/* Answers that were given meanwhile still go out. */
 	commit_answered(ring);
 	io_uring_submit(&ring->uring);
@@ -374,24 +327,31 @@ static void *serve(void *user)
 	return NULL;
 }
 
+void rings_stop(struct rings *rings)
+{
+	atomic_store(&rings->stop, true);
+	for (unsigned i = 0; i < rings->threads; i++) {
+		eventfd_write(rings->rings[i].wake_fd, 1);
+		pthread_join(rings->rings[i].thread, NULL);
+	}
+	rings->threads = 0;
+}
+
 void rings_destroy(struct rings *rings)
 {
 	if (!rings)
 		return;
-	atomic_store(&rings->stop, true);
+	rings_stop(rings);
+	rings_release_kicks(rings);
 	for (unsigned i = 0; i < rings->count; i++) {
 		struct ring *ring = &rings->rings[i];
-		if (i < rings->threads) {
-			eventfd_write(ring->wake_fd, 1);
-			pthread_join(ring->thread, NULL);
-		}
-		if (ring->memory)
-			munmap(ring->memory, ring->memory_size);
 		free(ring->slots);
 		if (ring->wake_fd >= 0)
 			close(ring->wake_fd);
 		pthread_mutex_destroy(&ring->lock);
 	}
+	if (rings->memory)
+		munmap(rings->memory, rings->memory_size);
 	free(rings->rings);
 	pthread_mutex_destroy(&rings->lock);
 	pthread_cond_destroy(&rings->changed);
@@ -406,9 +366,14 @@ struct rings *rings_create(struct fuse_session *session, struct croft_error *err
 	rings->count = rings->queue_count < RINGS_AT_MOST ? rings->queue_count : RINGS_AT_MOST;
 	rings->rings = croft_array(rings->count ? rings->count : 1, sizeof(*rings->rings));
 	pthread_mutex_init(&rings->lock, NULL);
-	pthread_cond_init(&rings->changed, NULL);
+	pthread_condattr_t attributes;
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&rings->changed, &attributes);
+	pthread_condattr_destroy(&attributes);
 	bool ok = rings->count > 0 ||
 		croft_error_set(err, CROFT_INTERNAL, "how many CPUs there can be is not known");
+	ok = ok && map_memory(rings, err);
 	for (unsigned i = 0; i < rings->count; i++) {
 		struct ring *ring = &rings->rings[i];
 		ring->rings = rings;
@@ -417,7 +382,8 @@ struct rings *rings_create(struct fuse_session *session, struct croft_error *err
 		ring->wake_fd = eventfd(0, EFD_CLOEXEC);
 		if (ring->wake_fd < 0)
 			ok = croft_error_errno(err, errno, "making an eventfd");
-		ok = ok && make_slots(ring, err);
+		if (ok)
+			make_slots(ring);
 	}
 	if (ok)
 		return rings;

@@ -11,6 +11,7 @@
 _Thread_local struct fuse_in_header taken_header;
 
 static const char saved_magic[8] = "croftfs1";
+static const char ringed_magic[8] = "croftfs2"; /* and the rings behind all else */
 
 struct saved_head {
 	char magic[8];
@@ -88,7 +89,10 @@ static uint64_t write_accounts(struct croft_mount *mount, FILE *file)
 static uint64_t write_requests(struct croft_mount *mount, FILE *file)
 {
 	uint64_t count = 0;
-	for (struct request *at = waiting_kept(mount->waiting); at; at = at->next, count++) {
+	for (struct request *at = waiting_kept(mount->waiting); at; at = at->next) {
+		if (mount->held && rings_has(mount->rings, at->header.unique))
+			continue; /* it is written with them */
+		count++;
 		struct saved_request saved = {.header = at->header, .offset = at->offset,
 			.size = at->size, .name_size = at->name ? (uint32_t)strlen(at->name) : 0};
 		put(file, &saved, sizeof(saved));
@@ -104,11 +108,13 @@ bool saved_write(struct croft_mount *mount, int fd, struct croft_error *err)
 	if (!file)
 		return croft_error_errno(err, errno, "opening the memory file of a mount");
 	struct saved_head head = {.uid = mount->uid, .gid = mount->gid, .init = mount->init};
-	memcpy(head.magic, saved_magic, sizeof(head.magic));
+	memcpy(head.magic, mount->held ? ringed_magic : saved_magic, sizeof(head.magic));
 	put(file, &head, sizeof(head));
 	head.nodes = write_nodes(mount, file);
 	head.accounts = write_accounts(mount, file);
 	head.requests = write_requests(mount, file);
+	if (mount->held)
+		rings_write(mount->rings, file);
 	rewind(file);
 	put(file, &head, sizeof(head));
 	bool ok = !ferror(file);
@@ -232,6 +238,16 @@ static bool read_all(struct croft_mount *mount, FILE *file, const struct saved_h
 	return true;
 }
 
+/* They go on here, as this process would make them or not at all. */
+static bool read_rings(struct croft_mount *mount, FILE *file, struct croft_error *err)
+{
+	mount->ringed = true;
+	mount->rings = rings_create(mount->session, err);
+	return mount->rings && (rings_read(mount->rings, file) ||
+		croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"the mount's rings cannot be had here: its memory lies elsewhere"));
+}
+
 bool saved_read(struct croft_mount *mount, int fd, struct croft_error *err)
 {
 	struct saved_head head;
@@ -242,7 +258,8 @@ bool saved_read(struct croft_mount *mount, int fd, struct croft_error *err)
 	rewind(file);
 	bool ok = true;
 	if (!get(file, &head, sizeof(head)) ||
-		memcmp(head.magic, saved_magic, sizeof(head.magic)) != 0 ||
+		(memcmp(head.magic, saved_magic, sizeof(head.magic)) != 0 &&
+			memcmp(head.magic, ringed_magic, sizeof(head.magic)) != 0) ||
 		head.init.size > SAVED_INIT_BYTES)
 		ok = croft_error_set(err, CROFT_FAILED_PRECONDITION,
 			"the mount was written down by another version");
@@ -253,6 +270,8 @@ bool saved_read(struct croft_mount *mount, int fd, struct croft_error *err)
 			mount->uid, mount->gid);
 	else if (!read_all(mount, file, &head))
 		ok = croft_error_set(err, CROFT_DATA_LOSS, "what was written down of the mount is damaged");
+	else if (memcmp(head.magic, ringed_magic, sizeof(head.magic)) == 0)
+		ok = read_rings(mount, file, err);
 	mount->init = head.init;
 	fclose(file);
 	return ok;

@@ -255,7 +255,10 @@ struct croft_mount *croft_mount_create(const struct croft_mount_config *config,
 	if (ok && config->view_count && !config->root)
 		ok = (mount->views = views_create(config->views, config->view_count, err)) != NULL;
 	set_roots(mount, config->root);
-	if (ok && open_session(mount, config, err)) {
+	ok = ok && open_session(mount, config, err);
+	if (ok && mount->ringed && !mount->rings)
+		ok = (mount->rings = rings_create(mount->session, err)) != NULL;
+	if (ok) {
 		set_read_ahead(mount);
 		return mount;
 	}
@@ -341,11 +344,14 @@ static void sleep_until_stopped(struct croft_mount *mount)
 static void start_rings(struct croft_mount *mount)
 {
 	struct croft_error refusal = CROFT_ERROR_INIT;
-	if (rings_start(mount->rings, &refusal))
+	if (rings_start(mount->rings, &refusal)) {
 		croft_log(CROFT_LOG_INFO, "FUSE over io_uring");
-	else
+		if (mount->resumed)
+			rings_kick_fresh(mount->rings, mount->mountpoint);
+	} else {
 		croft_log(CROFT_LOG_WARNING, "FUSE over io_uring: %s; going on with /dev/fuse",
 			refusal.message);
+	}
 }
 
 bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
@@ -356,15 +362,15 @@ bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
 	sigaction(WAKE_SIGNAL, &action, NULL);
 	struct worker *workers = croft_array(count, sizeof(*workers));
 	pthread_t *answering = croft_array(count, sizeof(*answering));
-	if (mount->ringed)
-		mount->rings = rings_create(mount->session, err);
-	bool ok = !mount->ringed || mount->rings;
+	bool ok = true;
 	while (ok && answerers < count) {
 		ok = start_thread(&answering[answerers], waiting_serve, mount->waiting, "fs-answer", err);
 		answerers += ok;
 	}
 	if (ok)
 		saved_run_requests(mount);
+	if (ok && mount->rings)
+		rings_run_kept(mount->rings);
 	while (ok && readers < count) {
 		workers[readers].mount = mount;
 		ok = start_thread(&workers[readers].thread, work, &workers[readers], "fs-fuse", err);
@@ -388,8 +394,10 @@ bool croft_mount_run(struct croft_mount *mount, struct croft_error *err)
 	for (unsigned i = 0; i < answerers; i++)
 		pthread_join(answering[i], NULL);
 	/* Only now: what was answered last went by them. */
-	rings_destroy(mount->rings);
-	mount->rings = NULL;
+	if (mount->rings) {
+		mount->held = ok && atomic_load(&mount->suspended) && rings_hold(mount->rings);
+		rings_stop(mount->rings);
+	}
 	free(answering);
 	free(workers);
 	return ok;
@@ -403,11 +411,11 @@ void croft_mount_stop(struct croft_mount *mount)
 	errno = saved;
 }
 
-const char *croft_mount_bound(const struct croft_mount *mount)
+const char *croft_mount_bound(struct croft_mount *mount)
 {
 	if (mount->views)
 		return "its views are its process's";
-	return mount->ringed ? "FUSE over io_uring is bound to its process" : NULL;
+	return mount->rings ? rings_bound(mount->rings, mount->mountpoint) : NULL;
 }
 
 void croft_mount_suspend(struct croft_mount *mount)
@@ -428,6 +436,9 @@ bool croft_mount_save(struct croft_mount *mount, struct croft_mount_saved *saved
 {
 	if (!is_mounted(mount))
 		return croft_error_set(err, CROFT_FAILED_PRECONDITION, "%s was unmounted",
+			mount->mountpoint);
+	if (mount->ringed && !mount->held)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION, "the rings of %s were not held",
 			mount->mountpoint);
 	saved->state = memfd_create("croft-mount", MFD_CLOEXEC);
 	saved->device = fcntl(fuse_session_fd(mount->session), F_DUPFD_CLOEXEC, 3);
@@ -470,6 +481,7 @@ void croft_mount_destroy(struct croft_mount *mount)
 	if (mount->session)
 		end_session(mount);
 	views_destroy(mount->views);
+	rings_destroy(mount->rings);
 	waiting_release(mount->waiting);
 	accounts_destroy(mount->accounts);
 	partials_destroy(mount->partials);

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The filesystem daemon's life while jobs run: replaced, killed, without its agent, cut off from the network, with a
 full disk. `lifecycle.py CROFT [NAME…]` runs all tests, or those named."""
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -37,14 +39,27 @@ class Scenario:
         self.number = 0
         self.start_agent()
 
-    def start_agent(self):
+    def start_agent(self, rings=False):
         farm = self.farm
         log = open(f"{farm.folder}/one.log", "a")
-        # FUSE over io_uring, if another test has it switched on, cannot be handed over.
+        # Another test may have FUSE over io_uring switched on.
         farm.agents["one"] = subprocess.Popen(
             [*farm.enter["one"], self.croft, "agent", "--server", f"grpc://{farm.address}", "--state",
-             f"{farm.folder}/one", "--name", "one", "--slots", "2", "--classic-fuse"], stdout=log, stderr=log)
+             f"{farm.folder}/one", "--name", "one", "--slots", "2", *([] if rings else ["--classic-fuse"])],
+            stdout=log, stderr=log)
         farm.wait_agents(1)
+
+    def start_anew(self, rings):
+        """Agent, daemon and mount."""
+        daemon = self.daemon()
+        for pid in (self.farm.agents["one"].pid, daemon):
+            os.kill(pid, signal.SIGKILL)
+        self.farm.agents["one"].wait()
+        while os.path.exists(f"/proc/{daemon}"):  # what a killed agent leaves is its parent's to reap
+            if open(f"/proc/{daemon}/stat").read().rpartition(")")[2].split()[0] == "Z":
+                break
+            time.sleep(0.01)
+        self.start_agent(rings)
 
     def new_root(self):
         """A root that no cache knows anything of; what SLOW prints of it."""
@@ -138,9 +153,38 @@ def the_daemon_is_replaced_while_a_job_reads(s):
     assert "ended while the job ran" not in s.log(), "the job was run twice"
 
 
+@contextlib.contextmanager
+def rings_on(s):
+    """An agent whose mount is served by FUSE over io_uring, which programs that switch it take turns at."""
+    path = "/sys/module/fuse/parameters/enable_uring"
+    with open(path, "r+") as parameter:
+        fcntl.flock(parameter, fcntl.LOCK_EX)
+        before = parameter.read(1)
+        try:
+            with open(path, "w") as switch:
+                switch.write("Y")
+            s.start_anew(True)
+        finally:
+            with open(path, "w") as switch:
+                switch.write(before)
+    assert "FUSE over io_uring" in s.log().rpartition("serving ")[2], "it is served by /dev/fuse"
+    yield
+    s.start_anew(False)
+
+
+def rings_are_handed_over_while_a_job_reads(s):
+    if not os.path.exists("/sys/module/fuse/parameters/enable_uring"):
+        print("    this kernel has no FUSE over io_uring")
+        return
+    with rings_on(s):
+        the_daemon_is_replaced_while_a_job_reads(s)
+        a_program_that_is_no_daemon_is_not_taken(s)
+        an_upgraded_agent_takes_the_mount_over(s, rings=True)
+
+
 def a_program_that_is_no_daemon_is_not_taken(s):
     root, wanted = s.new_root()
-    before = s.daemon()
+    before, count = s.daemon(), s.log().count("was not replaced")
     job = s.job(root, SLOW)
     next(lines_at(job))
     os.rename(s.croft, f"{s.croft}.good")
@@ -148,7 +192,7 @@ def a_program_that_is_no_daemon_is_not_taken(s):
         file.write("#!/bin/sh\nexit 1\n")
     os.chmod(s.croft, 0o755)
     s.farm.agents["one"].send_signal(signal.SIGUSR2)
-    s.await_log("was not replaced", 1)
+    s.await_log("was not replaced", count + 1)
     os.rename(f"{s.croft}.good", s.croft)
     finish(job, wanted)
     equal(s.daemon(), before, "the daemon")
@@ -176,7 +220,7 @@ def the_daemon_outlives_its_agent(s):
     equal(s.daemon(), before, "the daemon of the new agent")
 
 
-def an_upgraded_agent_takes_the_mount_over(s):
+def an_upgraded_agent_takes_the_mount_over(s, rings=False):
     root, wanted = s.new_root()
     finish(s.job(root, SLOW), wanted)
     before = s.daemon()
@@ -185,7 +229,7 @@ def an_upgraded_agent_takes_the_mount_over(s):
     s.farm.agents["one"].wait()
     shutil.copy(s.farm.croft, f"{s.croft}.new")
     os.rename(f"{s.croft}.new", s.croft)
-    s.start_agent()
+    s.start_agent(rings)
     finish(s.job(root, SLOW), wanted)
     assert s.daemon() not in (None, before), "the daemon is the same"
     equal(hashlib.sha256(held.read()).hexdigest(), hashlib.sha256(s.big).hexdigest(), "what was open")
@@ -307,7 +351,7 @@ TESTS = [the_daemon_is_replaced_while_a_job_reads, a_program_that_is_no_daemon_i
          the_daemon_outlives_its_agent, a_cut_network_stalls_and_recovers,
          a_server_that_is_killed_in_mid_read_is_waited_for, a_server_that_comes_back_elsewhere_is_found,
          a_full_disk_is_told_and_leaves_all_right,
-         a_mount_that_is_cut_off_can_be_ended]
+         a_mount_that_is_cut_off_can_be_ended, rings_are_handed_over_while_a_job_reads]
 
 
 def main():

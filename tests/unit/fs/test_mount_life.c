@@ -3,6 +3,7 @@
 #include "tests/unit/fs/mount_main.h"
 
 #include <malloc.h>
+#include <stdatomic.h>
 
 static void a_killed_process_does_not_wait_for_its_fetch(void **state)
 {
@@ -91,6 +92,7 @@ static void hand_over(struct fixture *fixture)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_mount_saved kept = {-1, -1};
+	assert_null(croft_mount_bound(fixture->mount));
 	croft_mount_suspend(fixture->mount);
 	pthread_join(fixture->thread, NULL);
 	if (fixture->farm->held)
@@ -117,7 +119,6 @@ static void what_is_open_goes_on_after_a_hand_over(void **state)
 	add_file(builder, "d/other", put(fixture, false, "of the farm as well"), false);
 	add_link(builder, "d/link", "file");
 	struct croft_digest root = finish_tree(fixture, true, builder);
-	classic = true;
 	mount_it(fixture, true, NULL);
 	CROFT_CLEANUP_FD int directory = open(place(fixture, &root, "d"), O_RDONLY | O_DIRECTORY);
 	CROFT_CLEANUP_FD int file = openat(directory, "file", O_RDONLY);
@@ -152,7 +153,6 @@ static void who_waits_for_a_fetch_gets_it_after_a_hand_over(void **state)
 	add_file(there, "e/file", put(fixture, ON_FARM, "slower"), false);
 	struct croft_digest local = finish_tree(fixture, LOCAL, here);
 	struct croft_digest remote = finish_tree(fixture, ON_FARM, there);
-	classic = true;
 	mount_it(fixture, true, NULL);
 	farm_hold(fixture->farm, true);
 	pthread_t threads[3];
@@ -178,12 +178,67 @@ static void who_waits_for_a_fetch_gets_it_after_a_hand_over(void **state)
 	assert_int_equal((intptr_t)results[2], 3);
 }
 
+enum { STORM_THREADS = 12, STORM_FILES = 400 };
+
+struct storm {
+	struct fixture *fixture;
+	struct croft_digest root;
+	int number, wrong;
+	atomic_int *left; /* files that are not read yet */
+};
+
+/* Each file once, so that each costs a look-up and a read. */
+static void *read_many(void *user)
+{
+	struct storm *storm = user;
+	char path[PATH_MAX], digest[CROFT_DIGEST_TEXT], text[64], expected[64];
+	croft_digest_format(&storm->root, '-', digest);
+	for (int i = 0; i < STORM_FILES; i++) {
+		snprintf(expected, sizeof(expected), "d%d/%d", storm->number, i);
+		snprintf(path, sizeof(path), "%s/by-digest/%s/%s", storm->fixture->mountpoint, digest, expected);
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof(text));
+		if (fd >= 0)
+			close(fd);
+		storm->wrong += size != (ssize_t)strlen(expected) || memcmp(text, expected, (size_t)size) != 0;
+		atomic_fetch_sub(storm->left, 1);
+	}
+	return NULL;
+}
+
+static void no_request_is_lost_while_it_is_handed_over_again_and_again(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_tree_builder *builder = new_tree();
+	for (int thread = 0; thread < STORM_THREADS; thread++)
+		for (int i = 0; i < STORM_FILES; i++) {
+			char name[64];
+			snprintf(name, sizeof(name), "d%d/%d", thread, i);
+			add_file(builder, name, put(fixture, LOCAL, name), false);
+		}
+	struct croft_digest root = finish_tree(fixture, LOCAL, builder);
+	mount_it(fixture, true, NULL);
+	pthread_t threads[STORM_THREADS];
+	struct storm storms[STORM_THREADS];
+	atomic_int left = STORM_THREADS * STORM_FILES;
+	for (int i = 0; i < STORM_THREADS; i++) {
+		storms[i] = (struct storm){fixture, root, i, 0, &left};
+		assert_int_equal(pthread_create(&threads[i], NULL, read_many, &storms[i]), 0);
+	}
+	int rounds = 0;
+	for (; rounds < 3 || (atomic_load(&left) > 0 && rounds < 40); rounds++)
+		hand_over(fixture);
+	for (int i = 0; i < STORM_THREADS; i++) {
+		pthread_join(threads[i], NULL);
+		assert_int_equal(storms[i].wrong, 0);
+	}
+}
+
 static void one_that_was_unmounted_cannot_be_handed_over(void **state)
 {
 	struct fixture *fixture = *state;
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_mount_saved kept;
-	classic = true;
 	mount_it(fixture, true, NULL);
 	assert_int_equal(umount2(fixture->mountpoint, 0), 0);
 	croft_mount_suspend(fixture->mount);
@@ -258,6 +313,7 @@ int main(int argc, char **argv)
 		mount_test(serves_to_the_end_when_it_is_unmounted_from_outside),
 		mount_test(what_is_open_goes_on_after_a_hand_over),
 		mount_test(who_waits_for_a_fetch_gets_it_after_a_hand_over),
+		mount_test(no_request_is_lost_while_it_is_handed_over_again_and_again),
 		mount_test(one_that_was_unmounted_cannot_be_handed_over),
 		mount_test(is_unmounted_when_nothing_is_open),
 		mount_test(can_be_mounted_a_thousand_times),
