@@ -1,9 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bazel.py CROFT [--targets N] [--bazel 4.2|7.7] [BAZEL_FLAG...]: the workspace built on a farm that has never
+"""bazel.py CROFT [--targets N] [--bazel 4.2|7.7] [--part P --results FILE] [BAZEL_FLAG...]: the workspace built on a farm that has never
 seen it, after a clean from the farm's cache, and built here without any sandbox. All of it (client, server and agent)
 has the same CPUs. The flags are for the builds on the farm."""
 import argparse
+import glob
+import hashlib
 import json
 import os
 import shutil
@@ -91,17 +93,21 @@ class Bazel:
         return time.monotonic() - started, done.stdout.strip().splitlines()[-2:]
 
     def started(self):
-        """A server that has read the whole workspace and built nothing."""
+        """A fresh server that has read the whole workspace and built nothing: none of the builds has code that an
+        earlier one made the virtual machine compile."""
+        self.run("shutdown")
         self.run("build", "--nobuild", "//...")
 
     def timed(self, what, *arguments):
-        before = used()
+        before, parts = used(), spent(self.folder)
         seconds, said = self.run(*arguments)
-        print(f"{what} in {seconds:.1f} s, {used() - before:.1f} s of the machine's processors", *said, sep="\n", flush=True)
-        return seconds, said
+        total, now = used() - before, spent(self.folder)
+        parts = {name: now[name] - parts.get(name, 0) for name in now}
+        print(f"{what} in {seconds:.1f} s, {total:.1f} s of the machine's processors:",
+              ", ".join(f"{name} {value:.1f}" for name, value in parts.items()), *said, sep="\n", flush=True)
+        return seconds, said, parts
 
     def built_inputs(self):
-        """The bytes that later jobs are given of what earlier ones made: all objects and libraries are."""
         return sum(os.path.getsize(f"{place}/{name}") for place, _, names in os.walk(os.path.realpath(f"{self.work}/bazel-bin"))
                    for name in names if name.endswith((".o", ".a", ".params")))
 
@@ -111,7 +117,7 @@ class Bazel:
             for name in names:
                 if name.startswith(("program", "test")) and "." not in name:
                     with open(f"{place}/{name}", "rb") as file:
-                        found[f"{os.path.basename(place)}/{name}"] = file.read()
+                        found[f"{os.path.basename(place)}/{name}"] = hashlib.sha256(file.read()).hexdigest()
         return found
 
 
@@ -170,44 +176,113 @@ def used():
     return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def main(croft, targets, version, flags):
+def spent(folder):
+    """The same by the processes whose arguments name this folder: their own, and that of what ran below them and ended."""
+    processes, below = {}, {}
+    for place in glob.glob("/proc/[0-9]*"):
+        try:
+            with open(f"{place}/cmdline", "rb") as file:
+                words = file.read().decode(errors="replace").split("\0")
+            with open(f"{place}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        pid = int(place[6:])
+        processes[pid] = words, [int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:15]]
+        below.setdefault(int(fields[1]), []).append(pid)
+
+    def whole(pid):
+        return sum(processes[pid][1]) + sum(whole(child) for child in below.get(pid, []))
+
+    found = {}
+
+    def add(name, seconds):
+        found[name] = found.get(name, 0) + seconds
+
+    for pid, (words, (user, system, *ended)) in processes.items():
+        # The launcher of an agent is known by the agent's arguments, too.
+        parent = [one for one, children in below.items() if pid in children and one in processes]
+        if not any(folder in word for word in words) or any(processes[one][0] == words for one in parent):
+            continue
+        bazel = words[0].startswith("bazel(")
+        name = "Bazel" if bazel else " ".join(os.path.basename(word) for word in words[:2])
+        add(name, user + system)
+        if bazel:
+            add("compilers", sum(ended))
+        if name == "croft agent":
+            add("compilers", sum(whole(child) for child in below.get(pid, []) if "fs-daemon" not in processes[child][0]))
+    return found
+
+
+def on_farm(croft, folder, bazel, flags, found):
+    farm = Farm(os.path.realpath(croft), folder, bazel.root)
+    try:
+        build = ["build", f"--remote_executor={farm.address}", f"--jobs={4 * CPUS}", *flags, "//..."]
+        bazel.started()
+        found["farm"], _, parts = bazel.timed("built on the farm", *build)
+        found["farm_processors"], found["there"] = sum(parts.values()), bazel.programs()
+        found["fetched"] = farm.status()["agents"][0]["fetched_bytes"]
+        # All objects and libraries are inputs of later jobs.
+        found["inputs"] = size(bazel.work) + size(bazel.root) + bazel.built_inputs()
+        bazel.run("clean")
+        bazel.started()
+        found["cache"], said, _ = bazel.timed("built from the cache", *build)
+        if not any("remote cache hit" in line for line in said) or any(" remote," in line for line in said):
+            raise SystemExit("the clean rebuild was not all hits")
+    finally:
+        farm.stop()
+
+
+def on_this_machine(bazel, found):
+    bazel.started()
+    found["local"], _, parts = bazel.timed("built here", "build", "--spawn_strategy=local", f"--jobs={CPUS}", "//...")
+    found["local_processors"], found["here"] = sum(parts.values()), bazel.programs()
+
+
+def tell(found, targets):
+    if len(found["there"]) < targets * 3 // 10 or found["there"] != found["here"]:
+        raise SystemExit("what was built there and here differs")
+    bar("bazel-remote-of-local", found["farm"] / found["local"], 1.3,
+        f"{found['farm']:.1f} s on the farm, {found['local']:.1f} s here; processors "
+        f"{found['farm_processors']:.1f} and {found['local_processors']:.1f} s: {found['farm_processors'] / found['local_processors']:.3f}")
+    bar("bazel-cached-of-remote", found["cache"] / found["farm"], 0.2, f"{found['cache']:.1f} s")
+    bar("bazel-fetched-of-inputs", found["fetched"] / found["inputs"], 0.15,
+        f"{found['fetched'] / 1e6:.0f} MB of {found['inputs'] / 1e6:.0f} MB: sources, headers, root image, objects and "
+        "libraries, each counted once")
+
+
+def main(croft, options, flags):
     installed = f"{TOP}/build/clients"
     os.makedirs(installed, exist_ok=True)
     headers = workspace.boost(f"{installed}/boost-headers")
+    found = {}
+    if options.results and os.path.exists(options.results):
+        with open(options.results) as file:
+            found = json.load(file)
     folder = tempfile.mkdtemp(prefix="croft-clients-", dir="/var/tmp")
-    bazel = (Bazel if version == "4.2" else Bazel7)(folder, installed)
-    workspace.make(bazel.work, headers, bazel.settings, targets)
-    farm = Farm(os.path.realpath(croft), folder, bazel.root)
+    bazel = (Bazel if options.bazel == "4.2" else Bazel7)(folder, installed)
+    workspace.make(bazel.work, headers, bazel.settings, options.targets)
     try:
-        remote_build = ["build", f"--remote_executor={farm.address}", f"--jobs={4 * CPUS}", *flags, "//..."]
-        bazel.started()
-        remote, said = bazel.timed("built on the farm", *remote_build)
-        there = bazel.programs()
-        built = bazel.built_inputs()
-        fetched = farm.status()["agents"][0]["fetched_bytes"]
+        if options.part != "here":
+            on_farm(croft, folder, bazel, flags, found)
         bazel.run("clean")
-        again, said = bazel.timed("built from the cache", *remote_build)
-        if not any("remote cache hit" in line for line in said) or any(" remote," in line for line in said):
-            raise SystemExit("the clean rebuild was not all hits")
-        bazel.run("clean")
-        local, said = bazel.timed("built here", "build", "--spawn_strategy=local", f"--jobs={CPUS}", "//...")
-        here = bazel.programs()
+        if options.part != "farm":
+            on_this_machine(bazel, found)
     finally:
-        farm.stop()
         bazel.end()
-    if len(there) < targets * 3 // 10 or there != here:
-        raise SystemExit(f"what was built there and here differs: {folder}")
-    inputs = size(bazel.work) + size(bazel.root) + built
-    bar("bazel-remote-of-local", remote / local, 1.3, f"{remote:.1f} s on the farm, {local:.1f} s here")
-    bar("bazel-cached-of-remote", again / remote, 0.2, f"{again:.1f} s")
-    bar("bazel-fetched-of-inputs", fetched / inputs, 0.15,
-        f"{fetched / 1e6:.0f} MB of {inputs / 1e6:.0f} MB: sources, headers, root image, objects and libraries, each counted once")
     shutil.rmtree(folder)
+    if options.results:
+        with open(options.results, "w") as file:
+            json.dump(found, file)
+    if "farm" in found and "local" in found:
+        tell(found, options.targets)
 
 
 parser = argparse.ArgumentParser(prog="bench/run clients")
 parser.add_argument("croft")
 parser.add_argument("--targets", type=int, default=500)
 parser.add_argument("--bazel", choices=["4.2", "7.7"], default="7.7")
+parser.add_argument("--part", choices=["farm", "here"], help="only this of the two; with --results")
+parser.add_argument("--results", metavar="FILE", help="what the parts found, one run after the other")
 options, more = parser.parse_known_args()
-main(options.croft, options.targets, options.bazel, more)
+main(options.croft, options, more)

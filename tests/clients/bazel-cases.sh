@@ -36,6 +36,9 @@ running() {
     tail "$folder/bazel.log" >&2
     return 1
 }
+jobs_done() {
+    "$CROFT" status --json | python3 -c 'import json, sys; print(sum(a["jobs_done"] for a in json.load(sys.stdin)["agents"]))'
+}
 all_hits='processes: [0-9]+ remote cache hit, [0-9]+ internal\.$'
 
 serve server --unfit-wait 2
@@ -60,11 +63,30 @@ same undeclared "$(python3 -c 'import sys, zipfile
 print(zipfile.ZipFile(sys.argv[1]).read("file").decode().strip())' \
     bazel-testlogs/gen/shell_test/test.outputs/outputs.zip)"
 
-echo "a test that fails, and one that takes too long"
+echo "a test that fails"
 status=0
 bazel test $farm //gen:failing_test || status=$?
 same 3 "$status"
 has 'this test fails' bazel-testlogs/gen/failing_test/test.log
+echo "a failed test is run again, or is an answer to who asks for such"
+# Bazel makes a failed test's test.xml by an action of its own, of which it says do_not_cache: one job in any case.
+failed_again() { # JOBS EXECUTED OPTION...
+    local before jobs=$1 executed=$2
+    shift 2
+    bazel clean
+    before=$(jobs_done)
+    status=0
+    bazel test $farm "$@" //gen:failing_test || status=$?
+    same 3 "$status"
+    has "Executed $executed out of 1 test" "$folder/bazel.log"
+    has 'this test fails' bazel-testlogs/gen/failing_test/test.log
+    same "$jobs" "$(($(jobs_done) - before))"
+}
+failed_again 2 1
+failed_again 1 0 --remote_exec_header=croft-failed-results=yes
+has '\(cached\) FAILED' "$folder/bazel.log"
+
+echo "a test that takes too long"
 status=0
 bazel test $farm --test_timeout=2 //gen:slow_test || status=$?
 same 3 "$status"
