@@ -32,6 +32,7 @@ struct capture {
 struct made {
 	struct croft_digest digest;
 	struct croft_slice bytes;
+	struct made *next; /* in a Tree */
 };
 
 static int compare_made(const void *a, const void *b)
@@ -185,6 +186,7 @@ static bool keep_made(void *user, const struct croft_digest *digest, struct crof
 	struct croft_arena *arena = capture->outputs->arena;
 	struct made *made = croft_arena_alloc(arena, sizeof(*made));
 	made->digest = *digest;
+	made->next = NULL;
 	made->bytes = CROFT_SLICE(croft_arena_copy(arena, bytes.data, bytes.size), bytes.size);
 	if (!tsearch(made, &capture->made, compare_made))
 		abort();
@@ -214,9 +216,10 @@ static void append_field(struct tree_bytes *tree, unsigned field, struct croft_s
 	tree->size += bytes.size;
 }
 
-/* Appends the directories below `bytes`, each distinct one once. */
-static bool append_children(struct capture *capture, struct croft_slice bytes, void **seen,
-	struct tree_bytes *tree, struct croft_error *err)
+/* Puts the directories below `bytes` in front of `first`, each distinct one once: what stands below a directory
+ * is there before it is put in front, so that parents come before their children. */
+static bool gather_children(struct capture *capture, struct croft_slice bytes, void **seen,
+	struct made **first, struct croft_error *err)
 {
 	struct croft_arena *arena = capture->outputs->arena;
 	Reapi__Directory *directory = croft_directory_decode(bytes, arena, err);
@@ -229,11 +232,11 @@ static bool append_children(struct capture *capture, struct croft_slice bytes, v
 			return false;
 		if (*(struct made **)tsearch(child, seen, compare_made) != child)
 			continue;
-		if (!read_directory(capture, &child->digest, arena, &child->bytes, err))
+		if (!read_directory(capture, &child->digest, arena, &child->bytes, err) ||
+			!gather_children(capture, child->bytes, seen, first, err))
 			return false;
-		append_field(tree, 2, child->bytes);
-		if (!append_children(capture, child->bytes, seen, tree, err))
-			return false;
+		child->next = *first;
+		*first = child;
 	}
 	return true;
 }
@@ -248,13 +251,14 @@ static bool add_tree(struct capture *capture, const struct croft_digest *root,
 	struct tree_bytes tree = {0};
 	struct croft_slice bytes = CROFT_SLICE("", 0);
 	void *seen = NULL;
-	bool ok = croft_digest_is_empty(root) ||
-		read_directory(capture, root, capture->outputs->arena, &bytes, err);
+	struct made *children = NULL;
+	bool ok = (croft_digest_is_empty(root) ||
+		read_directory(capture, root, capture->outputs->arena, &bytes, err)) &&
+		gather_children(capture, bytes, &seen, &children, err);
 	if (ok) {
 		append_field(&tree, 1, bytes);
-		ok = append_children(capture, bytes, &seen, &tree, err);
-	}
-	if (ok) {
+		for (const struct made *child = children; child; child = child->next)
+			append_field(&tree, 2, child->bytes);
 		*tree_digest = croft_digest_of(tree.data, tree.size);
 		ok = croft_upload_bytes(
 			capture->upload, tree_digest, CROFT_SLICE(tree.data, tree.size), err);
@@ -273,7 +277,6 @@ static bool add_directory(struct capture *capture, const struct croft_digest *ro
 	Reapi__OutputDirectory *directory = croft_arena_alloc(arena, sizeof(*directory));
 	reapi__output_directory__init(directory);
 	directory->path = (char *)capture->path->declared;
-	directory->is_topologically_sorted = false;
 	if (format != REAPI__COMMAND__OUTPUT_DIRECTORY_FORMAT__TREE_ONLY)
 		directory->root_directory_digest = croft_digest_to_message(root, arena);
 	if (format != REAPI__COMMAND__OUTPUT_DIRECTORY_FORMAT__DIRECTORY_ONLY) {
@@ -281,6 +284,7 @@ static bool add_directory(struct capture *capture, const struct croft_digest *ro
 		if (!add_tree(capture, root, &tree, err))
 			return false;
 		directory->tree_digest = croft_digest_to_message(&tree, arena);
+		directory->is_topologically_sorted = true;
 	}
 	capture->result->output_directories[capture->result->n_output_directories++] = directory;
 	return true;

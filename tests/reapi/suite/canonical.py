@@ -114,5 +114,7 @@ def trees_are_sorted_as_they_say(s):
         check(number == 0 or digest.hash in awaited, f"a parent of record {number} before it")
         check(digest.hash not in seen, f"record {number} is not there already")
         seen.add(digest.hash)
-        awaited.update(d.digest.hash for d in s.re.Directory.FromString(data).directories)
+        below = {d.digest.hash for d in s.re.Directory.FromString(data).directories}
+        equal(below & seen, set(), f"children of record {number} that came before it")
+        awaited |= below
     equal(awaited - seen, set(), "directories that are named and do not come")
