@@ -291,25 +291,33 @@ static void send_hello(struct croft_session *session)
 	croft_session_send(session, &message);
 }
 
-/* "HOST:PORT" of the blob plane: a Welcome that names only ":PORT" means the host of the gRPC target. */
+/* "[https://]HOST:PORT" of the blob plane: a Welcome that names only ":PORT" means the host of the gRPC target. */
 static const char *origin_of(const char *blob_url, const char *target, struct croft_arena *arena)
 {
-	if (blob_url[0] != ':')
+	static const char https[] = "https://";
+	const char *scheme = strncmp(blob_url, https, sizeof(https) - 1) == 0 ? https : "";
+	const char *address = blob_url + strlen(scheme);
+	if (address[0] != ':')
 		return blob_url;
 	const char *host = strstr(target, "://") ? strstr(target, "://") + 3 : target;
 	const char *end = strrchr(host, ':');
 	size_t size = end && !strchr(end, ']') ? (size_t)(end - host) : strlen(host);
-	return croft_arena_printf(arena, "%.*s%s", (int)size, host, blob_url);
+	return croft_arena_printf(arena, "%s%.*s%s", scheme, (int)size, host, address);
 }
 
 /* By default at the address that the server is reached from, on any port: a farm of one machine stays on
  * it, and others find this agent where they would find the server. */
-static void choose_plane_address(struct croft_session *session)
+static void choose_plane_address(struct croft_session *session, const char *origin)
 {
 	const struct croft_agent_config *config = session->config;
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	if (config->no_peers)
 		return;
+	if (strncmp(origin, "https://", 8) == 0 && !(config->tls && config->tls->certificate_file)) {
+		croft_log(CROFT_LOG_INFO, "serves no blobs to other agents: this farm's blobs go over TLS only, and there is "
+			"no certificate here (--tls-cert)");
+		return;
+	}
 	if (config->plane_address) {
 		session->plane_address = croft_strdup(config->plane_address);
 		return;
@@ -332,10 +340,11 @@ static bool attach_daemon(struct croft_session *session, const Farm__Welcome *we
 	const char *key = *welcome->blob_key ? welcome->blob_key : NULL;
 	if (session->machine->daemon) /* a restarted server may have another port */
 		return croft_daemon_set_origin(session->machine->daemon, origin, key, err);
-	choose_plane_address(session);
+	choose_plane_address(session, origin);
 	struct croft_daemon_config daemon = {
 		.state = croft_arena_printf(arena, "%s/fs", config->state),
 		.origin = origin,
+		.tls = config->tls ? *config->tls : (struct croft_tls){0},
 		.plane_key = key,
 		.plane_address = session->plane_address,
 		.budget_bytes = config->cache_bytes,

@@ -17,12 +17,15 @@ const char *plane_address(const char *server, const char *blob_url, struct croft
 	const char *scheme = strstr(server, "://");
 	const char *host = scheme ? scheme + 3 : server;
 	const char *colon = strrchr(host, ':');
+	const char *secure = strncmp(blob_url, "https://", 8) == 0 ? "https://" : "";
+	const char *given = blob_url;
+	blob_url += strlen(secure);
 	if (*blob_url && *blob_url != ':')
-		return blob_url;
+		return given;
 	if (!strncmp(server, "unix:", 5) || !colon || !*blob_url) {
 		croft_error_set(err, CROFT_FAILED_PRECONDITION,
 			"%s does not say where its blob plane is; --plane HOST:PORT does", server);
 		return NULL;
 	}
-	return croft_arena_printf(arena, "%.*s%s", (int)(colon - host), host, blob_url);
+	return croft_arena_printf(arena, "%s%.*s%s", secure, (int)(colon - host), host, blob_url);
 }

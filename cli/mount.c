@@ -128,8 +128,13 @@ static bool serve(struct mounting *mounting, int ready, struct croft_error *err)
 	struct croft_store *store = croft_store_open(&store_config, err);
 	if (!store)
 		return false;
+	const struct croft_tls tls = {
+		.certificate_file = options_value(mounting->options, "tls-cert"),
+		.key_file = options_value(mounting->options, "tls-key"),
+		.authority_file = options_value(mounting->options, "tls-ca"),
+	};
 	struct croft_fetcher_config fetch_config = {
-		.store = store, .origin = mounting->plane, .key = getenv(PLANE_KEY),
+		.store = store, .tls = &tls, .origin = mounting->plane, .key = getenv(PLANE_KEY),
 		.instance = instance_of(mounting->options)};
 	struct croft_fetcher *fetcher = croft_fetcher_start(&fetch_config, err);
 	struct croft_mount *mount = NULL;
@@ -230,7 +235,8 @@ static int run(const struct options *options, struct croft_error *err)
 
 static const struct option_spec mount_options[] = {
 	{"foreground", 'f', NULL, "stay until unmounted or interrupted"},
-	{"plane", 0, "HOST:PORT", "the farm's blob plane, its key in $CROFT_PLANE_KEY (else the server is asked)"},
+	{"plane", 0, "HOST:PORT", "the farm's blob plane (https://HOST:PORT with TLS), its key in"
+		" $CROFT_PLANE_KEY (else the server is asked)"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
 	{"state", 0, "DIR", "where caches are (else $XDG_STATE_HOME/croft/mount-cache)"},
 	{"ready-fd", 0, "FD", NULL},

@@ -25,7 +25,9 @@ bool croft_staging_parse(const char *name, enum croft_staging *staging, struct c
 
 struct croft_daemon_config {
 	const char *state;       /* directory: cache/ (the store), mnt/ (the mount), socket */
-	const char *origin;      /* blob plane of the farm, "host:port" */
+	const char *origin;      /* blob plane of the farm, "host:port" or "https://host:port" */
+	/* For https, of the plane for peers too, which needs certificate and key; files, NULL: as fetch.h. */
+	struct croft_tls tls;
 	const char *plane_key;   /* that the farm's planes ask for, this one's too; NULL: none */
 	const char *plane_address; /* serve the cache to peers here; NULL: do not */
 	uint64_t budget_bytes;   /* of the cache; 0: as the store's default */

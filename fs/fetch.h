@@ -18,12 +18,15 @@
 #define CROFT_FS_FETCH_H
 
 #include "fs/store.h"
+#include "proto/rpc/server.h" /* struct croft_tls */
 
 struct croft_fetcher;
 
 struct croft_fetcher_config {
 	struct croft_store *store; /* borrowed: where blobs go */
-	const char *origin;        /* "host:port" of the farm's blob plane */
+	const char *origin;        /* "host:port" of the farm's blob plane, "https://host:port" when it has TLS */
+	/* With TLS, of peers too: authorities and own certificate; NULL: the system's, and none. */
+	const struct croft_tls *tls;
 	const char *instance;      /* as which the planes are asked; NULL: none is named */
 	const char *key;           /* of its planes, the peers' too; NULL: none is asked for */
 	unsigned connections;      /* per source; 0: 4 */
@@ -76,7 +79,8 @@ struct croft_recipe_request {
 enum { CROFT_RECIPE_PIECE = 128 * 1024 }; /* more than that never comes with it */
 void croft_fetch_recipe(struct croft_fetcher *fetcher, const struct croft_recipe_request *request);
 
-/* The origin is somewhere else now; what waits for it is asked for there. The key is the same. */
+/* The origin is somewhere else now; what waits for it is asked for there. The key is the same, and with or without
+ * TLS as before. */
 bool croft_fetcher_set_origin(struct croft_fetcher *fetcher, const char *origin, struct croft_error *err);
 
 /* Sources beside the origin, "host:port"; strings are copied. A source that sends wrong bytes is

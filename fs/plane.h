@@ -23,6 +23,7 @@
 
 #include "fs/store.h"
 #include "fs/upstream.h"
+#include "proto/rpc/server.h" /* struct croft_tls */
 
 struct croft_plane;
 
@@ -31,6 +32,8 @@ struct croft_plane_config {
 	struct croft_store *store; /* borrowed */
 	const char *instance_name; /* whose action cache a bare /ac/ is; "" by default */
 	bool writable;             /* PUT allowed; agents serve read-only */
+	/* HTTPS, and nothing else; with authorities for clients with certificates of theirs only. NULL: HTTP. */
+	const struct croft_tls *tls;
 	/* What tenants (the instance names of paths, and instance_name for paths without one) may not know of is not
 	 * there: fs/private.h. Who has full_key sees all. */
 	bool private_blobs;

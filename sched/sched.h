@@ -23,7 +23,7 @@ struct croft_sched_config {
 	uint64_t log_bytes;         /* the most that it may take, with the older one beside it */
 	struct croft_store *store;  /* borrowed */
 	struct croft_upstream *upstream; /* borrowed; NULL: none */
-	const char *blob_url;       /* told to agents: ":PORT" or "host:PORT" */
+	const char *blob_url;       /* told to agents: ":PORT" or "host:PORT", or these behind "https://" */
 	const char *blob_key;       /* told likewise: what blob planes ask for; NULL: nothing */
 	bool private_blobs;         /* see fs/private.h; not with an upstream */
 	/* That agents must know; they are told this one as what blob planes ask for, and see all. NULL: whoever can

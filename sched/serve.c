@@ -100,6 +100,7 @@ static bool start_plane(struct serving *serving, const struct croft_serve_config
 			.key = serving->plane_key,
 			.private_blobs = config->private_blobs,
 			.full_key = serving->agent_key,
+			.tls = config->tls,
 			.upstream = serving->upstream},
 		err);
 	return serving->plane || croft_error_wrap(err, "starting the blob plane on %s", at);
@@ -117,7 +118,8 @@ static bool open_sched(struct serving *serving, const struct croft_serve_config 
 		.store = serving->store,
 		.upstream = serving->upstream,
 		/* Agents put the host in front by which they know this server. */
-		.blob_url = croft_arena_printf(serving->arena, ":%d", croft_plane_port(serving->plane)),
+		.blob_url = croft_arena_printf(
+			serving->arena, "%s:%d", config->tls ? "https://" : "", croft_plane_port(serving->plane)),
 		.blob_key = serving->plane_key,
 		.private_blobs = config->private_blobs,
 		.agent_key = serving->agent_key,

@@ -285,6 +285,12 @@ bool croft_daemon_renew(struct croft_daemon *daemon, struct croft_error *err)
 	return ok;
 }
 
+static void copy_file(struct croft_arena *arena, const char **file)
+{
+	if (*file)
+		*file = croft_arena_strdup(arena, *file);
+}
+
 struct croft_daemon *croft_daemon_attach(const struct croft_daemon_config *config,
 	struct croft_error *err)
 {
@@ -296,6 +302,9 @@ struct croft_daemon *croft_daemon_attach(const struct croft_daemon_config *confi
 		daemon->config.origin = croft_arena_strdup(arena, config->origin);
 	if (config->plane_key)
 		daemon->config.plane_key = croft_arena_strdup(arena, config->plane_key);
+	copy_file(arena, &daemon->config.tls.certificate_file);
+	copy_file(arena, &daemon->config.tls.key_file);
+	copy_file(arena, &daemon->config.tls.authority_file);
 	if (config->plane_address)
 		daemon->config.plane_address = croft_arena_strdup(arena, config->plane_address);
 	pthread_mutex_init(&daemon->lock, NULL);
@@ -420,12 +429,17 @@ static bool note_origin(struct croft_daemon *daemon, const char *origin, const c
 {
 	CROFT_LOCKED(&daemon->starting);
 	*same_origin = same(daemon->config.origin, origin);
+	/* A fetcher cannot change to TLS, or from it: another daemon can. */
+	bool was_secure = daemon->config.origin && strncmp(daemon->config.origin, "https://", 8) == 0;
 	*same_key = same(daemon->config.plane_key, plane_key);
+	bool same_scheme = (origin && strncmp(origin, "https://", 8) == 0) == was_secure;
 	if (!*same_origin)
 		daemon->config.origin = croft_arena_strdup(daemon->arena, origin);
 	if (!*same_key)
 		daemon->config.plane_key = plane_key ? croft_arena_strdup(daemon->arena, plane_key) : NULL;
-	return !*same_origin || !*same_key;
+	bool changed = !*same_origin || !*same_key;
+	*same_key &= same_scheme;
+	return changed;
 }
 
 bool croft_daemon_set_origin(struct croft_daemon *daemon, const char *origin, const char *plane_key,

@@ -17,7 +17,7 @@
 char **daemon_arguments(const struct croft_daemon_config *config, const struct daemon_start *start,
 	struct croft_arena *arena)
 {
-	char **arguments = croft_arena_array(arena, 26, sizeof(char *));
+	char **arguments = croft_arena_array(arena, 32, sizeof(char *));
 	size_t count = 0;
 	arguments[count++] = (char *)"croft";
 	arguments[count++] = (char *)"fs-daemon";
@@ -46,6 +46,15 @@ char **daemon_arguments(const struct croft_daemon_config *config, const struct d
 	arguments[count++] = croft_arena_printf(arena, "%u", config->orphan_ms);
 	arguments[count++] = (char *)"--agent-version";
 	arguments[count++] = croft_arena_printf(arena, "%d", DAEMON_VERSION);
+	const struct {
+		const char *option, *file;
+	} files[] = {{"--tls-cert", config->tls.certificate_file}, {"--tls-key", config->tls.key_file},
+		{"--tls-ca", config->tls.authority_file}};
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
+		if (files[i].file) {
+			arguments[count++] = (char *)files[i].option;
+			arguments[count++] = croft_arena_strdup(arena, files[i].file);
+		}
 	if (config->classic)
 		arguments[count++] = (char *)"--classic";
 	if (start->take_over)
@@ -78,7 +87,8 @@ static bool parse_number(const char *text, uint64_t most, uint64_t *number)
 
 int croft_daemon_command(int argc, char **argv)
 {
-	enum { STATE = 1, ORIGIN, PLANE, BUDGET, USER, GROUP, CLASSIC, STAGING, READY, ORPHAN, AGENT, TAKE };
+	enum { STATE = 1, ORIGIN, PLANE, BUDGET, USER, GROUP, CLASSIC, STAGING, READY, ORPHAN, AGENT, TAKE,
+		CERTIFICATE, KEY, AUTHORITY };
 	static const struct option options[] = {
 		{"state", required_argument, NULL, STATE},
 		{"origin", required_argument, NULL, ORIGIN},
@@ -92,6 +102,9 @@ int croft_daemon_command(int argc, char **argv)
 		{"orphan-ms", required_argument, NULL, ORPHAN},
 		{"agent-version", required_argument, NULL, AGENT},
 		{"take-over", no_argument, NULL, TAKE},
+		{"tls-cert", required_argument, NULL, CERTIFICATE},
+		{"tls-key", required_argument, NULL, KEY},
+		{"tls-ca", required_argument, NULL, AUTHORITY},
 		{NULL, 0, NULL, 0},
 	};
 	struct croft_daemon_config config = {.plane_key = getenv(KEY_VARIABLE)};
@@ -138,6 +151,15 @@ int croft_daemon_command(int argc, char **argv)
 		case AGENT:
 			ok = parse_number(optarg, UINT32_MAX, &number);
 			start.version = (uint32_t)number;
+			break;
+		case CERTIFICATE:
+			config.tls.certificate_file = optarg;
+			break;
+		case KEY:
+			config.tls.key_file = optarg;
+			break;
+		case AUTHORITY:
+			config.tls.authority_file = optarg;
 			break;
 		case TAKE:
 			start.take_over = true;

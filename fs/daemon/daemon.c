@@ -249,7 +249,7 @@ static bool serve(struct life *life, struct croft_error *err)
 	if (config->origin) {
 		life->fetcher = croft_fetcher_start(
 			&(struct croft_fetcher_config){.store = life->store, .origin = config->origin,
-				.key = config->plane_key},
+				.tls = &config->tls, .key = config->plane_key},
 			err);
 		if (!life->fetcher)
 			return croft_error_wrap(err, "starting to fetch from %s", config->origin);
@@ -257,7 +257,8 @@ static bool serve(struct life *life, struct croft_error *err)
 	if (config->plane_address) {
 		life->plane = croft_plane_start(
 			&(struct croft_plane_config){
-				.address = config->plane_address, .store = life->store, .key = config->plane_key},
+				.address = config->plane_address, .store = life->store, .key = config->plane_key,
+				.tls = config->origin && strncmp(config->origin, "https://", 8) == 0 ? &config->tls : NULL},
 			err);
 		if (!life->plane)
 			return croft_error_wrap(err, "serving on %s", config->plane_address);

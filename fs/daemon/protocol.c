@@ -12,11 +12,13 @@
 
 void daemon_config_text(const struct croft_daemon_config *config, char text[DAEMON_TEXT])
 {
-	snprintf(text, DAEMON_TEXT, "%s %s %s %llu %u %u %d %s", config->origin ? config->origin : "-",
+	snprintf(text, DAEMON_TEXT, "%s %s %s %llu %u %u %d %s %s %s %s", config->origin ? config->origin : "-",
 		config->plane_key ? config->plane_key : "-",
 		config->plane_address ? config->plane_address : "-",
 		(unsigned long long)config->budget_bytes, config->uid, config->gid, config->classic,
-		croft_staging_name(config->staging));
+		croft_staging_name(config->staging), config->tls.certificate_file ? config->tls.certificate_file : "-",
+		config->tls.key_file ? config->tls.key_file : "-",
+		config->tls.authority_file ? config->tls.authority_file : "-");
 }
 
 void daemon_build_text(char text[DAEMON_BUILD])

@@ -375,6 +375,23 @@ void fetch_connection_idle(struct fetch_connection *connection)
 
 /* Connecting ----------------------------------------------------------------------------------- */
 
+/* The origin must be whom its name says; of peers it is enough to be of the farm, whose authorities signed them. */
+static bool begin_tls(struct fetch_connection *connection)
+{
+	struct fetch_source *source = connection->source;
+	char host[256], port[16];
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!source->fetcher->tls)
+		return true;
+	if (!http_split_address(source->name, host, sizeof(host), port, sizeof(port)))
+		host[0] = '\0';
+	connection->fd =
+		tls_relay_begin(source->fetcher->tls, connection->fd, source->index == 0 ? host : NULL, &err);
+	if (connection->fd < 0)
+		broke(connection, 0, err.message);
+	return connection->fd >= 0;
+}
+
 static void connected(struct ring_event *event, int result, uint32_t flags)
 {
 	struct fetch_connection *connection = ring_container(event, struct fetch_connection, connected);
@@ -384,7 +401,7 @@ static void connected(struct ring_event *event, int result, uint32_t flags)
 	} else if (result < 0) {
 		connection->source->next_address++;
 		broke(connection, -result, "connecting");
-	} else {
+	} else if (begin_tls(connection)) {
 		connection->stage = FETCH_HEAD;
 		send_rest(connection);
 		watch(connection);

@@ -126,8 +126,17 @@ static void discard(struct croft_fetcher *fetcher)
 	croft_digest_map_destroy(fetcher->wanted);
 	croft_digest_map_destroy(fetcher->recipes);
 	pthread_mutex_destroy(&fetcher->lock);
+	tls_relay_stop(fetcher->tls);
 	free(fetcher->prefix);
 	free(fetcher);
+}
+
+static bool cut_scheme(const char **origin)
+{
+	static const char scheme[] = "https://";
+	bool secure = *origin && strncmp(*origin, scheme, sizeof(scheme) - 1) == 0;
+	*origin += secure ? sizeof(scheme) - 1 : 0;
+	return secure;
 }
 
 static bool is_address(const char *origin, struct croft_error *err)
@@ -141,12 +150,18 @@ static bool is_address(const char *origin, struct croft_error *err)
 struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *config,
 	struct croft_error *err)
 {
-	if (!is_address(config->origin, err))
+	const char *origin = config->origin;
+	bool secure = cut_scheme(&origin);
+	if (!is_address(origin, err))
+		return NULL;
+	struct tls_relay *tls = secure ? tls_relay_start("croft-tls", config->tls, false, 1, err) : NULL;
+	if (secure && !tls)
 		return NULL;
 	char authorization[HTTP_AUTHORIZATION];
 	if (!http_key_authorization(config->key, authorization)) {
 		croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"the key of the blob plane is longer than %d characters", HTTP_KEY_MAX);
+		tls_relay_stop(tls);
 		return NULL;
 	}
 	struct croft_fetcher *fetcher = croft_zalloc(sizeof(*fetcher));
@@ -156,6 +171,7 @@ struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *con
 	bool named = config->instance && *config->instance;
 	if (asprintf(&fetcher->prefix, "%s%s", named ? "/" : "", named ? config->instance : "") < 0)
 		abort();
+	fetcher->tls = tls;
 	fetcher->store = config->store;
 	fetcher->connections = config->connections ? config->connections : CONNECTIONS;
 	uint64_t deadline_ms = config->deadline_ms ? config->deadline_ms : DEADLINE_MS;
@@ -174,7 +190,7 @@ struct croft_fetcher *croft_fetcher_start(const struct croft_fetcher_config *con
 	pthread_mutex_init(&fetcher->lock, NULL);
 	for (unsigned i = 0; i < FETCH_SOURCES; i++)
 		fetcher->sources[i] = (struct fetch_source){.fetcher = fetcher, .index = i};
-	fetch_source_add(fetcher, 0, config->origin);
+	fetch_source_add(fetcher, 0, origin);
 	fetcher->ring = ring_start("croft-fetch", WORKERS, err);
 	if (fetcher->ring)
 		return fetcher;
@@ -285,6 +301,9 @@ bool croft_fetch_wait(struct croft_fetcher *fetcher, const struct croft_digest *
 
 bool croft_fetcher_set_origin(struct croft_fetcher *fetcher, const char *origin, struct croft_error *err)
 {
+	if (cut_scheme(&origin) != (fetcher->tls != NULL))
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"%s: a fetcher goes on with TLS if it began with it, else without", origin);
 	if (!is_address(origin, err))
 		return false;
 	CROFT_LOCKED(&fetcher->lock);

@@ -15,6 +15,7 @@
 #include "fs/fetch.h"
 #include "fs/http/http.h"
 #include "fs/ring/ring.h"
+#include "fs/tls/relay.h"
 
 #include <pthread.h>
 #include <sys/socket.h>
@@ -151,6 +152,7 @@ struct fetch_connection {
 struct croft_fetcher {
 	struct croft_store *store;
 	struct ring *ring;
+	struct tls_relay *tls; /* NULL: none */
 	unsigned connections;
 	uint64_t deadline_ns, stall_ns;
 	uint64_t hedge_ns;  /* as configured; 0: it follows answer_ns */

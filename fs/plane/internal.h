@@ -16,6 +16,7 @@
 #include "fs/plane.h"
 #include "fs/private.h"
 #include "fs/ring/ring.h"
+#include "fs/tls/relay.h"
 
 #include <netinet/in.h>
 
@@ -136,6 +137,7 @@ struct croft_plane {
 	char full_authorization[HTTP_AUTHORIZATION]; /* of those who see all */
 	char *instance_name;
 	struct ring *ring;
+	struct tls_relay *tls; /* NULL: none */
 	int listen_fd, port;
 	bool stopping, accepting;
 	bool full; /* what is under way is not accepting but waiting for somebody who wants in */

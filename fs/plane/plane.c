@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 
 enum { WORKERS = 6, IDLE_MS = 60000, CONNECTIONS = 4096, BACKLOG = 1024, RECEIVE_BUFFERS = 64 };
-enum { AGAIN_MS = 100 };
+enum { AGAIN_MS = 100, TLS_THREADS = 4 };
 
 /* Accepting ------------------------------------------------------------------------------------ */
 
@@ -49,6 +49,9 @@ static void take(struct croft_plane *plane, int fd)
 {
 	int on = 1;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	/* Without descriptors for it the client is turned away, as a full listen queue would. */
+	if (plane->tls && (fd = tls_relay_begin(plane->tls, fd, NULL, NULL)) < 0)
+		return;
 	plane_connection_start(plane, fd);
 }
 
@@ -153,12 +156,23 @@ static bool start_ring(struct croft_plane *plane, struct croft_error *err)
 static void discard(struct croft_plane *plane)
 {
 	ring_destroy(plane->ring);
+	tls_relay_stop(plane->tls);
 	plane_kept_close(plane);
 	if (plane->listen_fd >= 0)
 		close(plane->listen_fd);
 	plane_request_free_spares(plane);
 	free(plane->instance_name);
 	free(plane);
+}
+
+static bool start_tls(struct croft_plane *plane, const struct croft_tls *tls, struct croft_error *err)
+{
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+	plane->config.tls = NULL; /* the relay has read it */
+	if (tls)
+		plane->tls = tls_relay_start(
+			"croft-tls", tls, true, processors < TLS_THREADS ? (unsigned)processors : TLS_THREADS, err);
+	return !tls || plane->tls;
 }
 
 struct croft_plane *croft_plane_start(const struct croft_plane_config *config,
@@ -178,7 +192,7 @@ struct croft_plane *croft_plane_start(const struct croft_plane_config *config,
 				  http_key_authorization(config->full_key, plane->full_authorization)) ||
 		croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"the blob plane's key is longer than %d characters", HTTP_KEY_MAX);
-	if (ok && open_listener(plane, err) && start_ring(plane, err))
+	if (ok && start_tls(plane, config->tls, err) && open_listener(plane, err) && start_ring(plane, err))
 		return plane;
 	discard(plane);
 	return NULL;

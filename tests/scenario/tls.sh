@@ -39,15 +39,21 @@ echo "blobs want the key, on every plane"
 hash=$(sha256sum "$root/bin/sh" | cut -d' ' -f1)
 key=$(cat "$folder/server/plane-key")
 same "600" "$(stat -c %a "$folder/server/plane-key")"
-status() { curl -s -o "$folder/body" -w '%{http_code}' "$@"; }
+status() {
+    curl -s -o "$folder/body" -w '%{http_code}' --cacert "$folder/ca.pem" --cert "$folder/client.pem" \
+        --key "$folder/client.key" "$@" || true
+}
 for at in "$plane" "$peers"; do
-    same 401 "$(status "http://$at/cas/$hash")"
-    same 401 "$(status -u croft:wrong "http://$at/cas/$hash")"
-    same 401 "$(status --data "$hash-1" "http://$at/batch")"
-    same 200 "$(status -u "croft:$key" "http://$at/cas/$hash")"
+    same 401 "$(status "https://$at/cas/$hash")"
+    same 401 "$(status -u croft:wrong "https://$at/cas/$hash")"
+    same 401 "$(status --data "$hash-1" "https://$at/batch")"
+    same 200 "$(status -u "croft:$key" "https://$at/cas/$hash")"
     cmp "$folder/body" "$root/bin/sh"
+    echo "$at: nothing in clear text, nothing for strangers"
+    same 000 "$(status -u "croft:$key" "http://$at/cas/$hash")"
+    same 000 "$(curl -s -o /dev/null -w '%{http_code}' --cacert "$folder/ca.pem" -u "croft:$key" "https://$at/cas/$hash" || true)"
 done
-same 401 "$(status -T "$root/bin/sh" "http://$plane/cas/$hash")"
+same 401 "$(status -T "$root/bin/sh" "https://$plane/cas/$hash")"
 if cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | grep -F -f "$folder/server/plane-key"; then
     echo "the key is among the arguments of a process" >&2
     exit 1
@@ -61,7 +67,7 @@ umount "$folder/mnt"
 "$CROFT" mount "${known[@]}" --state "$folder/caches" "$folder/mnt"
 cmp "$folder/mnt/names/root/large" "$root/large"
 umount "$folder/mnt"
-CROFT_PLANE_KEY=$key "$CROFT" mount --plane "${plane}" --state "$folder/caches" "$digest" "$folder/mnt"
+CROFT_PLANE_KEY=$key "$CROFT" mount "${known[@]}" --plane "https://$plane" --state "$folder/caches" "$digest" "$folder/mnt"
 cmp "$folder/mnt/bin/sh" "$root/bin/sh"
 umount "$folder/mnt"
 
