@@ -9,7 +9,9 @@
  */
 #include "sched/services/internal.h"
 #include "sched/services/origin.h"
+#include "sched/services/unpack.h"
 
+#include "fs/tree.h"
 #include "proto/base/io.h"
 
 #include "build/bazel/remote/asset/v1/remote_asset.pb-c.h"
@@ -147,16 +149,53 @@ static bool fetch_one(struct croft_services *services, const struct names *names
 	return pushed_ns >= oldest_ns;
 }
 
-/* Only what changes nothing about the bytes but which are accepted. False: one that we do not know. */
-static bool find_integrity(const struct names *names, const char **integrity)
+/* What a request says of the content that is to be fetched. */
+struct wanted {
+	const char *integrity; /* NULL: any bytes */
+	const char *directory; /* below the root of what is unpacked; "": that root */
+};
+
+/* Only what we know: anything else might change what is meant. */
+static bool read_qualifiers(const struct names *names, struct wanted *wanted, struct croft_error *err)
 {
-	*integrity = NULL;
+	*wanted = (struct wanted){NULL, ""};
+	bool directory = names->kind == ASSET_DIRECTORY;
 	for (size_t i = 0; i < names->qualifier_count; i++) {
-		if (strcmp(names->qualifiers[i]->name, "checksum.sri") == 0)
-			*integrity = names->qualifiers[i]->value;
-		else if (strcmp(names->qualifiers[i]->name, "bazel.canonical_id") != 0)
-			return false;
+		const Asset__Qualifier *qualifier = names->qualifiers[i];
+		if (strcmp(qualifier->name, "checksum.sri") == 0)
+			wanted->integrity = qualifier->value;
+		else if (directory && strcmp(qualifier->name, "directory") == 0)
+			wanted->directory = qualifier->value;
+		else if (strcmp(qualifier->name, "bazel.canonical_id") != 0)
+			return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+				"the qualifier '%.100s' is not supported for what is fetched from its origin (by http, "
+				"no version control): checksum.sri, bazel.canonical_id%s are", qualifier->name,
+				directory ? " and directory" : "");
 	}
+	return true;
+}
+
+static bool read_directory(void *user, const struct croft_digest *digest, struct croft_arena *arena,
+	struct croft_slice *bytes, struct croft_error *err)
+{
+	return croft_store_get(user, digest, arena, bytes, err);
+}
+
+/* From the archive, which it names, to the directory that is wanted of it. */
+static bool unpack_directory(struct croft_services *services, struct croft_call *call,
+	const struct wanted *wanted, struct croft_digest *digest, struct croft_error *err)
+{
+	struct croft_tree_source source = {read_directory, services->store};
+	struct croft_tree_entry entry;
+	if (!unpack(services->store, call, services->folder, digest, digest, err))
+		return false;
+	if (!*wanted->directory)
+		return true;
+	if (!croft_tree_lookup(&source, digest, croft_slice_str(wanted->directory), croft_call_arena(call), &entry, err))
+		return croft_error_wrap(err, "the directory '%.100s' of the archive", wanted->directory);
+	if (entry.kind != CROFT_ENTRY_DIRECTORY)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "'%.100s' is no directory of the archive", wanted->directory);
+	*digest = entry.digest;
 	return true;
 }
 
@@ -168,21 +207,25 @@ static bool fetch_from_origin(struct croft_services *services, struct croft_call
 {
 	struct croft_arena *arena = croft_call_arena(call);
 	struct origin_request request = {.timeout_ms = timeout_ms};
+	struct wanted wanted;
 	struct croft_digest digest;
+	bool directory = names->kind == ASSET_DIRECTORY;
 	size_t i = 0;
-	if (names->kind != ASSET_BLOB || !find_integrity(names, &request.integrity))
-		return false;
 	for (; i < names->uri_count; i++) {
 		request.uri = names->uris[i];
 		if (!origins_allow(services->origins, request.uri))
 			continue;
 		*err = CROFT_ERROR_INIT;
-		if (origin_fetch(services->origins, services->store, call, &request, &digest, err))
+		if (!read_qualifiers(names, &wanted, err))
+			return false;
+		request.integrity = wanted.integrity;
+		if (origin_fetch(services->origins, services->store, call, &request, &digest, err) &&
+			(!directory || unpack_directory(services, call, &wanted, &digest, err)))
 			break;
 	}
 	if (i == names->uri_count)
 		return false;
-	struct croft_ref ref = {CROFT_REF_BLOB, digest};
+	struct croft_ref ref = {directory ? CROFT_REF_DIRECTORY : CROFT_REF_BLOB, digest};
 	Reapi__Digest *content = croft_digest_to_message(&digest, arena);
 	struct croft_slice tenant = tenant_of(services, names->instance_name);
 	if (!croft_store_record_put(services->store, CROFT_RECORD_ASSET, asset_key(names, request.uri, arena),

@@ -27,6 +27,7 @@ struct croft_services {
 	bool private_blobs;
 	struct uploads *uploads;
 	struct origins *origins;
+	char *folder; /* for what is being unpacked */
 	struct watchers *watchers;
 	struct reflection *reflection;
 };

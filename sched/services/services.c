@@ -15,6 +15,7 @@ struct croft_services *croft_services_create(const struct croft_services_config 
 		return NULL;
 	struct croft_services *services = croft_zalloc(sizeof(*services));
 	services->origins = origins;
+	services->folder = croft_strdup(config->folder ? config->folder : "/var/tmp");
 	services->store = config->store;
 	services->sched = config->sched;
 	services->upstream = config->upstream;
@@ -53,5 +54,6 @@ void croft_services_destroy(struct croft_services *services)
 	origins_destroy(services->origins);
 	watchers_destroy(services->watchers);
 	reflection_destroy(services->reflection);
+	free(services->folder);
 	free(services);
 }

@@ -5,8 +5,13 @@
 #include "proto/base/cleanup.h"
 #include "tests/unit/sched/loopback.h"
 
+#include "fs/tree.h"
+
+#include <archive.h>
+#include <archive_entry.h>
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <openssl/evp.h>
 #include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -20,6 +25,10 @@ static struct croft_error err;
 static int listener, origin_port;
 static pthread_t origin;
 static unsigned asked; /* atomic: requests that came */
+
+/* What /in/archive is. */
+static const void *archive_bytes;
+static size_t archive_size;
 
 static const char *answer_to(const char *request)
 {
@@ -51,6 +60,14 @@ static void *serve(void *unused)
 			(got = recv(fd, request + size, sizeof(request) - 1 - size, 0)) > 0)
 			request[size += (size_t)got] = '\0';
 		__atomic_fetch_add(&asked, 1, __ATOMIC_RELAXED);
+		if (strncmp(request, "GET /in/archive", 15) == 0) {
+			char head[128];
+			snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+				archive_size);
+			send(fd, head, strlen(head), MSG_NOSIGNAL);
+			croft_write_all(fd, archive_bytes, archive_size, "the client", NULL);
+			continue;
+		}
 		const char *answer = answer_to(request);
 		send(fd, answer, strlen(answer), MSG_NOSIGNAL);
 	}
@@ -142,7 +159,10 @@ static void bytes_of_another_hash_are_refused(void **state)
 	assert_int_equal(fetch("/in/good", "checksum.sri", "md5-x")->status->code, CROFT_INVALID_ARGUMENT);
 	/* What we do not know might change what is meant. */
 	__atomic_store_n(&asked, 0, __ATOMIC_RELAXED);
-	assert_int_equal(fetch("/in/good", "vcs.branch", "x")->status->code, CROFT_NOT_FOUND);
+	const Asset__FetchBlobResponse *answer = fetch("/in/good", "vcs.branch", "x");
+	assert_int_equal(answer->status->code, CROFT_INVALID_ARGUMENT);
+	assert_non_null(strstr(answer->status->message, "'vcs.branch' is not supported"));
+	assert_non_null(strstr(answer->status->message, "checksum.sri"));
 	assert_int_equal(__atomic_load_n(&asked, __ATOMIC_RELAXED), 0);
 }
 
@@ -185,6 +205,187 @@ static void prefixes_are_whole_paths(void **state)
 	}
 }
 
+/* Directories -------------------------------------------------------------------------------------- */
+
+struct packed {
+	const char *path, *data, *symlink, *hard_link;
+	mode_t type, mode;
+	size_t size; /* 0: that of data */
+};
+
+/* In the arena; format: of libarchive. */
+static void pack(int format, int filter, const struct packed *entries, size_t count)
+{
+	enum { ROOM = 16 << 20 };
+	char *bytes = croft_arena_alloc(loopback.arena, ROOM);
+	struct archive *archive = archive_write_new();
+	archive_write_set_format(archive, format);
+	archive_write_add_filter(archive, filter);
+	archive_write_set_bytes_in_last_block(archive, 1);
+	assert_int_equal(archive_write_open_memory(archive, bytes, ROOM, &archive_size), ARCHIVE_OK);
+	for (size_t i = 0; i < count; i++) {
+		const struct packed *one = &entries[i];
+		struct archive_entry *entry = archive_entry_new();
+		size_t size = one->size ? one->size : one->data ? strlen(one->data) : 0;
+		archive_entry_set_pathname(entry, one->path);
+		archive_entry_set_filetype(entry, one->type ? one->type : AE_IFREG);
+		archive_entry_set_perm(entry, one->mode ? one->mode : 0644);
+		if (one->symlink)
+			archive_entry_set_symlink(entry, one->symlink);
+		if (one->hard_link)
+			archive_entry_set_hardlink(entry, one->hard_link);
+		else
+			archive_entry_set_size(entry, (int64_t)size);
+		assert_int_equal(archive_write_header(archive, entry), ARCHIVE_OK);
+		if (size)
+			assert_int_equal(archive_write_data(archive, one->data, size), size);
+		archive_entry_free(entry);
+	}
+	assert_int_equal(archive_write_close(archive), ARCHIVE_OK);
+	archive_write_free(archive);
+	archive_bytes = bytes;
+}
+
+static const Asset__FetchDirectoryResponse *fetch_directory(const char *name, const char *value)
+{
+	static unsigned serial; /* another asset each time */
+	Asset__FetchDirectoryRequest request = ASSET__FETCH_DIRECTORY_REQUEST__INIT;
+	Asset__Qualifier qualifier = ASSET__QUALIFIER__INIT, *qualifiers[] = {&qualifier};
+	char *uri = croft_arena_printf(
+		loopback.arena, "http://127.0.0.1:%d/in/archive?%u", origin_port, serial++);
+	qualifier.name = (char *)name;
+	qualifier.value = (char *)value;
+	request.n_uris = 1;
+	request.uris = &uri;
+	request.n_qualifiers = name != NULL;
+	request.qualifiers = qualifiers;
+	const Asset__FetchDirectoryResponse *answer = croft_unary(loopback.channel, NULL,
+		"/build.bazel.remote.asset.v1.Fetch/FetchDirectory", &request.base,
+		&asset__fetch_directory_response__descriptor, loopback.arena, &err);
+	assert_ok(answer, err);
+	return answer;
+}
+
+static bool read_stored(void *user, const struct croft_digest *digest, struct croft_arena *arena,
+	struct croft_slice *bytes, struct croft_error *failure)
+{
+	return croft_store_get(loopback.store, digest, arena, bytes, failure);
+}
+
+static struct croft_tree_entry entry_at(const Asset__FetchDirectoryResponse *answer, const char *path)
+{
+	struct croft_tree_source source = {read_stored, NULL};
+	struct croft_tree_entry entry;
+	struct croft_digest root;
+	if (answer->status->code)
+		fail_msg("%s", answer->status->message);
+	assert_ok(croft_digest_from_message(answer->root_directory_digest, "root", &root, &err), err);
+	assert_ok(croft_tree_lookup(&source, &root, croft_slice_str(path), loopback.arena, &entry, &err), err);
+	return entry;
+}
+
+static void assert_file(const Asset__FetchDirectoryResponse *answer, const char *path, const void *data, size_t size)
+{
+	struct croft_tree_entry entry = entry_at(answer, path);
+	struct croft_slice bytes;
+	assert_int_equal(entry.kind, CROFT_ENTRY_FILE);
+	assert_ok(croft_store_get(loopback.store, &entry.digest, loopback.arena, &bytes, &err), err);
+	assert_int_equal(bytes.size, size);
+	assert_memory_equal(bytes.data, data, size);
+}
+
+static void archives_become_trees(void **state)
+{
+	enum { LARGE = 3 << 20 };
+	char *large = croft_arena_alloc(loopback.arena, LARGE);
+	fill_noise(large, LARGE, 1);
+	const struct packed entries[] = {
+		{.path = "./top/", .type = AE_IFDIR, .mode = 0755},
+		{.path = "top/run", .data = "#!", .mode = 0755},
+		{.path = "top/sub//deep/large", .data = large, .size = LARGE},
+		{.path = "top/link", .type = AE_IFLNK, .symlink = "../anywhere"},
+		{.path = "top/empty", .data = ""},
+		{.path = "top/twice", .data = "first"},
+		{.path = "top/twice", .data = "second"},
+		{.path = "top/same", .hard_link = "top/run"},
+	};
+	const int kinds[][2] = {{ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE},
+		{ARCHIVE_FORMAT_TAR_PAX_RESTRICTED, ARCHIVE_FILTER_GZIP},
+		{ARCHIVE_FORMAT_TAR_GNUTAR, ARCHIVE_FILTER_ZSTD}, {ARCHIVE_FORMAT_ZIP, ARCHIVE_FILTER_NONE}};
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		bool zip = kinds[i][0] == ARCHIVE_FORMAT_ZIP; /* which has no hard links */
+		pack(kinds[i][0], kinds[i][1], entries, zip ? 7 : 8);
+		const Asset__FetchDirectoryResponse *answer = fetch_directory(NULL, NULL);
+		assert_file(answer, "top/run", "#!", 2);
+		assert_true(entry_at(answer, "top/run").executable);
+		assert_file(answer, "top/sub/deep/large", large, LARGE);
+		assert_false(entry_at(answer, "top/sub/deep/large").executable);
+		assert_file(answer, "top/empty", "", 0);
+		assert_file(answer, "top/twice", "second", 6);
+		assert_true(croft_slice_equal(entry_at(answer, "top/link").target, croft_slice_str("../anywhere")));
+		if (!zip)
+			assert_file(answer, "top/same", "#!", 2);
+		answer = fetch_directory("directory", "top/sub");
+		assert_file(answer, "deep/large", large, LARGE);
+		assert_int_equal(fetch_directory("directory", "top/run")->status->code, CROFT_INVALID_ARGUMENT);
+		assert_int_equal(fetch_directory("directory", "none")->status->code, CROFT_NOT_FOUND);
+	}
+}
+
+static void an_archive_is_verified_before_it_is_unpacked(void **state)
+{
+	const struct packed entries[] = {{.path = "f", .data = "verified"}};
+	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 1);
+	struct croft_digest digest = croft_digest_of(archive_bytes, archive_size), file = croft_digest_of("verified", 8);
+	assert_int_equal(fetch_directory("checksum.sri", OTHER_SHA256)->status->code, CROFT_ABORTED);
+	bool there;
+	assert_ok(croft_store_has(loopback.store, &file, 1, &there, &err), err);
+	assert_false(there);
+	char sri[64] = "sha256-";
+	EVP_EncodeBlock((unsigned char *)sri + 7, digest.hash, CROFT_HASH_SIZE);
+	assert_file(fetch_directory("checksum.sri", sri), "f", "verified", 8);
+	const Asset__FetchDirectoryResponse *answer = fetch_directory("vcs.commit", "1234");
+	assert_int_equal(answer->status->code, CROFT_INVALID_ARGUMENT);
+	assert_non_null(strstr(answer->status->message, "vcs.commit"));
+	assert_non_null(strstr(answer->status->message, "and directory"));
+}
+
+static void hostile_archives_are_refused(void **state)
+{
+	static const struct packed bad[][2] = {
+		{{.path = "../out", .data = "x"}},
+		{{.path = "a/../../out", .data = "x"}},
+		{{.path = "/etc/out", .data = "x"}},
+		{{.path = "a", .type = AE_IFLNK, .symlink = "/etc"}, {.path = "a/out", .data = "x"}},
+		{{.path = "a", .data = "x"}, {.path = "a/b", .data = "x"}},
+		{{.path = "null", .type = AE_IFCHR}},
+		{{.path = "a", .data = "x"}, {.path = "b", .hard_link = "../a"}},
+		{{.path = "a", .data = "x"}, {.path = "b", .hard_link = "none"}},
+		{{.path = ".", .data = "x"}},
+	};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, bad[i], bad[i][1].path ? 2 : 1);
+		const Asset__FetchDirectoryResponse *answer = fetch_directory(NULL, NULL);
+		if (answer->status->code != CROFT_INVALID_ARGUMENT)
+			fail_msg("archive %zu: %d %s", i, answer->status->code, answer->status->message);
+	}
+	/* Deeper than any tree; cut off; and none at all. */
+	char deep[700];
+	for (size_t i = 0; i < sizeof(deep) - 1; i++)
+		deep[i] = i % 2 ? '/' : 'd';
+	deep[sizeof(deep) - 1] = '\0';
+	const struct packed nested[] = {{.path = deep, .data = "x"}};
+	pack(ARCHIVE_FORMAT_TAR_PAX_RESTRICTED, ARCHIVE_FILTER_NONE, nested, 1);
+	assert_int_equal(fetch_directory(NULL, NULL)->status->code, CROFT_INVALID_ARGUMENT);
+	const struct packed good[] = {{.path = "f", .data = "some bytes"}};
+	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_GZIP, good, 1);
+	archive_size /= 2;
+	assert_int_equal(fetch_directory(NULL, NULL)->status->code, CROFT_INVALID_ARGUMENT);
+	archive_bytes = "this is a page, and no archive";
+	archive_size = 30;
+	assert_int_equal(fetch_directory(NULL, NULL)->status->code, CROFT_INVALID_ARGUMENT);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -195,6 +396,9 @@ int main(void)
 		TEST(nothing_is_fetched_from_elsewhere),
 		TEST(an_origins_failures_are_told),
 		TEST(prefixes_are_whole_paths),
+		TEST(archives_become_trees),
+		TEST(an_archive_is_verified_before_it_is_unpacked),
+		TEST(hostile_archives_are_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
