@@ -3,9 +3,13 @@
 
 #include "proto/base/cleanup.h"
 
-enum { BUCKETS = 256, OPEN_LIMIT = 128 };
-/* What idle open blobs may keep from being evicted. */
-static const uint64_t open_bytes_limit = 512u << 20;
+enum {
+	BUCKETS = 256,
+	OPEN_LIMIT = 128,
+	/* What idle open blobs may keep from being evicted: so much, and such a part of the store. */
+	OPEN_BYTES = 512 << 20,
+	OPEN_PART = 16,
+};
 
 struct open_blob {
 	struct croft_digest digest;
@@ -17,6 +21,7 @@ struct open_blob {
 
 struct blobs {
 	struct croft_store *store;
+	uint64_t bytes_limit;
 	pthread_mutex_t lock; /* guards: all below, and the blobs' fields but `blob` */
 	struct open_blob *buckets[BUCKETS];
 	struct open_blob *newest, *oldest;
@@ -27,7 +32,10 @@ struct blobs {
 struct blobs *blobs_create(struct croft_store *store)
 {
 	struct blobs *blobs = croft_zalloc(sizeof(*blobs));
+	struct croft_store_stat stat;
+	croft_store_stat(store, &stat);
 	blobs->store = store;
+	blobs->bytes_limit = stat.budget_bytes / OPEN_PART < OPEN_BYTES ? stat.budget_bytes / OPEN_PART : OPEN_BYTES;
 	pthread_mutex_init(&blobs->lock, NULL);
 	return blobs;
 }
@@ -106,7 +114,7 @@ static struct open_blob *take_surplus(struct blobs *blobs)
 {
 	struct open_blob *surplus = NULL;
 	struct open_blob *blob = blobs->oldest;
-	while (blob && (blobs->count > OPEN_LIMIT || blobs->bytes > open_bytes_limit)) {
+	while (blob && (blobs->count > OPEN_LIMIT || blobs->bytes > blobs->bytes_limit)) {
 		struct open_blob *newer = blob->newer;
 		if (blob->users == 0) {
 			unlist(blobs, blob);

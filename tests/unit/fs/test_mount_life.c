@@ -240,6 +240,7 @@ static void one_that_was_unmounted_cannot_be_handed_over(void **state)
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_mount_saved kept;
 	mount_it(fixture, true, NULL);
+	stat_of(fixture->mountpoint); /* it is being served */
 	assert_int_equal(umount2(fixture->mountpoint, 0), 0);
 	croft_mount_suspend(fixture->mount);
 	pthread_join(fixture->thread, NULL);
