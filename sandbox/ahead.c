@@ -10,7 +10,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -122,10 +124,12 @@ static bool clone_nursery(struct keeper *keeper, const struct wire_spec *spec, s
 			.dev = dev,
 			.namespaces = init_namespaces(spec),
 			.alone = alone,
+			/* What is special may allocate, and serves one job. */
+			.shares = INIT_SHARES && alone,
 			.raise_loopback = network && spec->network == CROFT_NETWORK_LOOPBACK,
 		};
 		int own[] = {births[0], inner[0], keeper->requests, keeper->agent, keeper->host_network,
-			keeper->host.mounts, keeper->host.root, keeper->host.own_mounts, keeper->kept.tree,
+			keeper->host.mounts, keeper->host.root, keeper->host.own_mounts, keeper->kept.tree, keeper->kept.shape_fd,
 			keeper->context->staging_lock};
 		for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 			if (own[i] >= 0)
@@ -210,15 +214,46 @@ static bool wait_status(struct keeper *keeper, enum status_kind wanted, struct c
 			;
 		if (!ahead_receive(keeper, MSG_DONTWAIT))
 			return croft_error_set(err, CROFT_INTERNAL, "init died");
-	} while (keeper->end.kind == STATUS_CLOSED);
+		/* Who was given an order early told that it is ready, too. */
+	} while (keeper->end.kind != wanted &&
+		(keeper->end.kind == STATUS_CLOSED || keeper->end.kind == STATUS_READY));
 	return keeper->end.kind == wanted || croft_error_set(err, CROFT_INTERNAL, "%s", keeper->end.message);
 }
 
-/* Has the nursery clone an init, and waits until it is ready. */
+/* Of a process: from Linux 6.11 on by its descriptor, without making the names of /proc. */
+static int open_namespace(const struct keeper *keeper, unsigned long request, const char *name)
+{
+	char path[64];
+	int fd = ioctl(keeper->init_fd, request, 0);
+	if (fd >= 0)
+		return fd;
+	snprintf(path, sizeof(path), "/proc/%d/ns/%s", keeper->init, name);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* include/uapi/linux/pidfd.h, which Debian 12 has older. */
+#define GET_MOUNTS _IO(0xff, 3) /* PIDFD_GET_MNT_NAMESPACE */
+#define GET_PIDS _IO(0xff, 5)   /* PIDFD_GET_PID_NAMESPACE */
+
+static bool look_at_namespaces(struct keeper *keeper, struct croft_error *err)
+{
+	struct stat st;
+	/* The last process in a mount namespace pays for its end; held, it is not init, which is waited for. */
+	keeper->init_mounts = open_namespace(keeper, GET_MOUNTS, "mnt");
+	/* An ordinary user is told by init itself. */
+	if (!keeper->context->privileged)
+		return true;
+	CROFT_CLEANUP_FD int pids = open_namespace(keeper, GET_PIDS, "pid");
+	if (pids < 0 || fstat(pids, &st) < 0)
+		return croft_error_errno(err, errno, "opening the namespaces that were made");
+	keeper->pid_namespace = st.st_ino;
+	return true;
+}
+
+/* Has the nursery clone an init, which says when it is ready. */
 static bool make_init(struct keeper *keeper, struct croft_error *err)
 {
 	struct birth birth;
-	char path[64];
 	denials_listen(&keeper->denials, -1);
 	if (send(keeper->births, "b", 1, MSG_NOSIGNAL) != 1 ||
 		recv(keeper->births, &birth, sizeof(birth), 0) != sizeof(birth)) {
@@ -232,13 +267,7 @@ static bool make_init(struct keeper *keeper, struct croft_error *err)
 	keeper->init_fd = (int)syscall(SYS_pidfd_open, birth.pid, 0);
 	if (keeper->init_fd < 0)
 		return croft_error_errno(err, errno, "opening the process that was made");
-	if (!wait_status(keeper, STATUS_READY, err))
-		return false;
-	keeper->pid_namespace = keeper->end.pid_namespace;
-	/* The last process in a mount namespace pays for its end; held, it is not init, which is waited for. */
-	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", keeper->init);
-	keeper->init_mounts = open(path, O_RDONLY | O_CLOEXEC);
-	return true;
+	return look_at_namespaces(keeper, err);
 }
 
 void ahead_end_init(struct keeper *keeper)
@@ -272,23 +301,34 @@ void ahead_end(struct keeper *keeper)
 	keeper->births = keeper->inner = -1;
 }
 
-void ahead_make(struct keeper *keeper, const struct wire_spec *spec)
+static bool begin(struct keeper *keeper, const struct wire_spec *spec, struct croft_error *err)
 {
-	const struct launcher_context *context = keeper->context;
-	struct croft_error *err = &keeper->failure;
 	*err = (struct croft_error)CROFT_ERROR_INIT;
-	keeper->ready =
-		(keeper->kept.tree >= 0 || root_prepare(context, keeper->cell, !keeper->placed, err)) &&
+	return (keeper->kept.tree >= 0 || root_prepare(keeper->context, keeper->cell, !keeper->placed, err)) &&
 		(keeper->nursery > 0 || start_nursery(keeper, spec, err)) && make_init(keeper, err);
-	if (!keeper->ready)
-		return;
-	keeper->placed = true;
+}
+
+/* It is ready: what the job changes counts from now on. */
+static void take_stock(struct keeper *keeper)
+{
+	keeper->ready = keeper->placed = true;
 	if (!keeper->traces) {
 		network_unwatch(&keeper->network);
 		network_watch(&keeper->network, keeper->nursery);
 		keeper->traces = network_traces(&keeper->network);
 	}
-	cgroups_count(context->cgroups, keeper->cell, &keeper->before);
+	cgroups_count(keeper->context->cgroups, keeper->cell, &keeper->before);
+}
+
+void ahead_make(struct keeper *keeper, const struct wire_spec *spec)
+{
+	struct croft_error *err = &keeper->failure;
+	keeper->ready = false;
+	if (!begin(keeper, spec, err) || !wait_status(keeper, STATUS_READY, err))
+		return;
+	if (!keeper->context->privileged)
+		keeper->pid_namespace = keeper->end.pid_namespace;
+	take_stock(keeper);
 }
 
 bool ahead_drop_root(struct keeper *keeper, struct croft_error *err)
@@ -309,7 +349,7 @@ static bool enter_kept(struct keeper *keeper, struct croft_error *err)
 	CROFT_CLEANUP_FD int tree = kept_mount(kept);
 	if (tree < 0)
 		return croft_error_errno(err, errno, "copying the mount of a root");
-	CROFT_CLEANUP_FD int shape = kept_shape(kept);
+	int shape = kept_shape(kept);
 	int fds[] = {tree, shape};
 	keeper->shaped = shape >= 0;
 	return ahead_order(keeper, &order, fds, keeper->shaped ? 2 : 1, err) &&
@@ -320,12 +360,18 @@ static bool enter_kept(struct keeper *keeper, struct croft_error *err)
 void ahead_make_with_root(struct keeper *keeper)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
-	ahead_make(keeper, &ahead_plain);
-	if (!keeper->ready || !kept_is_expected(&keeper->kept))
+	if (!kept_is_expected(&keeper->kept)) {
+		ahead_make(keeper, &ahead_plain);
+		return;
+	}
+	keeper->ready = false;
+	if (!begin(keeper, &ahead_plain, &keeper->failure))
 		return;
 	keeper->entered = enter_kept(keeper, &err);
-	if (keeper->entered)
+	if (keeper->entered) {
+		take_stock(keeper);
 		return;
+	}
 	keeper->kept.alike = 0;
 	if (ahead_drop_root(keeper, &keeper->failure))
 		ahead_make(keeper, &ahead_plain);

@@ -57,6 +57,7 @@ static void tell_failure(int inner, const struct croft_error *err)
 struct job {
 	const struct nursery *nursery;
 	const struct wire_spec *spec;
+	struct wire_spec *told; /* the same */
 	int inner, spec_fd, out, errors;
 	int root; /* or, when it is in it, the input */
 	bool wait, entered;
@@ -201,13 +202,6 @@ static bool set_streams(struct job *job, struct croft_error *err)
 	return true;
 }
 
-static void reset_signals(void)
-{
-	struct sigaction plain = {.sa_handler = SIG_DFL};
-	for (int number = 1; number < NSIG; number++)
-		sigaction(number, &plain, NULL);
-}
-
 static void unblock_signals(void)
 {
 	sigset_t none;
@@ -243,17 +237,18 @@ static int execute(const char **arguments, const char **environment)
 }
 
 /* The filter's listener goes to the keeper: whoever held it in here could answer for the kernel. */
-static bool send_listener(int inner, int listener, struct croft_error *err)
+static bool tell_with_listener(int inner, const struct status *status, int listener, struct croft_error *err)
 {
-	struct status status = {.kind = STATUS_CLOSED};
-	bool ok = send_with(inner, &status, sizeof(status), listener, "passing on what is denied", err);
+	if (listener < 0)
+		return status_tell(inner, status) || croft_error_errno(err, errno, "telling the keeper");
+	bool ok = send_with(inner, status, sizeof(*status), listener, "passing on what is denied", err);
 	close(listener);
 	return ok;
 }
 
-static bool close_off(const struct job *job, struct croft_error *err)
+static bool close_off(const struct job *job, int *listener, struct croft_error *err)
 {
-	int listener = -1;
+	*listener = -1;
 	if (weak(job->spec, WEAKEN_NEW_PRIVILEGES))
 		return true;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -265,8 +260,7 @@ static bool close_off(const struct job *job, struct croft_error *err)
 		return true;
 	const struct launcher_context *context = job->nursery->context;
 	const struct sock_fprog *programs = job->spec->sorted ? context->sorted : context->seccomp;
-	return seccomp_install(&programs[job->spec->seccomp], job->spec->sorted, &listener, err) &&
-		(listener < 0 || send_listener(job->inner, listener, err));
+	return seccomp_install(&programs[job->spec->seccomp], job->spec->sorted, listener, err);
 }
 
 /* Waits for an order. Its descriptors are -1 from where there are no more. False: none will come. */
@@ -396,9 +390,20 @@ static bool close_all(struct job *job, struct croft_error *err)
 	return true;
 }
 
-static bool take_shape(struct job *job, struct croft_error *err)
+static bool take_shape(struct job *job, int *listener, struct croft_error *err)
 {
-	return make_root(job, err) && make_working_directory(job, err) && take_on(job, err) && close_all(job, err) && close_off(job, err);
+	return make_root(job, err) && make_working_directory(job, err) && take_on(job, err) &&
+		close_all(job, err) && close_off(job, listener, err);
+}
+
+static bool close_now(struct job *job, struct croft_error *err)
+{
+	struct status status = {.kind = STATUS_CLOSED};
+	int listener;
+	return close_all(job, err) &&
+		(job->shaped ||
+			(close_off(job, &listener, err) &&
+				(listener < 0 || tell_with_listener(job->inner, &status, listener, err))));
 }
 
 /* Before the job is known: into its root and, where the spec of one like it came along, behind its filter. */
@@ -407,19 +412,21 @@ static bool enter_ahead(struct job *job, int root, int shape)
 	static const struct wire_spec common = {.root_writable = true};
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct status status = {.kind = STATUS_ENTERED};
+	int listener = -1;
 	job->root = -1;
 	job->entered = inside_enter(&job->nursery->skeleton, root, &common, &err);
 	close(root);
 	bool ok = job->entered;
 	if (ok && shape >= 0) {
-		job->spec = wire_spec_map(shape);
-		ok = job->spec ? take_shape(job, &err)
+		job->spec = job->told = wire_spec_read(shape, scratch_spec(job->nursery->scratch));
+		ok = job->spec ? take_shape(job, &listener, &err)
 			       : croft_error_errno(&err, errno, "reading what the job is like");
 		job->shaped = ok;
 	}
-	if (!ok)
-		tell_failure(job->inner, &err);
-	return ok && status_tell(job->inner, &status);
+	if (ok && tell_with_listener(job->inner, &status, listener, &err))
+		return true;
+	tell_failure(job->inner, &err);
+	return false;
 }
 
 static bool receive_job(struct job *job)
@@ -435,7 +442,9 @@ static bool receive_job(struct job *job)
 	job->out = fds[1];
 	job->errors = fds[2];
 	job->root = fds[3];
-	job->spec = job->errors < 0 ? NULL : wire_spec_map(job->spec_fd);
+	if (job->errors >= 0)
+		job->told = wire_spec_read(job->spec_fd, scratch_spec(job->nursery->scratch));
+	job->spec = job->errors < 0 ? NULL : job->told;
 	return job->spec != NULL;
 }
 
@@ -447,16 +456,15 @@ static int command_main(void *user)
 	struct status status = {.kind = STATUS_STARTED};
 	char byte;
 	setsid();
-	reset_signals();
 	if (!receive_job(&job))
 		_exit(1);
-	const char **arguments = wire_list(job.spec, job.spec->arguments);
-	const char **environment = wire_list(job.spec, job.spec->environment);
+	const char **arguments = wire_list_in_place(job.told, job.spec->arguments);
+	const char **environment = wire_list_in_place(job.told, job.spec->environment);
 	bool ok = prepare(&job, &err);
 	if (ok && (!status_tell(job.inner, &status) || (job.wait && recv(job.inner, &byte, 1, 0) != 1)))
 		_exit(1);
 	unblock_signals();
-	if (ok && close_all(&job, &err) && (job.shaped || close_off(&job, &err))) {
+	if (ok && close_now(&job, &err)) {
 		status.kind = STATUS_EXEC;
 		status.number = execute(arguments,
 			weak(job.spec, WEAKEN_ENVIRONMENT) ? (const char **)environ : environment);
@@ -467,23 +475,12 @@ static int command_main(void *user)
 	_exit(126);
 }
 
-enum { COMMAND_STACK = 256 << 10 };
-
 /* The command uses init's memory until it is executed: there is nothing to copy, and nothing to let go of
- * while it is waited for. Init keeps still meanwhile. Sanitizers know no processes with one memory. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { COMMAND_SHARES = 0 };
-#else
-enum { COMMAND_SHARES = CLONE_VM };
-#endif
-
-static pid_t start_command(const struct nursery *nursery)
+ * while it is waited for. Init keeps still meanwhile. */
+static pid_t start_command(struct nursery *nursery)
 {
-	char *stack = mmap(NULL, COMMAND_STACK, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
-	return stack == MAP_FAILED
-		? -1
-		: clone(command_main, stack + COMMAND_STACK, COMMAND_SHARES | SIGCHLD, (void *)nursery);
+	return clone(command_main, scratch_command_stack(nursery->scratch),
+		(COMMAND_SHARES ? CLONE_VM : 0) | SIGCHLD, nursery);
 }
 
 /* Pid 1 -------------------------------------------------------------------------------------------- */
@@ -507,15 +504,18 @@ static int reap_until(pid_t command)
 	}
 }
 
-static uint64_t own_namespace(const struct skeleton *skeleton)
+/* For an ordinary user's keeper, which may not look. */
+static uint64_t own_namespace(const struct nursery *nursery)
 {
 	char path[256];
 	struct stat st;
-	snprintf(path, sizeof(path), "%s/proc/self/ns/pid", skeleton->at);
+	if (nursery->context->privileged)
+		return 0;
+	snprintf(path, sizeof(path), "%s/proc/self/ns/pid", nursery->skeleton.at);
 	return stat(path, &st) == 0 ? st.st_ino : 0;
 }
 
-int init_main(const struct nursery *nursery)
+int init_main(struct nursery *nursery)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct status status = {.kind = STATUS_READY};
@@ -530,7 +530,7 @@ int init_main(const struct nursery *nursery)
 		tell_failure(nursery->inner, &err);
 		return 1;
 	}
-	status.pid_namespace = own_namespace(&nursery->skeleton);
+	status.pid_namespace = own_namespace(nursery);
 	if (!status_tell(nursery->inner, &status))
 		return 1;
 	status.kind = STATUS_ENDED;

@@ -132,8 +132,9 @@ bool inside_make_skeleton(const char *place, int dev, bool alone, const struct w
 		if (mkdir(path, 0755) < 0)
 			return croft_error_errno(err, errno, "making %s", path);
 	}
+	/* What is bound is as read-only as what it is bound from. */
 	snprintf(path, sizeof(path), "%s/nothing", place);
-	if (!make_file(path, 0444, err))
+	if (!make_file(path, 0444, err) || !bind(path, path, MS_RDONLY | MS_NOSUID | MS_NODEV, err))
 		return false;
 	/* The kernel makes a /proc only for whom it shows one to already. */
 	snprintf(path, sizeof(path), "%s/host-proc", place);
@@ -149,16 +150,15 @@ bool inside_make_skeleton(const char *place, int dev, bool alone, const struct w
 	return !alone || leave_host(skeleton, err);
 }
 
-/* A kernel may lack the file. */
-static bool mask(const char *source, const char *path, unsigned long flags, struct croft_error *err)
+/* A kernel may lack the file. Its mount is as read-only as its source's. */
+static bool mask(const char *source, const char *path, struct croft_error *err)
 {
-	if (mount(source, path, NULL, MS_BIND | MS_REC, NULL) < 0)
-		return errno == ENOENT || croft_error_errno(err, errno, "binding %s to %s", source, path);
-	return mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | flags, NULL) == 0 ||
-		croft_error_errno(err, errno, "remounting %s", path);
+	return mount(source, path, NULL, MS_BIND, NULL) == 0 || errno == ENOENT ||
+		croft_error_errno(err, errno, "binding %s to %s", source, path);
 }
 
-/* The job's own /proc, without the ways into the kernel that it has. */
+/* The job's own /proc, without the ways into the kernel that it has. It is read-only itself until its masks, which
+ * so need no change each, are mounted. */
 static bool make_proc(const struct skeleton *skeleton, const struct wire_spec *spec,
 	struct croft_error *err)
 {
@@ -171,22 +171,27 @@ static bool make_proc(const struct skeleton *skeleton, const struct wire_spec *s
 	if (weak(spec, WEAKEN_PID_NAMESPACE))
 		return bind("/proc", path, 0, err);
 	/* Init began as a copy of the agent: its command line is nobody's business. */
+	const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 	const char *options = weak(spec, WEAKEN_PROC) ? "" : "hidepid=invisible";
-	if (mount("proc", path, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+	if (mount("proc", path, "proc", flags, options) < 0)
 		return croft_error_errno(err, errno, "mounting /proc");
 	if (weak(spec, WEAKEN_PROC))
 		return true;
+	if (mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | flags, NULL) < 0)
+		return croft_error_errno(err, errno, "closing /proc");
 	for (size_t i = 0; i < sizeof(read_only) / sizeof(read_only[0]); i++) {
 		snprintf(path, sizeof(path), "%s/proc/%s", skeleton->at, read_only[i]);
-		if (!mask(path, path, MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, err))
+		if (!mask(path, path, err))
 			return false;
 	}
 	for (size_t i = 0; i < sizeof(hidden) / sizeof(hidden[0]); i++) {
 		snprintf(path, sizeof(path), "%s/proc/%s", skeleton->at, hidden[i]);
-		if (!mask(nothing, path, MS_RDONLY, err))
+		if (!mask(nothing, path, err))
 			return false;
 	}
-	return true;
+	snprintf(path, sizeof(path), "%s/proc", skeleton->at);
+	return mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | flags, NULL) == 0 ||
+		croft_error_errno(err, errno, "opening /proc");
 }
 
 bool inside_mount_own(const struct skeleton *skeleton, const struct wire_spec *spec,
@@ -215,15 +220,15 @@ static bool seal(const char *root, const struct wire_spec *spec, struct croft_er
 {
 	if (spec->root_writable || weak(spec, WEAKEN_SEAL))
 		return true;
-	CROFT_CLEANUP_FREE const char **writable = wire_list(spec, spec->writable);
 	char path[4096];
+	const char *writable;
 	snprintf(path, sizeof(path), "%s/tmp", root);
 	if (!bind(path, path, 0, err))
 		return false;
-	for (size_t i = 0; writable[i]; i++) {
-		if (strcmp(writable[i], "/") == 0)
+	for (size_t i = 0; (writable = wire_item(spec, spec->writable, i)); i++) {
+		if (strcmp(writable, "/") == 0)
 			return true;
-		snprintf(path, sizeof(path), "%s%s", root, writable[i]);
+		snprintf(path, sizeof(path), "%s%s", root, writable);
 		if (!bind(path, path, 0, err))
 			return false;
 	}

@@ -22,10 +22,13 @@
 #include <sys/resource.h>
 
 enum { IDS_PER_SLOT = 65536, MAX_ROOTS = 16, CELLS_PER_SLOT = 2 };
+/* More than the kernel executes, whatever the limit of its stack. */
+enum { WIRE_SPEC_MOST = 8 << 20 };
 
 /* A spec as the keeper and the command read it from its memory file: this header, then the strings. Offsets count
- * from the start of the file; 0 is NULL. Lists are arrays of offsets that end with 0. */
+ * from the start of the file; 0 is NULL. Lists are arrays of offsets, each of 64 bits, that end with 0. */
 struct wire_spec {
+	uint64_t size; /* of all */
 	uint64_t pid_namespace; /* that the agent takes the job's to be */
 	uint32_t uid, gid;
 	uint32_t network, seccomp;
@@ -78,11 +81,15 @@ static inline bool weak(const struct wire_spec *spec, enum weaken what)
 /* The spec in a memory file; -1 on error. */
 int wire_spec_write(const struct croft_sandbox_spec *spec, uint64_t pid_namespace,
 	struct croft_error *err);
-const struct wire_spec *wire_spec_map(int fd);
-void wire_spec_unmap(const struct wire_spec *spec, int fd);
+/* Reads it to `place`, which has room for WIRE_SPEC_MOST, or, for NULL, to where free() takes it from. NULL on
+ * error. */
+struct wire_spec *wire_spec_read(int fd, void *place);
 const char *wire_text(const struct wire_spec *spec, uint32_t offset);
 /* NULL-terminated, to be freed. */
 const char **wire_list(const struct wire_spec *spec, uint32_t offset);
+/* The same for who may allocate nothing: one by one, until NULL, or, once, where the offsets were. */
+const char *wire_item(const struct wire_spec *spec, uint32_t offset, size_t i);
+const char **wire_list_in_place(struct wire_spec *spec, uint32_t offset);
 
 /* Keeper → agent, on the cell's socket: a sandbox is made. */
 struct ready {
@@ -200,12 +207,12 @@ bool mounts_own(const struct launcher_context *context, struct croft_error *err)
 /* network.c: brings up the loopback interface of this process's network namespace. */
 bool network_raise_loopback(struct croft_error *err);
 /* All that a job can leave in the network namespace of `pid`: sockets, traffic, counts. */
-enum { NETWORK_TRACES = 7 };
+enum { NETWORK_TRACES = 6 };
 struct network_watch {
 	int files[NETWORK_TRACES];
 	bool blind; /* something cannot be seen */
 };
-#define NETWORK_UNWATCHED {.files = {-1, -1, -1, -1, -1, -1, -1}}
+#define NETWORK_UNWATCHED {.files = {-1, -1, -1, -1, -1, -1}}
 void network_watch(struct network_watch *watch, pid_t pid);
 void network_unwatch(struct network_watch *watch);
 /* Malloc'ed text, to be compared with that of a fresh one; NULL: cannot be read. */
@@ -246,14 +253,16 @@ bool root_watch(int fanotify, int tree, const char *path, struct croft_error *er
 bool root_remove(const struct launcher_context *context, unsigned cell, bool kept, struct croft_error *err);
 
 /* kept.c: the root that a cell's last jobs all had, for the next. */
+struct written;
 struct kept_root {
 	struct wire_spec *spec; /* of the root alone; NULL: the last job's is nobody else's */
 	unsigned alike;         /* jobs in a row that had the same, after the first */
 	int tree;               /* mounted nowhere; -1: there is none */
 	struct layer layers[MAX_ROOTS];
-	char *written; /* what its writable layer was like; NULL: it serves one job */
+	struct written *written; /* what its writable layer was like; NULL: it serves one job */
 	struct wire_spec *shape; /* the last job's, without what it was told */
 	size_t shape_size;
+	int shape_fd; /* a memory file that has it; -1: there is none */
 	unsigned shape_alike;
 };
 /* Of each job, before it begins. */
@@ -264,8 +273,8 @@ bool kept_make(struct kept_root *kept, const struct launcher_context *context, u
 	const struct host_view *host, struct croft_error *err);
 /* For one job; -1 on error. */
 int kept_mount(struct kept_root *kept);
-/* A memory file with the shape that the next job is expected to have; -1: there is none. */
-int kept_shape(const struct kept_root *kept);
+/* A memory file with the shape that the next job is expected to have; -1: there is none. It stays ours. */
+int kept_shape(struct kept_root *kept);
 /* Whether the job may have it: its layers are the ones that the spec names, now. And the command that waits, if that
  * has taken the last job's shape. */
 bool kept_fits(const struct kept_root *kept, bool shaped, const struct host_view *host,
@@ -330,10 +339,27 @@ struct nursery {
 	unsigned long namespaces; /* of its inits */
 	bool alone;
 	bool raise_loopback;
+	bool shares; /* its memory, with its inits */
 	struct skeleton skeleton;
+	struct scratch *scratch;
 };
+/* Sanitizers know no processes with one memory. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { INIT_SHARES = false, COMMAND_SHARES = false };
+#else
+enum { INIT_SHARES = true, COMMAND_SHARES = true };
+#endif
+/* scratch.c: all that an init and the command allocate. It is given anew to each. */
+struct scratch;
+struct scratch *scratch_make(void);
+/* Before it is used again: of the last nothing is left. */
+bool scratch_wipe(struct scratch *scratch);
+void *scratch_init_stack(struct scratch *scratch);
+void *scratch_command_stack(struct scratch *scratch);
+/* For one spec at a time. */
+void *scratch_spec(struct scratch *scratch);
 void nursery_main(struct nursery *nursery) __attribute__((noreturn));
-int init_main(const struct nursery *nursery);
+int init_main(struct nursery *nursery);
 bool status_tell(int inner, const struct status *status);
 /* What needs no spec and is inherited by all jobs. */
 bool init_drop_early(const struct nursery *nursery, struct croft_error *err);

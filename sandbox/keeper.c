@@ -299,7 +299,8 @@ static bool clear_up(struct keeper *keeper, bool begun)
 static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 {
 	struct croft_error err = CROFT_ERROR_INIT;
-	keeper->spec = wire_spec_map(fds[0]);
+	struct wire_spec *spec = wire_spec_read(fds[0], NULL);
+	keeper->spec = spec;
 	keeper->control = fds[1];
 	keeper->killed = keeper->taken = false;
 	if (!keeper->spec)
@@ -321,7 +322,7 @@ static bool serve(struct keeper *keeper, const int fds[REQUEST_FDS])
 	ahead_end_init(keeper);
 	/* A dead agent's successor may use the directory already; it empties it first. */
 	bool clean = !keeper->agent_gone && clear_up(keeper, begun);
-	wire_spec_unmap(keeper->spec, fds[0]);
+	free(spec);
 	close(fds[0]);
 	close(fds[1]);
 	return clean;
@@ -404,7 +405,7 @@ void keeper_main(const struct launcher_context *context, unsigned cell, int requ
 {
 	struct keeper keeper = {.context = context, .cell = cell, .requests = requests, .agent = agent,
 		.host_network = -1, .host = {-1, -1, -1}, .nursery = -1, .births = -1, .inner = -1, .init = -1,
-		.init_fd = -1, .init_mounts = -1, .network = NETWORK_UNWATCHED, .kept = {.tree = -1},
+		.init_fd = -1, .init_mounts = -1, .network = NETWORK_UNWATCHED, .kept = {.tree = -1, .shape_fd = -1},
 		.denials = {.listener = -1}, .failure = CROFT_ERROR_INIT};
 	int fds[REQUEST_FDS];
 	prctl(PR_SET_NAME, "croft-sandbox");

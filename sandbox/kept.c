@@ -16,6 +16,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { ALIKE_ENOUGH = 2, SEEN_MOST = 32 };
@@ -60,6 +61,7 @@ static bool same_shape(const struct wire_spec *a, const struct wire_spec *b)
 	struct wire_spec left = *a, right = *b;
 	struct wire_spec *both[] = {&left, &right};
 	for (int i = 0; i < 2; i++) {
+		both[i]->size = 0;
 		/* Strings are compared apart; these are the agent's and the cgroup's. */
 		both[i]->roots = both[i]->input_target = both[i]->writable = both[i]->arguments = 0;
 		both[i]->environment = both[i]->working_directory = both[i]->hostname = 0;
@@ -79,12 +81,20 @@ static void wipe(struct wire_spec *spec, uint32_t list)
 		memset((char *)texts[i], 0, strlen(texts[i]));
 }
 
+static void forget_shape(struct kept_root *kept)
+{
+	if (kept->shape_fd >= 0)
+		close(kept->shape_fd);
+	kept->shape_fd = -1;
+}
+
 static void remember_shape(struct kept_root *kept, const struct wire_spec *spec, size_t size)
 {
 	if (kept->shape && same_shape(kept->shape, spec)) {
 		kept->shape_alike++;
 		return;
 	}
+	forget_shape(kept);
 	free(kept->shape);
 	kept->shape = croft_alloc(size);
 	kept->shape_size = size;
@@ -94,15 +104,17 @@ static void remember_shape(struct kept_root *kept, const struct wire_spec *spec,
 	wipe(kept->shape, spec->environment);
 }
 
-int kept_shape(const struct kept_root *kept)
+int kept_shape(struct kept_root *kept)
 {
 	if (!kept->shape || kept->shape_alike < ALIKE_ENOUGH || kept->shape->input_root)
 		return -1;
-	int fd = memfd_create("croft-shape", MFD_CLOEXEC);
-	if (fd < 0 || write(fd, kept->shape, kept->shape_size) == (ssize_t)kept->shape_size)
-		return fd;
-	close(fd);
-	return -1;
+	if (kept->shape_fd >= 0)
+		return kept->shape_fd;
+	kept->shape_fd = memfd_create("croft-shape", MFD_CLOEXEC);
+	if (kept->shape_fd >= 0 &&
+		write(kept->shape_fd, kept->shape, kept->shape_size) != (ssize_t)kept->shape_size)
+		forget_shape(kept);
+	return kept->shape_fd;
 }
 
 void kept_remember(struct kept_root *kept, const struct wire_spec *spec, size_t size)
@@ -133,14 +145,28 @@ bool kept_fits(const struct kept_root *kept, bool shaped, const struct host_view
 
 /* Whether it was changed ---------------------------------------------------------------------------------- */
 
-struct look {
-	FILE *text;
-	unsigned seen;
+/* One thing that stands in the directories that a job writes to. */
+struct seen {
+	char path[64]; /* below the cell's directory */
+	struct statx st;
 };
 
-static bool look_at(struct look *look, int dirfd, const char *name);
+struct written {
+	char *text; /* all, by names, numbers and times */
+	struct seen seen[SEEN_MOST];
+	unsigned count;
+	int64_t newest_ns; /* the last change */
+	bool settled;      /* it was as it is when the clock had gone on: whatever changes it changes a time */
+};
 
-static bool look_into(struct look *look, int fd)
+struct look {
+	FILE *text;
+	struct written *written;
+};
+
+static bool look_at(struct look *look, int dirfd, const char *name, const char *above);
+
+static bool look_into(struct look *look, int fd, const char *path)
 {
 	/* Our own looking leaves no trace. */
 	int again = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_NOATIME | O_CLOEXEC);
@@ -148,7 +174,7 @@ static bool look_into(struct look *look, int fd)
 	bool ok = dir != NULL;
 	for (struct dirent *entry; ok && (entry = readdir(dir));)
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			ok = look_at(look, fd, entry->d_name);
+			ok = look_at(look, fd, entry->d_name, path);
 	if (dir)
 		closedir(dir);
 	else if (again >= 0)
@@ -156,14 +182,25 @@ static bool look_into(struct look *look, int fd)
 	return ok;
 }
 
-static bool look_at(struct look *look, int dirfd, const char *name)
+static int64_t changed_ns(const struct statx *st)
+{
+	return st->stx_ctime.tv_sec * 1000000000 + st->stx_ctime.tv_nsec;
+}
+
+static bool look_at(struct look *look, int dirfd, const char *name, const char *above)
 {
 	struct statx st;
 	char names[1024];
-	if (++look->seen > SEEN_MOST ||
+	struct seen *seen = &look->written->seen[look->written->count++];
+	if (look->written->count > SEEN_MOST ||
 		statx(dirfd, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) < 0 ||
-		(!S_ISDIR(st.stx_mode) && !S_ISREG(st.stx_mode)))
+		(!S_ISDIR(st.stx_mode) && !S_ISREG(st.stx_mode)) ||
+		(size_t)snprintf(seen->path, sizeof(seen->path), "%s%s%s", above, *above ? "/" : "", name) >=
+			sizeof(seen->path))
 		return false;
+	seen->st = st;
+	if (changed_ns(&st) > look->written->newest_ns)
+		look->written->newest_ns = changed_ns(&st);
 	CROFT_CLEANUP_FD int fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NOATIME | O_NONBLOCK | O_CLOEXEC);
 	ssize_t size = fd < 0 ? -1 : flistxattr(fd, names, sizeof(names));
 	if (size < 0)
@@ -176,26 +213,78 @@ static bool look_at(struct look *look, int dirfd, const char *name)
 	for (ssize_t at = 0; at < size; at += (ssize_t)strlen(names + at) + 1)
 		fprintf(look->text, "%s,", names + at);
 	fputc('\n', look->text);
-	return !S_ISDIR(st.stx_mode) || look_into(look, fd);
+	return !S_ISDIR(st.stx_mode) || look_into(look, fd, seen->path);
 }
 
-/* What stands in the directories that a job writes to, by names, numbers and times; NULL: too much, or it cannot
- * be told. To be freed. */
-static char *look_at_written(const struct launcher_context *context, unsigned cell)
+static void forget_written(struct written *written)
 {
-	char path[4096], *text = NULL;
-	size_t size;
+	if (written)
+		free(written->text);
+	free(written);
+}
+
+static int open_cell(const struct launcher_context *context, unsigned cell)
+{
+	char path[4096];
 	cell_path(context, cell, "", path, sizeof(path));
-	CROFT_CLEANUP_FD int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	struct look look = {open_memstream(&text, &size), 0};
+	return open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* What stands in the directories that a job writes to; NULL: too much, or it cannot be told. */
+static struct written *look_at_written(const struct launcher_context *context, unsigned cell)
+{
+	size_t size;
+	struct written *written = croft_zalloc(sizeof(*written));
+	CROFT_CLEANUP_FD int fd = open_cell(context, cell);
+	struct look look = {open_memstream(&written->text, &size), written};
 	if (!look.text)
 		abort();
-	bool ok = fd >= 0 && look_at(&look, fd, "upper") && look_at(&look, fd, "work");
+	bool ok = fd >= 0 && look_at(&look, fd, "upper", "") && look_at(&look, fd, "work", "");
 	fclose(look.text);
 	if (ok)
-		return text;
-	free(text);
+		return written;
+	forget_written(written);
 	return NULL;
+}
+
+static bool same_time(const struct statx_timestamp *a, const struct statx_timestamp *b)
+{
+	return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
+
+static bool is_as_seen(const struct statx *now, const struct statx *then)
+{
+	return now->stx_ino == then->stx_ino && now->stx_mode == then->stx_mode && now->stx_uid == then->stx_uid &&
+		now->stx_gid == then->stx_gid && now->stx_nlink == then->stx_nlink && now->stx_size == then->stx_size &&
+		now->stx_attributes == then->stx_attributes && same_time(&now->stx_atime, &then->stx_atime) &&
+		same_time(&now->stx_mtime, &then->stx_mtime) && same_time(&now->stx_ctime, &then->stx_ctime);
+}
+
+/* Once settled every name that comes or goes, and every attribute, is told by the times of what is there. */
+static bool is_unchanged(const struct written *written, const struct launcher_context *context, unsigned cell)
+{
+	if (!written->settled) {
+		struct written *now = look_at_written(context, cell);
+		bool same = now && strcmp(now->text, written->text) == 0;
+		forget_written(now);
+		return same;
+	}
+	CROFT_CLEANUP_FD int fd = open_cell(context, cell);
+	struct statx st;
+	bool same = fd >= 0;
+	for (unsigned i = 0; same && i < written->count; i++)
+		same = statx(fd, written->seen[i].path, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) == 0 &&
+			is_as_seen(&st, &written->seen[i].st);
+	return same;
+}
+
+enum { SETTLE_MS = 100 }; /* many ticks of the clock that files are stamped by */
+
+static void settle(struct written *written)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	written->settled = now.tv_sec * 1000000000 + now.tv_nsec > written->newest_ns + SETTLE_MS * 1000000;
 }
 
 /* What a job looked up is remembered with the overlay, and the host may change a layer between jobs: reconfiguring
@@ -236,7 +325,7 @@ int kept_mount(struct kept_root *kept)
 
 void kept_spoil(struct kept_root *kept)
 {
-	free(kept->written);
+	forget_written(kept->written);
 	kept->written = NULL;
 }
 
@@ -244,8 +333,10 @@ bool kept_is_untouched(const struct kept_root *kept, const struct launcher_conte
 {
 	if (kept->tree < 0 || !kept->written)
 		return false;
-	CROFT_CLEANUP_FREE char *now = look_at_written(context, cell);
-	return now && strcmp(now, kept->written) == 0 && forget_lookups(kept->tree);
+	if (!is_unchanged(kept->written, context, cell))
+		return false;
+	settle(kept->written);
+	return forget_lookups(kept->tree);
 }
 
 void kept_drop(struct kept_root *kept)

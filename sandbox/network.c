@@ -26,11 +26,11 @@ bool network_raise_loopback(struct croft_error *err)
 	return true;
 }
 
-/* Counters of packets and of everything that protocols did, failed attempts too; all sockets (of the
- * files only the first line of sockstat: the others count the whole host's); unix sockets by name, which
- * one left in flight to itself may hold; labels that outlive their socket. */
+/* Counters of packets and of everything that protocols did, failed attempts too; all sockets, one that is in flight
+ * to itself as well (only the first line of sockstat: the others count the whole host's); labels that outlive their
+ * socket. */
 static const char *const files[NETWORK_TRACES] = {
-	"sockstat", "dev", "snmp", "netstat", "snmp6", "unix", "ip6_flowlabel"};
+	"sockstat", "dev", "snmp", "netstat", "snmp6", "ip6_flowlabel"};
 
 void network_watch(struct network_watch *watch, pid_t pid)
 {

@@ -14,17 +14,32 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static void give_birth(const struct nursery *nursery)
+static int be_init(void *user)
 {
-	struct birth birth = {0};
-	/* Its parent is the keeper, which waits for it. Raw: libc's fork would run what belongs to the
-	 * agent's threads. */
-	birth.pid = (int32_t)syscall(
-		SYS_clone, nursery->namespaces | CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, 0);
-	if (birth.pid == 0) {
-		close(nursery->births);
-		_exit(init_main(nursery));
-	}
+	struct nursery *nursery = user;
+	close(nursery->births);
+	_exit(init_main(nursery));
+}
+
+/* Its parent is the keeper, which waits for it. Where it shares our memory there is none to copy, nor to let go of;
+ * we keep still for as long as it lives. */
+static pid_t clone_init(struct nursery *nursery)
+{
+	unsigned long flags = nursery->namespaces | CLONE_PARENT | SIGCHLD;
+	if (!scratch_wipe(nursery->scratch))
+		return -1;
+	if (nursery->shares)
+		return clone(be_init, scratch_init_stack(nursery->scratch), (int)(flags | CLONE_VM), nursery);
+	/* Raw: libc's fork would run what belongs to the agent's threads. */
+	pid_t pid = (pid_t)syscall(SYS_clone, flags, NULL, NULL, NULL, 0);
+	if (pid == 0)
+		be_init(nursery);
+	return pid;
+}
+
+static void give_birth(struct nursery *nursery)
+{
+	struct birth birth = {.pid = clone_init(nursery)};
 	birth.failure = birth.pid < 0 ? errno : 0;
 	if (send(nursery->births, &birth, sizeof(birth), MSG_NOSIGNAL) < 0)
 		_exit(1);
@@ -43,10 +58,21 @@ static bool make(struct nursery *nursery, struct croft_error *err)
 	prctl(PR_SET_DUMPABLE, weak(spec, WEAKEN_DUMPABLE));
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	cell_root(nursery->context, nursery->cell, place, sizeof(place));
+	nursery->scratch = scratch_make();
+	if (!nursery->scratch)
+		return croft_error_errno(err, errno, "reserving memory");
 	return (!nursery->raise_loopback || network_raise_loopback(err)) &&
 		inside_make_skeleton(
 			place, nursery->dev, nursery->alone, spec, &nursery->skeleton, err) &&
 		init_drop_early(nursery, err);
+}
+
+/* Whatever the agent ignores; its children inherit it. */
+static void reset_signals(void)
+{
+	struct sigaction plain = {.sa_handler = SIG_DFL};
+	for (int number = 1; number < NSIG; number++)
+		sigaction(number, &plain, NULL);
 }
 
 void nursery_main(struct nursery *nursery)
@@ -55,6 +81,7 @@ void nursery_main(struct nursery *nursery)
 	struct croft_error err = CROFT_ERROR_INIT;
 	prctl(PR_SET_NAME, "croft-ready");
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	reset_signals();
 	sigset_t awaited;
 	sigemptyset(&awaited);
 	sigaddset(&awaited, SIGCHLD);

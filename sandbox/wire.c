@@ -38,7 +38,7 @@ static uint32_t put_text(struct writer *writer, const char *text)
 
 static uint32_t put_list(struct writer *writer, const char *const *list, size_t count)
 {
-	uint32_t *offsets = croft_array(count + 1, sizeof(*offsets));
+	uint64_t *offsets = croft_array(count + 1, sizeof(*offsets));
 	for (size_t i = 0; i < count; i++)
 		offsets[i] = put_text(writer, list[i]);
 	uint32_t at = put(writer, offsets, (count + 1) * sizeof(*offsets));
@@ -109,7 +109,14 @@ int wire_spec_write(const struct croft_sandbox_spec *spec, uint64_t pid_namespac
 		put_text(&writer, spec->working_directory ? spec->working_directory : "/");
 	wire.hostname = put_text(&writer, spec->hostname ? spec->hostname : "croft");
 	put_mounts(&writer, &wire, spec);
+	wire.size = writer.size;
 	memcpy(writer.data, &wire, sizeof(wire));
+	if (wire.size > WIRE_SPEC_MOST) {
+		free(writer.data);
+		croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"the job's arguments and environment are larger than %d bytes", WIRE_SPEC_MOST);
+		return -1;
+	}
 	int fd = memfd_create("croft-spec", MFD_CLOEXEC);
 	bool ok = fd >= 0 ? croft_write_all(fd, writer.data, writer.size, "the sandbox spec", err)
 					  : croft_error_errno(err, errno, "making a memory file");
@@ -121,20 +128,17 @@ int wire_spec_write(const struct croft_sandbox_spec *spec, uint64_t pid_namespac
 	return -1;
 }
 
-const struct wire_spec *wire_spec_map(int fd)
+struct wire_spec *wire_spec_read(int fd, void *place)
 {
 	struct stat st;
-	if (fstat(fd, &st) < 0 || (size_t)st.st_size < sizeof(struct wire_spec))
+	if (fstat(fd, &st) < 0 || (size_t)st.st_size < sizeof(struct wire_spec) || st.st_size > WIRE_SPEC_MOST)
 		return NULL;
-	void *memory = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-	return memory == MAP_FAILED ? NULL : memory;
-}
-
-void wire_spec_unmap(const struct wire_spec *spec, int fd)
-{
-	struct stat st;
-	if (fstat(fd, &st) == 0)
-		munmap((void *)spec, (size_t)st.st_size);
+	struct wire_spec *spec = place ? place : croft_alloc((size_t)st.st_size);
+	if (pread(fd, spec, (size_t)st.st_size, 0) == st.st_size && spec->size == (uint64_t)st.st_size)
+		return spec;
+	if (!place)
+		free(spec);
+	return NULL;
 }
 
 const char *wire_text(const struct wire_spec *spec, uint32_t offset)
@@ -144,12 +148,29 @@ const char *wire_text(const struct wire_spec *spec, uint32_t offset)
 
 const char **wire_list(const struct wire_spec *spec, uint32_t offset)
 {
-	const uint32_t *offsets = (const uint32_t *)((const char *)spec + offset);
+	const uint64_t *offsets = (const uint64_t *)((const char *)spec + offset);
 	size_t count = 0;
 	while (offset && offsets[count])
 		count++;
 	const char **list = croft_array(count + 1, sizeof(char *));
 	for (size_t i = 0; i < count; i++)
-		list[i] = wire_text(spec, offsets[i]);
+		list[i] = wire_text(spec, (uint32_t)offsets[i]);
 	return list;
+}
+
+const char *wire_item(const struct wire_spec *spec, uint32_t offset, size_t i)
+{
+	return offset ? wire_text(spec, (uint32_t)((const uint64_t *)((const char *)spec + offset))[i]) : NULL;
+}
+
+const char **wire_list_in_place(struct wire_spec *spec, uint32_t offset)
+{
+	union {
+		uint64_t offset;
+		const char *text;
+	} *items = (void *)((char *)spec + offset);
+	_Static_assert(sizeof(*items) == sizeof(char *), "an offset has room for a pointer");
+	for (size_t i = 0; items[i].offset; i++)
+		items[i].text = wire_text(spec, (uint32_t)items[i].offset);
+	return (const char **)items;
 }

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -136,7 +137,11 @@ bool croft_write_file(int dirfd, const char *path, const void *data, size_t size
 
 bool croft_make_directories(const char *path, struct croft_error *err)
 {
-	CROFT_CLEANUP_FREE char *partial = croft_strdup(path);
+	char partial[PATH_MAX];
+	size_t size = strlen(path) + 1;
+	if (size > sizeof(partial))
+		return croft_error_errno(err, ENAMETOOLONG, "making directory %.100s…", path);
+	memcpy(partial, path, size);
 	for (char *at = partial + 1;; at++) {
 		if (*at != '/' && *at != '\0')
 			continue;

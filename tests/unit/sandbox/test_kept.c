@@ -4,6 +4,8 @@
 #define FIXTURE_SLOTS 1
 #include "tests/unit/sandbox/sandbox_fixture.h"
 
+#include <dirent.h>
+
 /* More than it takes to have one made ahead, in each of a slot's cells. */
 enum { ROUNDS = 12 };
 
@@ -163,6 +165,123 @@ static void each_job_has_its_own_answers(void **unused)
 	run(&plain, "busybox find /etc >/dev/null");
 }
 
+/* Memory of processes that jobs never see, and which serve many ------------------------------------------------ */
+
+static bool is_ours(int pid)
+{
+	for (int parent = pid; parent > 1;) {
+		char path[64], text[512] = "";
+		snprintf(path, sizeof(path), "/proc/%d/stat", parent);
+		FILE *file = fopen(path, "re");
+		if (!file)
+			return false;
+		size_t size = fread(text, 1, sizeof(text) - 1, file);
+		fclose(file);
+		text[size] = '\0';
+		char *rest = strrchr(text, ')');
+		if (!rest || sscanf(rest + 1, " %*c %d", &parent) != 1)
+			return false;
+		if (parent == getpid())
+			return true;
+	}
+	return false;
+}
+
+/* How often the text stands in memory that the process writes to; its size is added. */
+static unsigned count_in_memory(int pid, const char *text, uint64_t *bytes)
+{
+	char path[64], line[512];
+	unsigned found = 0;
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	FILE *maps = fopen(path, "re");
+	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+	CROFT_CLEANUP_FD int memory = open(path, O_RDONLY | O_CLOEXEC);
+	while (maps && memory >= 0 && fgets(line, sizeof(line), maps)) {
+		unsigned long from, to;
+		char access[5];
+		if (sscanf(line, "%lx-%lx %4s", &from, &to, access) != 3 || access[0] != 'r' || access[1] != 'w')
+			continue;
+		*bytes += to - from;
+		CROFT_CLEANUP_FREE char *copy = croft_alloc(to - from);
+		ssize_t got = pread(memory, copy, to - from, (off_t)from);
+		for (char *at = copy; got > 0 && (at = memmem(at, (size_t)(copy + got - at), text, strlen(text))); at++)
+			found++;
+	}
+	if (maps)
+		fclose(maps);
+	return found;
+}
+
+/* In all nurseries of this test: how many there are. */
+static unsigned look_through_nurseries(const char *text, unsigned *found, uint64_t *bytes)
+{
+	unsigned nurseries = 0;
+	DIR *dir = opendir("/proc");
+	assert_non_null(dir);
+	for (struct dirent *entry; (entry = readdir(dir));) {
+		char path[300], name[32] = "";
+		int pid = atoi(entry->d_name);
+		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+		FILE *file = pid > 0 ? fopen(path, "re") : NULL;
+		if (file && fgets(name, sizeof(name), file) && strcmp(name, "croft-ready\n") == 0 && is_ours(pid)) {
+			*found += count_in_memory(pid, text, bytes);
+			nurseries++;
+		}
+		if (file)
+			fclose(file);
+	}
+	closedir(dir);
+	return nurseries;
+}
+
+static void nothing_of_a_job_stays_in_memory(void **unused)
+{
+	/* Not a text that was there when the first of them was forked. */
+	char secret[64], path[96], large[1 << 16];
+	snprintf(secret, sizeof(secret), "secret-of-%d", getpid());
+	snprintf(path, sizeof(path), "PATH=/%s:/bin", secret);
+	memset(large, 'x', sizeof(large) - 1);
+	large[sizeof(large) - 1] = '\0';
+	memcpy(large, secret, strlen(secret));
+	const char *const environments[][4] = {{path, "LESS=", NULL}, {path, large, large, NULL}};
+	unsigned found = 0;
+	uint64_t before = 0, after = 0;
+	for (int round = 0; round < ROUNDS; round++)
+		run(&plain, "true");
+	assert_in_range(look_through_nurseries("nothing of the kind", &found, &before), 1, 6);
+	for (int round = 0; round < 4 * ROUNDS; round++) {
+		const char *const arguments[] = {round % 3 ? "busybox" : "there-is-no-such-command", "true", secret, NULL};
+		struct croft_sandbox_spec spec = spec_of(arguments);
+		struct croft_sandbox_result result;
+		spec.environment = environments[round % 2];
+		croft_sandbox_destroy(run_spec(&spec, &result));
+	}
+	/* Each cell has made the next one since. */
+	for (int round = 0; round < ROUNDS; round++)
+		run(&plain, "true");
+	look_through_nurseries(secret, &found, &after);
+	assert_int_equal(found, 0);
+	assert_in_range(after, 0, before + before / 4);
+}
+
+/* Once the clock has gone on what a job wrote is told by times alone. */
+static void what_is_written_later_is_seen_as_well(void **unused)
+{
+	static const char *const deeds[] = {
+		"echo >/left", "echo >/left; busybox rm /left", "busybox chmod 700 /", "busybox mkdir /tmp/left"};
+	for (size_t i = 0; i < sizeof(deeds) / sizeof(deeds[0]); i++) {
+		for (int cell = 0; cell < 2; cell++)
+			run(&plain, "busybox usleep 110000");
+		for (int cell = 0; cell < 2; cell++)
+			run(&plain, deeds[i]);
+		for (int cell = 0; cell < 4; cell++) {
+			run(&plain, "busybox stat -c '%a %u %g' / /tmp; echo /* /tmp/*; "
+						"[ $(busybox stat -c %Y /) -gt 1000000000 ] && echo now");
+			assert_string_equal(printed, "755 0 0\n1777 0 0\n/bin /dev /etc /proc /tmp /tmp/*\nnow\n");
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -174,6 +293,8 @@ int main(void)
 		cmocka_unit_test(a_job_is_as_it_asks_to_be),
 		cmocka_unit_test(each_job_hears_of_its_own_denied_calls),
 		cmocka_unit_test(each_job_has_its_own_answers),
+		cmocka_unit_test(what_is_written_later_is_seen_as_well),
+		cmocka_unit_test(nothing_of_a_job_stays_in_memory),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);
 }
