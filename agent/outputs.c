@@ -73,8 +73,7 @@ static bool upload_file(struct capture *capture, const struct croft_capture_entr
 			return false;
 		capture->waiting_bytes += entry->size_bytes;
 	} else {
-		if (!croft_digest_of_fd(fd, digest, err) ||
-			!croft_upload_file(capture->upload, digest, entry->dirfd, entry->name, err))
+		if (!croft_upload_unhashed(capture->upload, entry->dirfd, entry->name, digest, err))
 			return false;
 		capture->waiting_bytes = BATCH_BYTES;
 	}

@@ -49,6 +49,10 @@ bool croft_upload_bytes(struct croft_upload *upload, const struct croft_digest *
 /* Opens dirfd/path again when it is needed (O_NOFOLLOW). dirfd is borrowed until flush. */
 bool croft_upload_file(struct croft_upload *upload, const struct croft_digest *digest, int dirfd,
 	const char *path, struct croft_error *err);
+/* The same of a file that was not hashed. A large one is, by the way, where the server takes chunks: its bytes are
+ * read once, and it is there when this returns. */
+bool croft_upload_unhashed(struct croft_upload *upload, int dirfd, const char *path,
+	struct croft_digest *digest, struct croft_error *err);
 struct croft_upload_stat {
 	uint64_t blobs, bytes;             /* given */
 	uint64_t sent_blobs, sent_bytes;   /* that the server lacked; of large ones the chunks it lacked */

@@ -9,6 +9,8 @@
 #include "proto/base/arena.h"
 #include "proto/base/cleanup.h"
 
+#include <pthread.h>
+
 enum {
 	WINDOW = 8 * CROFT_CHUNK_MOST, /* one question each */
 	WINDOW_CHUNKS = WINDOW / CROFT_CHUNK_LEAST + 1,
@@ -22,6 +24,7 @@ struct cutting {
 	struct croft_digest *chunks; /* all so far */
 	size_t count;
 	uint64_t sent_bytes;
+	struct croft_hasher *whole; /* of the blob; NULL: its digest is known */
 };
 
 /* Those of the window from `first` on that the server lacks, in batches. */
@@ -54,8 +57,8 @@ static bool send_missing(struct cutting *cutting, size_t first, const size_t *st
 	return batched == 0 || remote_batch_update(cutting->remote, digests, data, batched, err);
 }
 
-/* Cuts the window; what is left of it (nothing, when it is the last) moves to its front. */
-static bool cut_window(struct cutting *cutting, bool last, struct croft_error *err)
+/* Cuts the window as far as it goes, and sends what the server lacks of that. */
+static bool cut_window(struct cutting *cutting, bool last, size_t *cut, struct croft_error *err)
 {
 	size_t starts[WINDOW_CHUNKS], first = cutting->count, at = 0;
 	while (cutting->filled - at >= (last ? 1 : CROFT_CHUNK_MOST)) {
@@ -65,11 +68,8 @@ static bool cut_window(struct cutting *cutting, bool last, struct croft_error *e
 		cutting->chunks[cutting->count++] = croft_digest_of(cutting->window + at, size);
 		at += size;
 	}
-	if (!send_missing(cutting, first, starts, err))
-		return false;
-	memmove(cutting->window, cutting->window + at, cutting->filled - at);
-	cutting->filled -= at;
-	return true;
+	*cut = at;
+	return send_missing(cutting, first, starts, err);
 }
 
 static bool splice(struct cutting *cutting, const struct croft_digest *digest,
@@ -88,6 +88,55 @@ static bool splice(struct cutting *cutting, const struct croft_digest *digest,
 		&reapi__splice_blob_response__descriptor, arena, err);
 }
 
+/* The whole blob's digest, while its chunks are hashed and travel. */
+struct hashing {
+	struct croft_hasher *hasher;
+	const uint8_t *data;
+	size_t size;
+};
+
+static void *hash(void *user)
+{
+	struct hashing *hashing = user;
+	croft_hasher_update(hashing->hasher, hashing->data, hashing->size);
+	return NULL;
+}
+
+/* Of the window's bytes those from `fresh` on are new; what is not cut (nothing, when it is the last) moves to its
+ * front. */
+static bool take_window(struct cutting *cutting, size_t fresh, bool last, struct croft_error *err)
+{
+	struct hashing hashing = {cutting->whole, cutting->window + fresh, cutting->filled - fresh};
+	pthread_t thread;
+	size_t cut;
+	bool beside = cutting->whole && pthread_create(&thread, NULL, hash, &hashing) == 0;
+	if (cutting->whole && !beside)
+		hash(&hashing);
+	bool ok = cut_window(cutting, last, &cut, err);
+	if (beside)
+		pthread_join(thread, NULL);
+	memmove(cutting->window, cutting->window + cut, cutting->filled - cut);
+	cutting->filled -= cut;
+	return ok;
+}
+
+/* `read` is asked for each byte once, in order. */
+static bool write_chunks(struct cutting *cutting, uint64_t size_bytes, remote_reader *read, void *user,
+	struct croft_error *err)
+{
+	for (uint64_t at = 0; at < size_bytes;) {
+		uint64_t left = size_bytes - at;
+		size_t fresh = cutting->filled, room = WINDOW - fresh, part = left < room ? (size_t)left : room;
+		if (!read(user, cutting->window + fresh, part, at, err))
+			return false;
+		cutting->filled += part;
+		at += part;
+		if (!take_window(cutting, fresh, at == size_bytes, err))
+			return false;
+	}
+	return true;
+}
+
 bool remote_chunks_write(struct croft_remote *remote, const struct croft_digest *digest,
 	uint64_t batch_bytes, remote_reader *read, void *user, uint64_t *sent_bytes,
 	struct croft_error *err)
@@ -97,16 +146,23 @@ bool remote_chunks_write(struct croft_remote *remote, const struct croft_digest 
 		croft_array((size_t)(digest->size_bytes / CROFT_CHUNK_LEAST) + 1, sizeof(*chunks));
 	struct cutting cutting = {
 		.remote = remote, .batch_bytes = batch_bytes, .window = window, .chunks = chunks};
-	for (uint64_t at = 0; at < digest->size_bytes;) {
-		uint64_t left = digest->size_bytes - at;
-		size_t room = WINDOW - cutting.filled, part = left < room ? (size_t)left : room;
-		if (!read(user, window + cutting.filled, part, at, err))
-			return false;
-		cutting.filled += part;
-		at += part;
-		if (!cut_window(&cutting, at == digest->size_bytes, err))
-			return false;
-	}
+	if (!write_chunks(&cutting, digest->size_bytes, read, user, err))
+		return false;
 	*sent_bytes = cutting.sent_bytes;
 	return splice(&cutting, digest, err);
+}
+
+bool remote_chunks_write_unhashed(struct croft_remote *remote, uint64_t size_bytes, uint64_t batch_bytes,
+	remote_reader *read, void *user, struct croft_digest *digest, uint64_t *sent_bytes, struct croft_error *err)
+{
+	CROFT_CLEANUP_FREE uint8_t *window = croft_alloc(WINDOW);
+	CROFT_CLEANUP_FREE struct croft_digest *chunks =
+		croft_array((size_t)(size_bytes / CROFT_CHUNK_LEAST) + 1, sizeof(*chunks));
+	struct cutting cutting = {.remote = remote, .batch_bytes = batch_bytes, .window = window, .chunks = chunks,
+		.whole = croft_hasher_create(CROFT_DIGEST_SHA256)};
+	bool ok = write_chunks(&cutting, size_bytes, read, user, err);
+	*digest = croft_hasher_finish(cutting.whole);
+	croft_hasher_destroy(cutting.whole);
+	*sent_bytes = cutting.sent_bytes;
+	return ok && splice(&cutting, digest, err);
 }

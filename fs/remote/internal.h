@@ -73,6 +73,10 @@ bool remote_batch_update(struct croft_remote *remote, const struct croft_digest 
 bool remote_chunks_write(struct croft_remote *remote, const struct croft_digest *digest,
 	uint64_t batch_bytes, remote_reader *read, void *user, uint64_t *sent_bytes,
 	struct croft_error *err);
+/* The same of a blob whose digest comes of it: each byte is read once, in order, and hashed while what was read
+ * travels. */
+bool remote_chunks_write_unhashed(struct croft_remote *remote, uint64_t size_bytes, uint64_t batch_bytes,
+	remote_reader *read, void *user, struct croft_digest *digest, uint64_t *sent_bytes, struct croft_error *err);
 
 bool remote_not_found(const struct croft_digest *digest, struct croft_error *err);
 /* "instance/" or "" */

@@ -313,6 +313,50 @@ bool croft_upload_file(struct croft_upload *upload, const struct croft_digest *d
 	return send_if_much(upload, err);
 }
 
+/* 1: done, and its digest is known; 0: it is to be hashed first; -1. */
+static int send_unhashed(struct croft_upload *upload, struct source *source, uint64_t batch_bytes,
+	struct croft_error *err)
+{
+	uint64_t sent_bytes;
+	struct croft_error failure = CROFT_ERROR_INIT;
+	bool ok = remote_chunks_write_unhashed(upload->remote, source->digest.size_bytes, batch_bytes, read_source,
+		source, &source->digest, &sent_bytes, &failure);
+	if (!ok && (failure.code == CROFT_NOT_FOUND || failure.code == CROFT_UNIMPLEMENTED))
+		return 0;
+	if (!ok) {
+		*err = failure;
+		return -1;
+	}
+	*croft_digest_map_at(upload->known, &source->digest) = upload;
+	upload->stat.blobs++;
+	upload->stat.bytes += source->digest.size_bytes;
+	upload->stat.sent_blobs += sent_bytes > 0;
+	upload->stat.sent_bytes += sent_bytes;
+	return 1;
+}
+
+bool croft_upload_unhashed(struct croft_upload *upload, int dirfd, const char *path,
+	struct croft_digest *digest, struct croft_error *err)
+{
+	struct remote_abilities abilities;
+	struct stat status;
+	struct source source = {.dirfd = dirfd, .path = (char *)path};
+	CROFT_CLEANUP_FD int fd = openat(dirfd, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0 || fstat(fd, &status) < 0)
+		return croft_error_errno(err, errno, "opening %s to upload it", path);
+	if (!remote_abilities(upload->remote, &abilities, err))
+		return false;
+	source.fd = fd;
+	source.digest.size_bytes = (uint64_t)status.st_size;
+	if (abilities.splices && S_ISREG(status.st_mode) && source.digest.size_bytes > 2 * CROFT_CHUNK_MOST) {
+		int sent = send_unhashed(upload, &source, abilities.batch_bytes, err);
+		*digest = source.digest;
+		if (sent != 0)
+			return sent > 0;
+	}
+	return croft_digest_of_fd(fd, digest, err) && croft_upload_file(upload, digest, dirfd, path, err);
+}
+
 bool croft_upload_flush(struct croft_upload *upload, struct croft_upload_stat *stat,
 	struct croft_error *err)
 {

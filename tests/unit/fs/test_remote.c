@@ -2,6 +2,7 @@
 #include "fs/remote.h"
 
 #include "fs/chunker.h"
+#include "proto/base/cleanup.h"
 
 #include "tests/unit/sched/loopback.h"
 
@@ -124,6 +125,41 @@ static void files_are_uploaded_from_their_folder(void **state)
 	struct croft_slice data;
 	assert_ok(croft_store_get(loopback.store, &digests[1], loopback.arena, &data, &err), err);
 	assert_true(croft_slice_equal(data, large));
+}
+
+/* By this thread. */
+static uint64_t read_so_far(void)
+{
+	char text[512] = "";
+	CROFT_CLEANUP_FD int fd = open("/proc/thread-self/io", O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0 && read(fd, text, sizeof(text) - 1) > 0);
+	return strtoull(strstr(text, "rchar:") + 6, NULL, 10);
+}
+
+static void a_file_is_hashed_and_sent_in_one_reading(void **state)
+{
+	enum { VERY_LARGE = 3 * LARGE + 12345 }; /* several windows */
+	struct croft_slice sizes[] = {content(7, 5000), content(8, VERY_LARGE)}, data;
+	int folder = open(loopback.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct croft_upload *upload = croft_upload_create(remote);
+	for (int i = 0; i < 2; i++) {
+		struct croft_digest digest, expected = digest_of(sizes[i]);
+		write_file("unhashed", sizes[i]);
+		uint64_t before = read_so_far();
+		assert_ok(croft_upload_unhashed(upload, folder, "unhashed", &digest, &err), err);
+		if (sizes[i].size == VERY_LARGE)
+			assert_in_range(read_so_far() - before, VERY_LARGE, VERY_LARGE + (1 << 20));
+		assert_ok(croft_upload_flush(upload, NULL, &err), err);
+		assert_memory_equal(&digest, &expected, sizeof(digest));
+		assert_ok(croft_store_get(loopback.store, &digest, loopback.arena, &data, &err), err);
+		assert_true(croft_slice_equal(data, sizes[i]));
+	}
+	struct croft_upload_stat stat;
+	assert_ok(croft_upload_flush(upload, &stat, &err), err);
+	assert_int_equal(stat.sent_blobs, 2);
+	assert_int_equal(stat.sent_bytes, 5000 + VERY_LARGE);
+	croft_upload_destroy(upload);
+	close(folder);
 }
 
 static void a_file_that_changed_is_an_error_that_names_it(void **state)
@@ -368,6 +404,7 @@ int main(void)
 		WITH_SERVER(what_is_uploaded_is_there_and_counted_once),
 		WITH_SERVER(what_the_server_has_is_not_sent_again),
 		WITH_SERVER(of_a_new_version_only_what_differs_is_sent),
+		WITH_SERVER(a_file_is_hashed_and_sent_in_one_reading),
 		WITH_SERVER(files_are_uploaded_from_their_folder),
 		WITH_SERVER(a_file_that_changed_is_an_error_that_names_it),
 		WITH_SERVER(thousands_of_blobs_go_in_batches_and_come_back),
