@@ -2,8 +2,9 @@
 /*
  * Fetching ahead what a job is expected to read.
  *
- * A few blobs are asked for at a time, in the background, so that one job's prediction neither fills
- * the queue nor goes on for long when the job is over. Large files come as the chunks that hold what is
+ * A few blobs are under way at a time, in the background, so that one job's prediction neither fills
+ * the queue nor goes on for long when the job is over; more are asked for once half of them have come, so that the
+ * link does not run dry. Large files come as the chunks that hold what is
  * expected to be read, so that a fetch is shared with the mount, which reads them in parts.
  */
 #include "fs/daemon/internal.h"
@@ -38,7 +39,10 @@ struct wish {
 struct prefetch {
 	uint64_t group;
 	struct wish *wishes;
-	size_t count, next, pending;
+	size_t count, next;
+	size_t pending;         /* under way, and who is about to ask for more */
+	size_t blobs;           /* of these, blobs, */
+	uint64_t pending_bytes; /* which have so many bytes */
 	bool ended; /* the job is over: freed when nothing is under way */
 	struct prefetch *link;
 };
@@ -91,6 +95,7 @@ struct flight {
 	size_t index;
 };
 
+/* Asks for more, in place of something that was pending until now. */
 static void go_on(struct prefetcher *prefetcher, struct prefetch *prefetch);
 
 static struct flight *flight_of(struct prefetcher *prefetcher, struct prefetch *prefetch, size_t index)
@@ -109,17 +114,6 @@ static void unlink_prefetch(struct prefetcher *prefetcher, struct prefetch *pref
 	*link = prefetch->link;
 }
 
-/* `lock` held. True when nothing is under way now: the last one keeps it until the next are asked for. */
-static bool is_last(struct prefetch *prefetch)
-{
-	if (prefetch->ended)
-		prefetch->next = prefetch->count;
-	if (prefetch->pending == 1)
-		return true;
-	prefetch->pending--;
-	return false;
-}
-
 static void landed(void *user, const struct croft_digest *digest, uint64_t moved_bytes,
 	const struct croft_error *err)
 {
@@ -128,12 +122,12 @@ static void landed(void *user, const struct croft_digest *digest, uint64_t moved
 	free(user);
 	pthread_mutex_lock(&flight.prefetcher->lock);
 	prefetch->wishes[flight.index].moved += moved_bytes;
+	prefetch->blobs--;
+	prefetch->pending_bytes -= digest->size_bytes;
 	if (err && err->code == CROFT_CANCELLED) /* the fetcher is at its end */
 		prefetch->next = prefetch->count;
-	bool idle = is_last(prefetch);
 	pthread_mutex_unlock(&flight.prefetcher->lock);
-	if (idle)
-		go_on(flight.prefetcher, prefetch);
+	go_on(flight.prefetcher, prefetch);
 }
 
 /* `lock` held. */
@@ -164,10 +158,8 @@ static void recipe_came(void *user, const struct croft_digest *digest,
 	wish->state = WISH_WHOLE;
 	if (recipe->count > 0)
 		choose_chunks(wish, recipe->chunks, recipe->count);
-	bool idle = is_last(flight.prefetch);
 	pthread_mutex_unlock(&prefetcher->lock);
-	if (idle)
-		go_on(prefetcher, flight.prefetch);
+	go_on(prefetcher, flight.prefetch);
 }
 
 /* Asking --------------------------------------------------------------------------------------- */
@@ -176,7 +168,6 @@ static void recipe_came(void *user, const struct croft_digest *digest,
 struct round {
 	struct croft_fetch_request requests[BLOBS_AT_ONCE];
 	size_t count;
-	uint64_t bytes;
 	struct flight *recipes[RECIPES_AHEAD];
 	struct croft_digest files[RECIPES_AHEAD];
 	size_t recipe_count;
@@ -200,6 +191,8 @@ static void ask_recipes(struct prefetcher *prefetcher, struct prefetch *prefetch
 		struct wish *wish = &prefetch->wishes[i];
 		if (wish->state != WISH_NEW || !is_large(wish))
 			continue;
+		if (round->recipe_count == RECIPES_AHEAD)
+			return;
 		wish->state = is_missing(prefetcher, &wish->is.digest) ? WISH_ASKED : WISH_WHOLE;
 		if (wish->state == WISH_WHOLE)
 			continue;
@@ -217,8 +210,9 @@ static bool add(struct prefetcher *prefetcher, struct prefetch *prefetch, struct
 	round->requests[round->count++] = (struct croft_fetch_request){
 		.digest = *digest, .background = true, .done = landed,
 		.user = flight_of(prefetcher, prefetch, prefetch->next)};
-	round->bytes += digest->size_bytes;
-	return round->count < BLOBS_AT_ONCE && round->bytes < BYTES_AT_ONCE;
+	prefetch->blobs++;
+	prefetch->pending_bytes += digest->size_bytes;
+	return prefetch->blobs < BLOBS_AT_ONCE && prefetch->pending_bytes < BYTES_AT_ONCE;
 }
 
 /* In the order in which they are wished for. `lock` held. */
@@ -227,7 +221,10 @@ static void fill(struct prefetcher *prefetcher, struct prefetch *prefetch, struc
 	bool room = true;
 	while (room && prefetch->next < prefetch->count) {
 		struct wish *wish = &prefetch->wishes[prefetch->next];
-		if (wish->state == WISH_ASKED)
+		if (wish->state == WISH_NEW && is_large(wish))
+			ask_recipes(prefetcher, prefetch, round);
+		/* Either it is asked for, or others are, which go on here when they have come. */
+		if (wish->state == WISH_ASKED || (wish->state == WISH_NEW && is_large(wish)))
 			return;
 		if (wish->state != WISH_CHUNKS)
 			room = add(prefetcher, prefetch, round, &wish->is.digest);
@@ -238,17 +235,18 @@ static void fill(struct prefetcher *prefetcher, struct prefetch *prefetch, struc
 	}
 }
 
-/* Only one thread at a time does: when nothing of it is under way. */
 static void go_on(struct prefetcher *prefetcher, struct prefetch *prefetch)
 {
 	struct round round = {.count = 0};
 	pthread_mutex_lock(&prefetcher->lock);
-	while (!prefetch->ended && prefetch->next < prefetch->count && round.count == 0 &&
-		round.recipe_count == 0) {
+	if (prefetch->ended)
+		prefetch->next = prefetch->count;
+	if (prefetch->blobs <= BLOBS_AT_ONCE / 2 && prefetch->pending_bytes <= BYTES_AT_ONCE / 2) {
 		ask_recipes(prefetcher, prefetch, &round);
 		fill(prefetcher, prefetch, &round);
 	}
-	prefetch->pending = round.count + round.recipe_count;
+	prefetch->pending--;
+	prefetch->pending += round.count + round.recipe_count;
 	bool last = prefetch->pending == 0 && prefetch->ended;
 	if (last)
 		unlink_prefetch(prefetcher, prefetch);
