@@ -181,6 +181,8 @@ bool ahead_receive(struct keeper *keeper, int flags)
 		memcpy(&listener, CMSG_DATA(header), sizeof(listener));
 		denials_listen(&keeper->denials, listener);
 	}
+	if (status.kind == STATUS_READY && status.pid_namespace)
+		keeper->pid_namespace = status.pid_namespace;
 	keeper->end = status;
 	return true;
 }
@@ -240,8 +242,8 @@ static bool look_at_namespaces(struct keeper *keeper, struct croft_error *err)
 	struct stat st;
 	/* The last process in a mount namespace pays for its end; held, it is not init, which is waited for. */
 	keeper->init_mounts = open_namespace(keeper, GET_MOUNTS, "mnt");
-	/* An ordinary user is told by init itself. */
-	if (!keeper->context->privileged)
+	/* Else init itself tells. */
+	if (!keeper->context->traces)
 		return true;
 	CROFT_CLEANUP_FD int pids = open_namespace(keeper, GET_PIDS, "pid");
 	if (pids < 0 || fstat(pids, &st) < 0)
@@ -326,8 +328,6 @@ void ahead_make(struct keeper *keeper, const struct wire_spec *spec)
 	keeper->ready = false;
 	if (!begin(keeper, spec, err) || !wait_status(keeper, STATUS_READY, err))
 		return;
-	if (!keeper->context->privileged)
-		keeper->pid_namespace = keeper->end.pid_namespace;
 	take_stock(keeper);
 }
 

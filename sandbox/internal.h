@@ -151,6 +151,7 @@ struct launcher_context {
 	uint32_t uid_base;
 	bool shared_uids;
 	bool privileged; /* root in the initial user namespace */
+	bool traces; /* and may look at the namespaces of processes that nobody else may: not in every container */
 	bool on_disk; /* what jobs write, rather than in memory */
 	int *user_namespaces; /* one per slot, for idmapped mounts; -1: cannot be made */
 	struct cgroups *cgroups;

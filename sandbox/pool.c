@@ -10,6 +10,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <pthread.h>
@@ -18,6 +19,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -167,6 +169,13 @@ static bool is_on_disk(const char *path)
 	return statfs(path, &fs) < 0 || (fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC);
 }
 
+static bool may_trace(void)
+{
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct sets[2] = {{0}};
+	return syscall(SYS_capget, &header, sets) == 0 && sets[0].effective & 1u << CAP_SYS_PTRACE;
+}
+
 static bool prepare_context(struct croft_launcher *launcher,
 	const struct croft_launcher_config *config, struct croft_arena *arena, const char **limits,
 	struct croft_error *err)
@@ -177,6 +186,7 @@ static bool prepare_context(struct croft_launcher *launcher,
 	context->uid_base = config->uid_base ? config->uid_base : CROFT_DEFAULT_UID_BASE;
 	context->shared_uids = config->shared_uids;
 	context->privileged = geteuid() == 0;
+	context->traces = context->privileged && may_trace();
 	context->on_disk = is_on_disk(context->state);
 	context->user_namespaces = croft_array(config->slots, sizeof(int));
 	for (unsigned slot = 0; slot < config->slots; slot++)

@@ -9,7 +9,13 @@
 
 #include <sys/mman.h>
 
-enum { GUARD = 64 << 10, INIT_STACK = 32 << 10, COMMAND_STACK = 64 << 10, WIPE_MOST = 64 << 10 };
+enum {
+	GUARD = 64 << 10,
+	/* Sanitizers need more. */
+	INIT_STACK = INIT_SHARES ? 32 << 10 : 512 << 10,
+	COMMAND_STACK = INIT_SHARES ? 64 << 10 : 512 << 10,
+	WIPE_MOST = 64 << 10,
+};
 
 struct scratch {
 	char guard_init[GUARD], init[INIT_STACK];

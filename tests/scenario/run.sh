@@ -78,6 +78,8 @@ echo "what makes runs alike"
 same "XYZ" "$(limited croft-time-zone=XYZ-3 -q -- date +%Z)"
 same "ABC" "$(limited croft-time-zone=XYZ-3 -q -e TZ=ABC-1 -- date +%Z)"
 same "C.UTF-8" "$(limited croft-locale=C.UTF-8 -q -- sh -c 'echo $LC_ALL')"
+same 2 "$(limited croft-locale=C.UTF-8 -q -- sh -c 'printf äö | wc -m')"
+same 4 "$(limited croft-locale=C -q -- sh -c 'printf äö | wc -m')"
 scrambled='mkdir d; for i in $(seq 300); do : >d/$(($i * 7919 % 1009)); done; find d >read; LC_ALL=C sort read | cmp - read && echo sorted'
 same "sorted" "$(limited croft-directory-order=sorted -q -- sh -c "$scrambled")"
 fails 125 "libfaketime" limited croft-clock=2020-01-01 -- date
