@@ -187,6 +187,8 @@ static bool is_ours(int pid)
 	return false;
 }
 
+enum { LARGEST = 64 << 20 }; /* sanitizers map more than there is */
+
 /* How often the text stands in memory that the process writes to; its size is added. */
 static unsigned count_in_memory(int pid, const char *text, uint64_t *bytes)
 {
@@ -199,7 +201,8 @@ static unsigned count_in_memory(int pid, const char *text, uint64_t *bytes)
 	while (maps && memory >= 0 && fgets(line, sizeof(line), maps)) {
 		unsigned long from, to;
 		char access[5];
-		if (sscanf(line, "%lx-%lx %4s", &from, &to, access) != 3 || access[0] != 'r' || access[1] != 'w')
+		if (sscanf(line, "%lx-%lx %4s", &from, &to, access) != 3 || access[0] != 'r' || access[1] != 'w' ||
+			to - from > LARGEST)
 			continue;
 		*bytes += to - from;
 		CROFT_CLEANUP_FREE char *copy = croft_alloc(to - from);
