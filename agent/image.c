@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Names of trees are assets of the Remote Asset API, under this URI (as in cli/ref.c). */
 #define ARTIFACT_URI "urn:croft:artifact:"
@@ -88,6 +89,17 @@ static bool find_anywhere(const char *name, const struct croft_machine *machine,
 	return find_named(name, machine, "", root, arena, err);
 }
 
+/* A digest is taken at its word until here: that nothing has it would else be told of a layer of the sandbox. */
+static bool is_there(const char *image, const struct croft_staged *staged, struct croft_error *err)
+{
+	if (access(staged->path, F_OK) == 0)
+		return true;
+	if (errno == ENOENT)
+		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
+			"root image %s: the farm has no tree of this digest", image);
+	return croft_error_errno(err, errno, "root image %s", image);
+}
+
 bool croft_image_stage(const char *image, const struct croft_machine *machine,
 	const char *instance_name, struct croft_staged *staged, struct croft_error *err)
 {
@@ -99,7 +111,7 @@ bool croft_image_stage(const char *image, const struct croft_machine *machine,
 	if (!croft_digest_parse(croft_slice_str(image), &root, NULL) &&
 		!find_anywhere(image, machine, instance_name, &root, arena, err))
 		return false;
-	return croft_daemon_stage(machine->daemon, &root, staged, err);
+	return croft_daemon_stage(machine->daemon, &root, staged, err) && is_there(image, staged, err);
 }
 
 /* BuildStream makes them in every root, and says SubtreeReadOnly of some only; in a folder that is to stand over

@@ -123,6 +123,10 @@ bazel build $farm //gen:where
 same special "$(cat bazel-bin/gen/where.txt)"
 bazel build $farm --remote_default_exec_properties="croft-root-image=$image" //gen:anywhere
 same special "$(cat bazel-bin/gen/anywhere.txt)"
+status=0
+bazel build $farm --remote_default_exec_properties=croft-root-image=nowhere //gen:anywhere || status=$?
+[ "$status" -ne 0 ]
+has 'root image nowhere: the farm has no tree of this name' "$folder/bazel.log"
 kill -TERM "$special"
 wait "$special" || true
 

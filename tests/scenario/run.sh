@@ -28,6 +28,10 @@ same "err" "$(cat "$folder/stderr")"
 fails 7 "" run -- sh -c 'exit 7'
 fails 137 "" run -- sh -c 'kill -KILL $$'
 fails 127 "" run -- nothing-of-that-name
+fails 125 "root image nowhere: the farm has no tree of this name" "$CROFT" run -q -p croft-root-image=nowhere -- true
+none=$(printf '%064d-77' 1)
+fails 125 "root image $none: the farm has no tree of this digest" "$CROFT" run -q -p "croft-root-image=$none" -- true
+fails 125 "start it with --root-image, or name one" "$CROFT" run -q -p croft-root=image -- true
 fails 127 "this agent has no root image: start it with --root-image" "$CROFT" run -q -- nothing-of-that-name
 fails 125 "neither a digest nor a name" "$CROFT" run -d nothing -- true
 fails 125 "leads out" run -o ../x -- true
