@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bazel.py CROFT [--targets N] [--bazel 4.2|7.7] [--part P --results FILE] [BAZEL_FLAG...]: the workspace built on a farm that has never
-seen it, after a clean from the farm's cache, and built here without any sandbox. All of it (client, server and agent)
-has the same CPUs. The flags are for the builds on the farm."""
+"""bazel.py CROFT [--targets N] [--bazel 4.2|7.7] [--part farm|here --results FILE] [BAZEL_FLAG...]: the workspace
+built on a farm that has never seen it, after a clean from the farm's cache, and built here without any sandbox. All of
+it (client, server and agent) has the same CPUs. The flags are for the builds on the farm."""
 import argparse
 import glob
 import hashlib
