@@ -6,7 +6,8 @@
 #include "proto/base/log.h"
 
 #include <errno.h>
-#include <getopt.h>
+#include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,52 +15,70 @@
 
 #define KEY_VARIABLE "CROFT_PLANE_KEY"
 
+/* All that the command is told. */
+struct told {
+	struct croft_daemon_config config;
+	struct daemon_start start;
+};
+
+/* One for each argument, in both directions. SWITCH has no value; TEXT is left out where it is NULL. */
+static const struct argument {
+	const char *name;
+	enum { TEXT, SWITCH, STAGING, SIZE, COUNT, DESCRIPTOR } type; /* const char *, bool, …, uint64_t, uint32_t, int */
+	size_t place; /* in what is told */
+} arguments[] = {
+	{"--state", TEXT, offsetof(struct told, config.state)},
+	{"--origin", TEXT, offsetof(struct told, config.origin)},
+	{"--plane", TEXT, offsetof(struct told, config.plane_address)},
+	{"--tls-cert", TEXT, offsetof(struct told, config.tls.certificate_file)},
+	{"--tls-key", TEXT, offsetof(struct told, config.tls.key_file)},
+	{"--tls-ca", TEXT, offsetof(struct told, config.tls.authority_file)},
+	{"--budget", SIZE, offsetof(struct told, config.budget_bytes)},
+	{"--uid", COUNT, offsetof(struct told, config.uid)},
+	{"--gid", COUNT, offsetof(struct told, config.gid)},
+	{"--orphan-ms", COUNT, offsetof(struct told, config.orphan_ms)},
+	{"--staging", STAGING, offsetof(struct told, config.staging)},
+	{"--classic", SWITCH, offsetof(struct told, config.classic)},
+	{"--ready-fd", DESCRIPTOR, offsetof(struct told, start.ready_fd)},
+	{"--take-over", SWITCH, offsetof(struct told, start.take_over)},
+	{"--agent-version", COUNT, offsetof(struct told, start.version)},
+};
+enum { ARGUMENTS = sizeof(arguments) / sizeof(arguments[0]) };
+
+/* The argument's value as text; NULL: it is left out. "" for a switch that is on. */
+static const char *value_of(const struct told *told, const struct argument *argument,
+	struct croft_arena *arena)
+{
+	const void *place = (const char *)told + argument->place;
+	switch (argument->type) {
+	case TEXT: return *(const char *const *)place ? croft_arena_strdup(arena, *(const char *const *)place) : NULL;
+	case SWITCH: return *(const bool *)place ? "" : NULL;
+	case STAGING: return croft_staging_name(*(const enum croft_staging *)place);
+	case SIZE: return croft_arena_printf(arena, "%" PRIu64, *(const uint64_t *)place);
+	case COUNT: return croft_arena_printf(arena, "%" PRIu32, *(const uint32_t *)place);
+	case DESCRIPTOR: return croft_arena_printf(arena, "%d", *(const int *)place);
+	}
+	abort();
+}
+
 char **daemon_arguments(const struct croft_daemon_config *config, const struct daemon_start *start,
 	struct croft_arena *arena)
 {
-	char **arguments = croft_arena_array(arena, 32, sizeof(char *));
+	struct told told = {*config, *start};
+	told.start.version = DAEMON_VERSION;
+	char **words = croft_arena_array(arena, 2 + 2 * ARGUMENTS + 1, sizeof(char *));
 	size_t count = 0;
-	arguments[count++] = (char *)"croft";
-	arguments[count++] = (char *)"fs-daemon";
-	arguments[count++] = (char *)"--state";
-	arguments[count++] = croft_arena_strdup(arena, config->state);
-	if (config->origin) {
-		arguments[count++] = (char *)"--origin";
-		arguments[count++] = croft_arena_strdup(arena, config->origin);
+	words[count++] = (char *)"croft";
+	words[count++] = (char *)"fs-daemon";
+	for (size_t i = 0; i < ARGUMENTS; i++) {
+		const char *value = value_of(&told, &arguments[i], arena);
+		if (!value)
+			continue;
+		words[count++] = (char *)arguments[i].name;
+		if (arguments[i].type != SWITCH)
+			words[count++] = (char *)value;
 	}
-	if (config->plane_address) {
-		arguments[count++] = (char *)"--plane";
-		arguments[count++] = croft_arena_strdup(arena, config->plane_address);
-	}
-	arguments[count++] = (char *)"--budget";
-	arguments[count++] = croft_arena_printf(arena, "%llu",
-		(unsigned long long)config->budget_bytes);
-	arguments[count++] = (char *)"--uid";
-	arguments[count++] = croft_arena_printf(arena, "%u", config->uid);
-	arguments[count++] = (char *)"--gid";
-	arguments[count++] = croft_arena_printf(arena, "%u", config->gid);
-	arguments[count++] = (char *)"--staging";
-	arguments[count++] = (char *)croft_staging_name(config->staging);
-	arguments[count++] = (char *)"--ready-fd";
-	arguments[count++] = croft_arena_printf(arena, "%d", start->ready_fd);
-	arguments[count++] = (char *)"--orphan-ms";
-	arguments[count++] = croft_arena_printf(arena, "%u", config->orphan_ms);
-	arguments[count++] = (char *)"--agent-version";
-	arguments[count++] = croft_arena_printf(arena, "%d", DAEMON_VERSION);
-	const struct {
-		const char *option, *file;
-	} files[] = {{"--tls-cert", config->tls.certificate_file}, {"--tls-key", config->tls.key_file},
-		{"--tls-ca", config->tls.authority_file}};
-	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++)
-		if (files[i].file) {
-			arguments[count++] = (char *)files[i].option;
-			arguments[count++] = croft_arena_strdup(arena, files[i].file);
-		}
-	if (config->classic)
-		arguments[count++] = (char *)"--classic";
-	if (start->take_over)
-		arguments[count++] = (char *)"--take-over";
-	return arguments;
+	return words;
 }
 
 /* Not among the arguments, which everybody on the machine can see. */
@@ -85,99 +104,54 @@ static bool parse_number(const char *text, uint64_t most, uint64_t *number)
 	return errno == 0 && *text >= '0' && *text <= '9' && *end == '\0' && *number <= most;
 }
 
-int croft_daemon_command(int argc, char **argv)
+static bool take_value(struct told *told, const struct argument *argument, const char *value)
 {
-	enum { STATE = 1, ORIGIN, PLANE, BUDGET, USER, GROUP, CLASSIC, STAGING, READY, ORPHAN, AGENT, TAKE,
-		CERTIFICATE, KEY, AUTHORITY };
-	static const struct option options[] = {
-		{"state", required_argument, NULL, STATE},
-		{"origin", required_argument, NULL, ORIGIN},
-		{"plane", required_argument, NULL, PLANE},
-		{"budget", required_argument, NULL, BUDGET},
-		{"uid", required_argument, NULL, USER},
-		{"gid", required_argument, NULL, GROUP},
-		{"classic", no_argument, NULL, CLASSIC},
-		{"staging", required_argument, NULL, STAGING},
-		{"ready-fd", required_argument, NULL, READY},
-		{"orphan-ms", required_argument, NULL, ORPHAN},
-		{"agent-version", required_argument, NULL, AGENT},
-		{"take-over", no_argument, NULL, TAKE},
-		{"tls-cert", required_argument, NULL, CERTIFICATE},
-		{"tls-key", required_argument, NULL, KEY},
-		{"tls-ca", required_argument, NULL, AUTHORITY},
-		{NULL, 0, NULL, 0},
-	};
-	struct croft_daemon_config config = {.plane_key = getenv(KEY_VARIABLE)};
-	struct daemon_start start = {.ready_fd = -1};
+	void *place = (char *)told + argument->place;
 	uint64_t number = 0;
 	bool ok = true;
-	optind = 0; /* glibc: start anew, the caller may have parsed before */
-	for (int option; ok && (option = getopt_long(argc, argv, "+", options, NULL)) != -1;) {
-		switch (option) {
-		case STATE:
-			config.state = optarg;
-			break;
-		case ORIGIN:
-			config.origin = optarg;
-			break;
-		case PLANE:
-			config.plane_address = optarg;
-			break;
-		case BUDGET:
-			ok = parse_number(optarg, UINT64_MAX, &config.budget_bytes);
-			break;
-		case USER:
-			ok = parse_number(optarg, UINT32_MAX, &number);
-			config.uid = (uint32_t)number;
-			break;
-		case GROUP:
-			ok = parse_number(optarg, UINT32_MAX, &number);
-			config.gid = (uint32_t)number;
-			break;
-		case STAGING:
-			ok = croft_staging_parse(optarg, &config.staging, NULL);
-			break;
-		case READY:
-			ok = parse_number(optarg, INT32_MAX, &number);
-			start.ready_fd = (int)number;
-			break;
-		case CLASSIC:
-			config.classic = true;
-			break;
-		case ORPHAN:
-			ok = parse_number(optarg, UINT32_MAX, &number);
-			config.orphan_ms = (uint32_t)number;
-			break;
-		case AGENT:
-			ok = parse_number(optarg, UINT32_MAX, &number);
-			start.version = (uint32_t)number;
-			break;
-		case CERTIFICATE:
-			config.tls.certificate_file = optarg;
-			break;
-		case KEY:
-			config.tls.key_file = optarg;
-			break;
-		case AUTHORITY:
-			config.tls.authority_file = optarg;
-			break;
-		case TAKE:
-			start.take_over = true;
-			break;
-		default:
-			ok = false;
-		}
+	switch (argument->type) {
+	case TEXT: *(const char **)place = value; break;
+	case SWITCH: *(bool *)place = true; break;
+	case STAGING: ok = croft_staging_parse(value, place, NULL); break;
+	case SIZE: ok = parse_number(value, UINT64_MAX, place); break;
+	case COUNT:
+		ok = parse_number(value, UINT32_MAX, &number);
+		*(uint32_t *)place = (uint32_t)number;
+		break;
+	case DESCRIPTOR:
+		ok = parse_number(value, INT32_MAX, &number);
+		*(int *)place = (int)number;
+		break;
 	}
-	if (!ok || !config.state || optind != argc) {
-		fprintf(stderr,
-			"usage: croft fs-daemon --state DIRECTORY [--origin HOST:PORT] [--plane ADDRESS]\n"
-			"                       [--budget BYTES] [--uid UID] [--gid GID] [--orphan-ms MS]\n"
-			"                       [--staging WAY] [--classic] [--take-over]\n");
+	return ok;
+}
+
+static bool parse(int argc, char **argv, struct told *told)
+{
+	for (int i = 1; i < argc; i++) {
+		const struct argument *argument = arguments, *end = arguments + ARGUMENTS;
+		while (argument < end && strcmp(argument->name, argv[i]) != 0)
+			argument++;
+		if (argument == end || (argument->type != SWITCH && ++i == argc) ||
+			!take_value(told, argument, argv[i]))
+			return false;
+	}
+	return told->config.state != NULL;
+}
+
+int croft_daemon_command(int argc, char **argv)
+{
+	struct told told = {.config.plane_key = getenv(KEY_VARIABLE), .start.ready_fd = -1};
+	if (!parse(argc, argv, &told)) {
+		fprintf(stderr, "croft fs-daemon is started by croft agent, with:");
+		for (size_t i = 0; i < ARGUMENTS; i++)
+			fprintf(stderr, " %s%s", arguments[i].name, arguments[i].type == SWITCH ? "" : " VALUE");
+		fprintf(stderr, "\n");
 		return 2;
 	}
 	croft_log_setup("fs", CROFT_LOG_INFO);
 	struct croft_error err = CROFT_ERROR_INIT;
-	if (daemon_main(&config, &start, &err))
+	if (daemon_main(&told.config, &told.start, &err))
 		return 0;
 	croft_log(CROFT_LOG_ERROR, "%s", err.message);
 	return 1;
