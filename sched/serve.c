@@ -10,6 +10,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 /* What calls that are under way have to end by themselves when the server stops. Clients try again
  * what is cut off, and uploads go on where they were. */
@@ -190,9 +191,20 @@ static bool serve(struct serving *serving, const struct croft_serve_config *conf
 	return true;
 }
 
+/* A connection with TLS takes three. */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
 bool croft_serve_run(const struct croft_serve_config *config, struct croft_error *err)
 {
 	struct serving serving = {.arena = croft_arena_create()};
+	raise_descriptor_limit();
 	sigset_t ending, before;
 	sigemptyset(&ending);
 	sigaddset(&ending, SIGTERM);

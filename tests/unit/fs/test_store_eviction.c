@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tests/unit/fs/store_place.h"
 
+#include <ftw.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,6 +66,50 @@ static void an_open_blob_is_not_evicted(void **state)
 	assert_int_equal(croft_store_blob_read(blob, &byte, 1, MIB - 1, &err), 1);
 	croft_store_blob_close(blob);
 	assert_true(place_has(place, &first));
+	place_destroy(place);
+}
+
+static unsigned inodes;
+static int count_inode(const char *path, const struct stat *st, int type, struct FTW *where)
+{
+	inodes++;
+	return 0;
+}
+
+static unsigned inodes_of(const struct place *place)
+{
+	inodes = 0;
+	assert_int_equal(nftw(place->path, count_inode, 16, FTW_PHYS), 0);
+	return inodes;
+}
+
+/* Files of their own are few bytes and many inodes. What is leased stays, and when only such is left puts are refused. */
+static void the_budget_of_inodes_holds(void **state)
+{
+	enum { INODES = 340, SIZE = 70 * 1024, COUNT = 200 };
+	struct place *place = place_create((struct croft_store_config){
+		.budget_bytes = 256 * MIB, .budget_inodes = INODES, .lease_ms = 60000});
+	for (unsigned i = 0; i < COUNT; i++) {
+		place_put_seed(place, i, SIZE);
+		assert_in_range(inodes_of(place), 1, INODES);
+	}
+	assert_true(place_stat(place).evicted_blobs > 0);
+	struct croft_error err = CROFT_ERROR_INIT;
+	unsigned leased = 0;
+	for (bool missing = false; !missing && leased < COUNT; leased++) {
+		struct croft_slice bytes = place_bytes(place, COUNT + leased, SIZE);
+		struct croft_digest blob = croft_digest_of(bytes.data, bytes.size);
+		if (!croft_store_put(place->store, &blob, bytes, &err))
+			break;
+		assert_ok(croft_store_find_missing(place->store, &blob, 1, &missing, &err), err);
+		assert_false(missing);
+		assert_in_range(inodes_of(place), 1, INODES);
+	}
+	assert_int_equal(err.code, CROFT_RESOURCE_EXHAUSTED);
+	assert_in_range(leased, 10, COUNT - 1);
+	struct croft_slice first = place_bytes(place, COUNT, SIZE);
+	struct croft_digest blob = croft_digest_of(first.data, first.size);
+	assert_true(place_has(place, &blob));
 	place_destroy(place);
 }
 
@@ -172,6 +218,7 @@ int main(void)
 		cmocka_unit_test(the_least_recently_used_goes_first),
 		cmocka_unit_test(leased_blobs_stay_and_a_full_store_says_so),
 		cmocka_unit_test(an_open_blob_is_not_evicted),
+		cmocka_unit_test(the_budget_of_inodes_holds),
 		cmocka_unit_test(the_budget_holds_with_small_blobs),
 		cmocka_unit_test(collect_frees_down_to_a_target),
 		cmocka_unit_test(a_record_whose_blob_was_evicted_is_not_found),
