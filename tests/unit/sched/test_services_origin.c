@@ -27,8 +27,31 @@ static pthread_t origin;
 static unsigned asked; /* atomic: requests that came */
 
 /* What /in/archive is. */
+static pthread_mutex_t archive_lock = PTHREAD_MUTEX_INITIALIZER; /* guards: what follows */
 static const void *archive_bytes;
 static size_t archive_size;
+
+static void set_archive(const void *bytes, size_t size)
+{
+	pthread_mutex_lock(&archive_lock);
+	archive_bytes = bytes;
+	archive_size = size;
+	pthread_mutex_unlock(&archive_lock);
+}
+
+/* Who asked may be gone before the end. */
+static void send_archive(int fd)
+{
+	pthread_mutex_lock(&archive_lock);
+	const char *bytes = archive_bytes;
+	size_t size = archive_size;
+	pthread_mutex_unlock(&archive_lock);
+	char head[128];
+	snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", size);
+	send(fd, head, strlen(head), MSG_NOSIGNAL);
+	for (ssize_t done; size > 0 && (done = send(fd, bytes, size, MSG_NOSIGNAL)) > 0; size -= (size_t)done)
+		bytes += done;
+}
 
 static const char *answer_to(const char *request)
 {
@@ -61,11 +84,7 @@ static void *serve(void *unused)
 			request[size += (size_t)got] = '\0';
 		__atomic_fetch_add(&asked, 1, __ATOMIC_RELAXED);
 		if (strncmp(request, "GET /in/archive", 15) == 0) {
-			char head[128];
-			snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
-				archive_size);
-			send(fd, head, strlen(head), MSG_NOSIGNAL);
-			croft_write_all(fd, archive_bytes, archive_size, "the client", NULL);
+			send_archive(fd);
 			continue;
 		}
 		const char *answer = answer_to(request);
@@ -218,11 +237,12 @@ static void pack(int format, int filter, const struct packed *entries, size_t co
 {
 	enum { ROOM = 16 << 20 };
 	char *bytes = croft_arena_alloc(loopback.arena, ROOM);
+	size_t packed = 0;
 	struct archive *archive = archive_write_new();
 	archive_write_set_format(archive, format);
 	archive_write_add_filter(archive, filter);
 	archive_write_set_bytes_in_last_block(archive, 1);
-	assert_int_equal(archive_write_open_memory(archive, bytes, ROOM, &archive_size), ARCHIVE_OK);
+	assert_int_equal(archive_write_open_memory(archive, bytes, ROOM, &packed), ARCHIVE_OK);
 	for (size_t i = 0; i < count; i++) {
 		const struct packed *one = &entries[i];
 		struct archive_entry *entry = archive_entry_new();
@@ -243,7 +263,7 @@ static void pack(int format, int filter, const struct packed *entries, size_t co
 	}
 	assert_int_equal(archive_write_close(archive), ARCHIVE_OK);
 	archive_write_free(archive);
-	archive_bytes = bytes;
+	set_archive(bytes, packed);
 }
 
 static const Asset__FetchDirectoryResponse *fetch_directory(const char *name, const char *value)
@@ -379,10 +399,9 @@ static void hostile_archives_are_refused(void **state)
 	assert_int_equal(fetch_directory(NULL, NULL)->status->code, CROFT_INVALID_ARGUMENT);
 	const struct packed good[] = {{.path = "f", .data = "some bytes"}};
 	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_GZIP, good, 1);
-	archive_size /= 2;
+	set_archive(archive_bytes, archive_size / 2);
 	assert_int_equal(fetch_directory(NULL, NULL)->status->code, CROFT_INVALID_ARGUMENT);
-	archive_bytes = "this is a page, and no archive";
-	archive_size = 30;
+	set_archive("this is a page, and no archive", 30);
 	assert_int_equal(fetch_directory(NULL, NULL)->status->code, CROFT_INVALID_ARGUMENT);
 }
 
