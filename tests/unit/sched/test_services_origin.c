@@ -116,9 +116,9 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
-	loopback_stop(&loopback);
 	shutdown(listener, SHUT_RDWR);
-	pthread_join(origin, NULL);
+	pthread_join(origin, NULL); /* it reads what the arena holds */
+	loopback_stop(&loopback);
 	close(listener);
 	return 0;
 }
