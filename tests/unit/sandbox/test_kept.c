@@ -240,13 +240,15 @@ static unsigned look_through_nurseries(const char *text, unsigned *found, uint64
 static void nothing_of_a_job_stays_in_memory(void **unused)
 {
 	/* Not a text that was there when the first of them was forked. */
-	char secret[64], path[96], large[1 << 16];
+	char secret[64], path[96], middling[20000], large[1 << 17];
 	snprintf(secret, sizeof(secret), "secret-of-%d", getpid());
 	snprintf(path, sizeof(path), "PATH=/%s:/bin", secret);
-	memset(large, 'x', sizeof(large) - 1);
-	large[sizeof(large) - 1] = '\0';
-	memcpy(large, secret, strlen(secret));
-	const char *const environments[][4] = {{path, "LESS=", NULL}, {path, large, large, NULL}};
+	/* Where the next jobs, which are told less, do not write. */
+	memset(middling, 'x', sizeof(middling));
+	memset(large, 'x', sizeof(large));
+	strcpy(middling + sizeof(middling) - sizeof(secret), secret);
+	strcpy(large + sizeof(large) - sizeof(secret), secret);
+	const char *const environments[][3] = {{path, middling, NULL}, {path, large, NULL}};
 	unsigned found = 0;
 	uint64_t before = 0, after = 0;
 	for (int round = 0; round < ROUNDS; round++)
