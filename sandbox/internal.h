@@ -263,7 +263,8 @@ struct kept_root {
 	struct written *written; /* what its writable layer was like; NULL: it serves one job */
 	struct wire_spec *shape; /* the last job's, without what it was told */
 	size_t shape_size;
-	int shape_fd; /* a memory file that has it; -1: there is none */
+	int shape_fd; /* a memory file, which has it if it is written; -1: there is none */
+	bool shape_written;
 	unsigned shape_alike;
 };
 /* Of each job, before it begins. */

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -413,6 +414,8 @@ void keeper_main(const struct launcher_context *context, unsigned cell, int requ
 	signal(SIGCHLD, SIG_DFL);
 	signal(SIGPIPE, SIG_IGN);
 	struct croft_error err = CROFT_ERROR_INIT;
+	/* From the beginning, so that a keeper has as many descriptors whatever its jobs were like. */
+	keeper.kept.shape_fd = memfd_create("croft-shape", MFD_CLOEXEC);
 	bool settled = settle(&keeper, &err);
 	do {
 		if (settled)

@@ -81,20 +81,13 @@ static void wipe(struct wire_spec *spec, uint32_t list)
 		memset((char *)texts[i], 0, strlen(texts[i]));
 }
 
-static void forget_shape(struct kept_root *kept)
-{
-	if (kept->shape_fd >= 0)
-		close(kept->shape_fd);
-	kept->shape_fd = -1;
-}
-
 static void remember_shape(struct kept_root *kept, const struct wire_spec *spec, size_t size)
 {
 	if (kept->shape && same_shape(kept->shape, spec)) {
 		kept->shape_alike++;
 		return;
 	}
-	forget_shape(kept);
+	kept->shape_written = false;
 	free(kept->shape);
 	kept->shape = croft_alloc(size);
 	kept->shape_size = size;
@@ -108,13 +101,10 @@ int kept_shape(struct kept_root *kept)
 {
 	if (!kept->shape || kept->shape_alike < ALIKE_ENOUGH || kept->shape->input_root)
 		return -1;
-	if (kept->shape_fd >= 0)
-		return kept->shape_fd;
-	kept->shape_fd = memfd_create("croft-shape", MFD_CLOEXEC);
-	if (kept->shape_fd >= 0 &&
-		write(kept->shape_fd, kept->shape, kept->shape_size) != (ssize_t)kept->shape_size)
-		forget_shape(kept);
-	return kept->shape_fd;
+	if (!kept->shape_written)
+		kept->shape_written = kept->shape_fd >= 0 && ftruncate(kept->shape_fd, 0) == 0 &&
+			pwrite(kept->shape_fd, kept->shape, kept->shape_size, 0) == (ssize_t)kept->shape_size;
+	return kept->shape_written ? kept->shape_fd : -1;
 }
 
 void kept_remember(struct kept_root *kept, const struct wire_spec *spec, size_t size)

@@ -189,11 +189,12 @@ static bool is_ours(int pid)
 
 enum { LARGEST = 64 << 20 }; /* sanitizers map more than there is */
 
-/* How often the text stands in memory that the process writes to; its size is added. */
+/* How often the text stands in memory that the process writes to, and how much that is, if more than `bytes`. */
 static unsigned count_in_memory(int pid, const char *text, uint64_t *bytes)
 {
 	char path[64], line[512];
 	unsigned found = 0;
+	uint64_t sum = 0;
 	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
 	FILE *maps = fopen(path, "re");
 	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
@@ -204,7 +205,7 @@ static unsigned count_in_memory(int pid, const char *text, uint64_t *bytes)
 		if (sscanf(line, "%lx-%lx %4s", &from, &to, access) != 3 || access[0] != 'r' || access[1] != 'w' ||
 			to - from > LARGEST)
 			continue;
-		*bytes += to - from;
+		sum += to - from;
 		CROFT_CLEANUP_FREE char *copy = croft_alloc(to - from);
 		ssize_t got = pread(memory, copy, to - from, (off_t)from);
 		for (char *at = copy; got > 0 && (at = memmem(at, (size_t)(copy + got - at), text, strlen(text))); at++)
@@ -212,10 +213,11 @@ static unsigned count_in_memory(int pid, const char *text, uint64_t *bytes)
 	}
 	if (maps)
 		fclose(maps);
+	*bytes = sum > *bytes ? sum : *bytes;
 	return found;
 }
 
-/* In all nurseries of this test: how many there are. */
+/* In all nurseries of this test, and what shares their memory: how many there are. */
 static unsigned look_through_nurseries(const char *text, unsigned *found, uint64_t *bytes)
 {
 	unsigned nurseries = 0;
