@@ -182,6 +182,20 @@ struct croft_record {
 };
 void croft_store_record_put_many(
 	struct croft_store *store, struct croft_record *records, size_t count);
+/* Records that their caller has in a log of its own, so that nobody waits for this store's disk. `prepare` checks and
+ * leases as a put does; those that are not ok have no late record. `publish`, once the caller's log is on disk: from
+ * then on the record is found, and soon after it is on disk here, too. When `indexed` has reached the number that
+ * publish gave the caller's log may forget it; after a crash before that the caller puts it again, if it is not there. */
+struct croft_late_record;
+void croft_store_record_prepare(struct croft_store *store, struct croft_record *records, size_t count,
+	struct croft_late_record **late);
+uint64_t croft_store_record_publish(struct croft_store *store, struct croft_late_record *late);
+uint64_t croft_store_records_indexed(struct croft_store *store);
+/* Instead of publishing it; takes NULL. */
+void croft_store_record_drop(struct croft_store *store, struct croft_late_record *late);
+/* Whether or not all that it names is there. */
+bool croft_store_record_has(
+	struct croft_store *store, enum croft_record_table table, struct croft_slice key);
 /* The value in the arena, and its whole closure present and leased in the same step; NOT_FOUND when
  * there is no such record, or not all of what it names is there. */
 bool croft_store_record_get(struct croft_store *store, enum croft_record_table table,

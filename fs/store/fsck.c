@@ -197,7 +197,7 @@ bool croft_store_fsck(struct croft_store *store, bool repair,
 			err, CROFT_FAILED_PRECONDITION, "%s was opened read-only", store->path);
 	struct fsck fsck = {store, repair, progress, user, report, 0};
 	/* What is pending is checked as well. */
-	if (!store->config.read_only && !store_flush(store, err))
+	if (!store->config.read_only && (!store_late_write(store, err) || !store_flush(store, err)))
 		return false;
 	struct croft_store_stat stat;
 	croft_store_stat(store, &stat);

@@ -14,10 +14,12 @@
 #define CROFT_FS_STORE_INTERNAL_H
 
 #include "fs/chunker.h"
+#include "fs/digest_map.h"
 #include "fs/store.h"
 
 #include <lmdb.h>
 #include <pthread.h>
+#include <sys/queue.h>
 
 enum {
 	STORE_SMALL_LIMIT = 64 * 1024, /* blobs up to this live in segments; in a chunked store all chunks */
@@ -256,6 +258,8 @@ struct store_unsynced {
 	struct store_entry entry;
 };
 
+enum { STORE_LATE_PARTS = 256 };
+
 /* The store ------------------------------------------------------------------------------------- */
 
 struct croft_store {
@@ -301,6 +305,17 @@ struct croft_store {
 		bool writing;
 		pthread_cond_t written;
 	} seen;
+
+	/* Records that the index does not have yet; their callers' logs do (late.c). */
+	struct {
+		/* By the hash of the key and, as the size, the table; a map for each first byte. */
+		struct croft_digest_map *parts[STORE_LATE_PARTS];
+		TAILQ_HEAD(, croft_late_record) order; /* as they were published */
+		size_t count, next_part;
+		uint64_t bytes, published; /* published: how many ever were */
+		uint64_t due_ns;           /* when some are to be written; 0: there are none */
+		pthread_mutex_t writing;   /* taken before `lock`: one writes at a time */
+	} late;
 
 	uint64_t next_temporary;
 	struct store_totals totals; /* of index and pending */
@@ -562,6 +577,9 @@ void store_scrub_stop(struct croft_store *store);
 /* Records (record.c) ------------------------------------------------------------------------------ */
 
 /* The refs of a stored value; false: it is damaged. */
+/* Leases what the record names; the value as it is stored (malloc'ed), with room for it set aside: twice its size. */
+bool store_record_prepare(struct croft_store *store, const struct croft_record *record, void **bytes,
+	size_t *size, struct croft_error *err);
 bool store_record_refs(struct croft_slice stored, struct croft_arena *arena,
 	struct croft_ref **refs, size_t *count);
 
@@ -570,5 +588,19 @@ void store_closures_init(struct croft_store *store);
 void store_closures_finish(struct croft_store *store);
 /* `lock` held. */
 void store_closures_sweep(struct croft_store *store, uint64_t now_ms);
+
+/* Late records (late.c) ---------------------------------------------------------------------------- */
+
+void store_late_init(struct croft_store *store);
+void store_late_finish(struct croft_store *store);
+/* Some of them. */
+bool store_late_step(struct croft_store *store, struct croft_error *err);
+/* All that were published are in the index, and on disk, when it returns true. */
+bool store_late_write(struct croft_store *store, struct croft_error *err);
+/* Whether one waits under that name. */
+bool store_late_has(struct croft_store *store, enum croft_record_table table, const uint8_t *hash);
+/* A copy of it, as it is stored. */
+bool store_late_get(struct croft_store *store, enum croft_record_table table, const uint8_t *hash,
+	struct croft_arena *arena, struct croft_slice *stored);
 
 #endif

@@ -424,6 +424,13 @@ static void wait_until(struct croft_store *store, uint64_t deadline_ns)
 	pthread_cond_timedwait(&store->keeper.wake, &store->lock, &until);
 }
 
+static void write_late(struct croft_store *store)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!store_late_step(store, &err))
+		croft_log(CROFT_LOG_WARNING, "%s: records wait to be written: %s", store->path, err.message);
+}
+
 static void *keep(void *user)
 {
 	struct croft_store *store = user;
@@ -456,12 +463,18 @@ static void *keep(void *user)
 		bool due = store->keeper.asked > store->keeper.done || now_ns >= due_ns ||
 				   (store->pending.settled >= CHECKPOINT_ENTRIES && !store->keeper.failure.code);
 		bool stale = now_ms - store->keeper.swept_ms >= SWEEP_MS;
-		if (!room && !due && !stale) {
-			uint64_t idle_ns = now_ns + (uint64_t)SWEEP_MS * 1000000;
-			wait_until(store, due_ns < idle_ns ? due_ns : idle_ns);
+		bool late = store->late.due_ns && now_ns >= store->late.due_ns;
+		if (!room && !due && !stale && !late) {
+			uint64_t until_ns = now_ns + (uint64_t)SWEEP_MS * 1000000;
+			until_ns = due_ns < until_ns ? due_ns : until_ns;
+			if (store->late.due_ns && store->late.due_ns < until_ns)
+				until_ns = store->late.due_ns;
+			wait_until(store, until_ns);
 			continue;
 		}
 		pthread_mutex_unlock(&store->lock);
+		if (late)
+			write_late(store);
 		if (due) {
 			store->keeper.first_ns = 0;
 			struct croft_error err = CROFT_ERROR_INIT;

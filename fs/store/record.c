@@ -144,11 +144,27 @@ static void commit_all(struct croft_store *store, struct store_record_write *fir
 	}
 }
 
+/* One that was published before must not be written over what comes now. */
+static bool write_published(struct croft_store *store, const struct store_record_write *writes, size_t count,
+	struct croft_error *err)
+{
+	for (size_t i = 0; i < count; i++)
+		if (store_late_has(store, writes[i].table, writes[i].hash))
+			return store_late_write(store, err);
+	return true;
+}
+
 /* Returns when they are on disk, or failed. */
 static void write_records(struct croft_store *store, struct store_record_write *writes, size_t count)
 {
 	if (count == 0)
 		return;
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!write_published(store, writes, count, &err)) {
+		for (size_t i = 0; i < count; i++)
+			writes[i].err = err;
+		return;
+	}
 	pthread_mutex_lock(&store->lock);
 	for (size_t i = 0; i < count; i++) {
 		*store->records.last = &writes[i];
@@ -176,9 +192,8 @@ static void write_records(struct croft_store *store, struct store_record_write *
 	pthread_mutex_unlock(&store->lock);
 }
 
-/* Leases what the record names; the value as it is stored, with room reserved for it. */
-static bool prepare(struct croft_store *store, const struct croft_record *record,
-	void **bytes, size_t *size, struct croft_error *err)
+bool store_record_prepare(struct croft_store *store, const struct croft_record *record, void **bytes,
+	size_t *size, struct croft_error *err)
 {
 	size_t count = record->ref_count;
 	if (!check_table(store, record->table, true, err))
@@ -220,7 +235,7 @@ void croft_store_record_put_many(
 		void *bytes = NULL;
 		size_t size = 0;
 		record->failed = (struct croft_error)CROFT_ERROR_INIT;
-		record->ok = prepare(store, record, &bytes, &size, &record->failed);
+		record->ok = store_record_prepare(store, record, &bytes, &size, &record->failed);
 		if (!record->ok)
 			continue;
 		names[ready] = croft_digest_of(record->key.data, record->key.size);
@@ -251,6 +266,23 @@ bool croft_store_record_put(struct croft_store *store, enum croft_record_table t
 	return record.ok;
 }
 
+/* The value as it is stored, in the arena. 1, 0, -1: an error. */
+static int find_stored(struct croft_store *store, enum croft_record_table table, const uint8_t *hash,
+	struct croft_arena *arena, struct croft_slice *stored, struct croft_error *err)
+{
+	/* First what the index may not have: it leaves there only when the index has it. */
+	if (store_late_get(store, table, hash, arena, stored))
+		return 1;
+	MDB_txn *txn = store_read_begin(&store->index, err);
+	if (!txn)
+		return -1;
+	int found = store_table_get(txn, store->index.records[table], hash, CROFT_HASH_SIZE, stored, err);
+	if (found == 1)
+		*stored = CROFT_SLICE(croft_arena_copy(arena, stored->data, stored->size), stored->size);
+	store_read_end(&store->index, txn);
+	return found;
+}
+
 bool croft_store_record_get(struct croft_store *store, enum croft_record_table table,
 	struct croft_slice key, struct croft_arena *arena, struct croft_slice *value,
 	struct croft_error *err)
@@ -258,24 +290,15 @@ bool croft_store_record_get(struct croft_store *store, enum croft_record_table t
 	if (!check_table(store, table, false, err))
 		return false;
 	struct croft_digest name = croft_digest_of(key.data, key.size);
-	MDB_txn *txn = store_read_begin(&store->index, err);
-	if (!txn)
-		return false;
 	struct head head;
 	struct croft_ref *refs;
-	struct croft_slice stored, stored_key, stored_value;
-	int found = store_table_get(
-		txn, store->index.records[table], name.hash, CROFT_HASH_SIZE, &stored, err);
-	bool whole = found == 1 &&
-				 take_apart(stored, arena, &head, &refs, &stored_key, &stored_value) &&
-				 croft_slice_equal(key, stored_key);
-	if (whole)
-		*value = CROFT_SLICE(
-			croft_arena_copy(arena, stored_value.data, stored_value.size), stored_value.size);
-	store_read_end(&store->index, txn);
+	struct croft_slice stored, stored_key;
+	int found = find_stored(store, table, name.hash, arena, &stored, err);
 	if (found < 0)
 		return false;
-	if (!whole || (head.expires_unix_ns && head.expires_unix_ns <= croft_unix_ns()))
+	if (!found || !take_apart(stored, arena, &head, &refs, &stored_key, value) ||
+		!croft_slice_equal(key, stored_key) ||
+		(head.expires_unix_ns && head.expires_unix_ns <= croft_unix_ns()))
 		return croft_error_set(err, CROFT_NOT_FOUND, "there is no such record");
 	struct croft_digest *missing;
 	size_t missing_count;
@@ -285,6 +308,16 @@ bool croft_store_record_get(struct croft_store *store, enum croft_record_table t
 	return missing_count == 0 ||
 		   croft_error_set(err, CROFT_NOT_FOUND,
 			   "%zu blobs that the record names are not in the store any more", missing_count);
+}
+
+bool croft_store_record_has(
+	struct croft_store *store, enum croft_record_table table, struct croft_slice key)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_digest name = croft_digest_of(key.data, key.size);
+	struct croft_slice stored;
+	return check_table(store, table, false, NULL) &&
+		find_stored(store, table, name.hash, arena, &stored, NULL) == 1;
 }
 
 /* Up to WALK_AT_ONCE of those behind `last` (which is replaced), or the first. 1: there may be more, 0: none, -1. */
@@ -326,7 +359,8 @@ static int walk_some(struct croft_store *store, MDB_dbi table, bool begun, uint8
 bool croft_store_record_walk(struct croft_store *store, enum croft_record_table table,
 	croft_record_visit *visit, void *user, struct croft_error *err)
 {
-	if (!check_table(store, table, false, err))
+	if (!check_table(store, table, false, err) ||
+		(!store->config.read_only && !store_late_write(store, err)))
 		return false;
 	uint8_t last[CROFT_HASH_SIZE];
 	int more = walk_some(store, store->index.records[table], false, last, visit, user, err);

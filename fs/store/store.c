@@ -444,6 +444,7 @@ static void init(struct croft_store *store, const struct croft_store_config *con
 	store->records.last = &store->records.first;
 	pthread_cond_init(&store->seen.written, NULL);
 	store->seen.last = &store->seen.first;
+	store_late_init(store);
 	pthread_condattr_t monotonic;
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -465,6 +466,7 @@ static void destroy(struct croft_store *store)
 	store_closures_finish(store);
 	store_activity_finish(&store->activity);
 	store_pending_finish(&store->pending);
+	store_late_finish(store);
 	free(store->keeper.unlinked);
 	free(store->log.unsynced);
 	const int fds[] = {store->segments_fd, store->large_fd, store->temporary_fd,
@@ -500,6 +502,7 @@ void croft_store_close(struct croft_store *store)
 	store_scrub_stop(store);
 	if (store->keeper.running) {
 		store_keeper_stop(store);
+		store_late_write(store, NULL); /* else their callers put them again */
 		store_log_sync(store);
 		/* The keeper is gone: this thread is it now. What fails here is done by the next replay. */
 		if (store_save_uses(store, true, NULL) && store_checkpoint(store, NULL))

@@ -86,6 +86,9 @@ struct task {
 	uint64_t agent_lost_ns; /* when its agent went away; 0: it is there */
 	struct croft_hold *hold;
 	struct croft_slice request_metadata, response; /* owned */
+	Journal__TaskRecord__Kept kept;
+	struct croft_late_record *late; /* its result for the action cache, until it is announced; owned */
+	uint64_t late_number;           /* the journal must have it until the store's index has it; 0: it need not */
 	/* Its Action and Command as they were read, when it was leased as soon as it came; else NULL. */
 	struct croft_arena *read;
 	const Reapi__Action *read_action;
@@ -251,8 +254,10 @@ const char *state_name(enum task_state state);
 
 /* record.c: a task as a journal record ------------------------------------------------------- */
 struct croft_slice task_record(const struct task *task, struct croft_arena *arena);
-/* NULL: it cannot be read. */
-struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, struct croft_error *err);
+/* NULL: it cannot be read. `lost` sees its result, if it has one. */
+struct results_lost;
+struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, struct results_lost *lost,
+	struct croft_error *err);
 
 /* announce.c: what clients are sent -------------------------------------------------------- */
 /* An Operation as it is announced now; lives in the arena. */

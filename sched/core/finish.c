@@ -2,8 +2,9 @@
 /*
  * Runs that ended, on their way into the action cache and then to their waiters.
  *
- * One thread takes all that came meanwhile: their records share a commit of the store, then their tasks
- * end together, and one look at the queue fills the slots. No agent's stream waits for a disk.
+ * One thread takes all that came meanwhile: what they name is looked for in the store, then their tasks end together,
+ * and one look at the queue fills the slots. No agent's stream waits for a disk, and the action cache's is the journal's:
+ * it is written down once, with the task's end.
  */
 #include "sched/core/finish.h"
 
@@ -197,22 +198,26 @@ static void grant_outputs(struct croft_sched *sched, const struct finished *fini
 			finished->source.instance_name, err.message);
 }
 
-static void put_records(struct croft_sched *sched, struct finished *batch)
+/* For the action cache, which gets them when the journal has them. */
+static void prepare_records(struct croft_sched *sched, struct finished *batch)
 {
 	size_t count = 0;
 	for (struct finished *at = batch; at; at = at->next)
 		count += at->result.to_keep;
 	CROFT_CLEANUP_FREE struct croft_record *records = croft_array(count + 1, sizeof(*records));
+	CROFT_CLEANUP_FREE struct croft_late_record **late = croft_array(count + 1, sizeof(*late));
 	count = 0;
 	for (struct finished *at = batch; at; at = at->next)
 		if (at->result.to_keep)
 			records[count++] = at->result.record;
-	croft_store_record_put_many(sched->store, records, count);
+	croft_store_record_prepare(sched->store, records, count, late);
 	count = 0;
 	for (struct finished *at = batch; at; at = at->next) {
-		if (at->result.to_keep)
-			at->result.record = records[count++];
-		if (at->result.to_keep && at->result.record.ok)
+		if (at->result.to_keep) {
+			at->result.record = records[count];
+			at->result.late = late[count++];
+		}
+		if (at->result.late)
 			grant_outputs(sched, at);
 		result_kept(&at->result, &at->source);
 	}
@@ -231,6 +236,9 @@ static void end_task(struct croft_sched *sched, struct finished *finished)
 	task->touched_count = finished->touched_count;
 	finished->touched = NULL;
 	finished->ended = true;
+	task->kept = result_table(&finished->result);
+	task->late = finished->result.late;
+	finished->result.late = NULL;
 	task_complete(sched, task, finished->result.response, finished->result.failed);
 	finished->result.response = CROFT_SLICE(NULL, 0);
 }
@@ -248,7 +256,7 @@ static void finish_all(struct croft_sched *sched, struct heard *heard)
 {
 	struct finished *batch = hear_all(sched, heard);
 	make_results(sched, batch);
-	put_records(sched, batch);
+	prepare_records(sched, batch);
 	sched_lock(sched);
 	for (struct finished *at = batch; at; at = at->next)
 		end_task(sched, at);
@@ -257,6 +265,7 @@ static void finish_all(struct croft_sched *sched, struct heard *heard)
 	if (sched->oplog)
 		log_runs(sched->oplog, batch);
 	for (struct finished *at = batch; at; at = at->next) {
+		croft_store_record_drop(sched->store, at->result.late);
 		croft_arena_destroy(at->result.arena);
 		free((void *)at->result.response.data);
 		free(at->touched);

@@ -20,7 +20,8 @@
 enum {
 	RETRY_MS = 500,
 	GROUP_MOST = 1 << 20, /* bytes, unless a single record has more */
-	MOVED_MOST = 64 << 10, /* of which moved from the oldest segment */
+	MOVED_LEAST = 4 << 10, /* that may be moved from the oldest segment with a group */
+	MOVED_MOST = 64 << 10,
 	SEGMENTS_LEAST = 4,
 	REMOVED = UINT32_MAX, /* in the place of a value's size */
 };
@@ -103,6 +104,7 @@ static bool learn_group(void *user, const struct wal_place *place, struct croft_
 struct group {
 	struct croft_journal *journal;
 	size_t size;
+	size_t may_move; /* bytes from the oldest segment */
 };
 
 static size_t record_bytes(struct croft_slice key, size_t value_size)
@@ -132,7 +134,7 @@ static const struct journal_key *next_to_move(const struct group *group, const s
 		return NULL;
 	const struct journal_key *key = journal_keys_next(journal->keys, oldest, after);
 	/* One that is larger than all that may be moved goes alone. */
-	return key && (group->size == 0 || group->size + key->size < MOVED_MOST) ? key : NULL;
+	return key && (group->size == 0 || group->size + key->size < group->may_move) ? key : NULL;
 }
 
 /* Before what is new, so that in a replay that has the last word. False: it cannot be read. */
@@ -155,10 +157,20 @@ static void free_oldest(struct croft_journal *journal)
 		wal_free_oldest(journal->wal);
 }
 
+/* In proportion to what is new: a segment of which half lives must be emptied while half a segment is written. All at
+ * once, everybody would wait for it. */
+static size_t may_move(const struct put *batch)
+{
+	size_t bytes = MOVED_LEAST;
+	for (; batch && bytes < MOVED_MOST; batch = batch->next)
+		bytes += 2 * record_bytes(batch->key, batch->value.size);
+	return bytes < MOVED_MOST ? bytes : MOVED_MOST;
+}
+
 /* As many of the batch as go together; returns how many, 0 when they could not be written. */
 static size_t write_group(struct croft_journal *journal, const struct put *batch, struct croft_error *err)
 {
-	struct group group = {.journal = journal};
+	struct group group = {.journal = journal, .may_move = may_move(batch)};
 	struct wal_place place;
 	size_t count = 0;
 	if (!add_moved(&group, err))

@@ -2,6 +2,7 @@
 #include "sched/core/core.h"
 
 #include "proto/base/io.h"
+#include "sched/core/results.h"
 
 #include <stdlib.h>
 #include <xxhash.h>
@@ -42,6 +43,7 @@ struct croft_slice task_record(const struct task *task, struct croft_arena *aren
 	record.description = task->description ? task->description : (char *)"";
 	record.sequence = task->sequence;
 	record.hint = task->hint;
+	record.kept = task->kept;
 	struct operation *operation;
 	LIST_FOREACH (operation, &task->operations, link)
 		record.n_operations++;
@@ -98,7 +100,8 @@ static bool read_digests(struct task *task, const Journal__TaskRecord *record,
 			record->input_root_digest, "a task's input root", &task->input_root, err);
 }
 
-struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, struct croft_error *err)
+struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, struct results_lost *lost,
+	struct croft_error *err)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	const Journal__TaskRecord *record =
@@ -131,6 +134,7 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 	task->description = croft_strdup(record->description);
 	task->sequence = record->sequence;
 	task->hint = record->hint;
+	task->kept = record->kept;
 	if (record->sequence >= sched->next_sequence)
 		sched->next_sequence = record->sequence + 1;
 	for (size_t i = 0; i < record->n_operations; i++)
@@ -142,6 +146,7 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 		return task;
 	}
 	task->announced = TASK_COMPLETED;
+	results_lost_see(lost, record);
 	/* What the wall clock says of the time while there was no server; never less than nothing. */
 	int64_t age_ns = croft_unix_ns() - task->completed_unix_ns;
 	task->completed_ns = (int64_t)croft_now_ns() - (age_ns > 0 ? age_ns : 0);

@@ -9,12 +9,13 @@
 
 #include <stdlib.h>
 
-static struct croft_slice record_key(const struct result_source *source, struct croft_arena *arena)
+static struct croft_slice record_key(
+	const char *instance_name, const struct croft_digest *action, struct croft_arena *arena)
 {
-	size_t instance = strlen(source->instance_name);
+	size_t instance = strlen(instance_name);
 	char *key = croft_arena_alloc(arena, instance + 1 + CROFT_HASH_TEXT);
-	memcpy(key, source->instance_name, instance + 1);
-	croft_hash_format(source->action.hash, key + instance + 1);
+	memcpy(key, instance_name, instance + 1);
+	croft_hash_format(action->hash, key + instance + 1);
 	return CROFT_SLICE(key, instance + 1 + 64);
 }
 
@@ -60,16 +61,34 @@ static void add_placement(
 		&metadata->auxiliary_metadata, &metadata->n_auxiliary_metadata, &placement.base, arena);
 }
 
-static struct croft_ref *with_inputs(const struct result_source *source, struct croft_arena *arena,
-	const struct croft_ref *refs, size_t *count)
+static struct croft_ref *with_inputs(const struct croft_digest *action, const struct croft_digest *input_root,
+	struct croft_arena *arena, const struct croft_ref *refs, size_t *count)
 {
 	struct croft_ref *more = croft_arena_array(arena, *count + 2, sizeof(*more));
 	if (*count)
 		memcpy(more, refs, *count * sizeof(*refs));
-	more[(*count)++] = (struct croft_ref){CROFT_REF_BLOB, source->action};
-	if (!croft_digest_is_empty(&source->input_root))
-		more[(*count)++] = (struct croft_ref){CROFT_REF_DIRECTORY, source->input_root};
+	more[(*count)++] = (struct croft_ref){CROFT_REF_BLOB, *action};
+	if (!croft_digest_is_empty(input_root))
+		more[(*count)++] = (struct croft_ref){CROFT_REF_DIRECTORY, *input_root};
 	return more;
+}
+
+/* The action cache's record of it. It must name only what is there, else it would be a promise that cannot be kept. */
+static bool fill_record(struct croft_record *record, const char *instance_name, const struct croft_digest *action,
+	const struct croft_digest *input_root, const Reapi__ActionResult *result, bool failed, struct croft_arena *arena,
+	struct croft_error *err)
+{
+	struct croft_ref *refs;
+	record->table = failed ? CROFT_RECORD_FAILURE : CROFT_RECORD_ACTION;
+	record->key = record_key(instance_name, action, arena);
+	record->value = croft_message_encode(&result->base, arena);
+	if (!croft_action_result_refs(result, arena, &refs, &record->ref_count, err))
+		return false;
+	/* Of a failure, what it was built from is kept as well: people look into it. */
+	if (failed)
+		refs = with_inputs(action, input_root, arena, refs, &record->ref_count);
+	record->refs = refs;
+	return true;
 }
 
 void result_make(struct result *result, const struct result_source *source,
@@ -96,18 +115,9 @@ void result_make(struct result *result, const struct result_source *source,
 	result->response = encode(&response);
 	if (!ran || source->do_not_cache)
 		return;
-	/* It must name only what is there; else it would be a promise that cannot be kept. */
-	struct croft_ref *refs;
 	struct croft_error err = CROFT_ERROR_INIT;
-	result->record.table = result->failed ? CROFT_RECORD_FAILURE : CROFT_RECORD_ACTION;
-	result->record.key = record_key(source, result->arena);
-	result->record.value = croft_message_encode(&done->result->base, result->arena);
-	result->to_keep = croft_action_result_refs(
-		done->result, result->arena, &refs, &result->record.ref_count, &err);
-	/* Of a failure, what it was built from is kept as well: people look into it. */
-	if (result->to_keep && result->failed)
-		refs = with_inputs(source, result->arena, refs, &result->record.ref_count);
-	result->record.refs = refs;
+	result->to_keep = fill_record(&result->record, source->instance_name, &source->action, &source->input_root,
+		done->result, result->failed, result->arena, &err);
 	if (!result->to_keep)
 		not_kept(result, &err);
 }
@@ -121,4 +131,77 @@ void result_kept(struct result *result, const struct result_source *source)
 	else if (result->record.table == CROFT_RECORD_ACTION)
 		croft_upstream_send_result(
 			source->upstream, source->instance_name, &source->action, result->record.value);
+}
+
+Journal__TaskRecord__Kept result_table(const struct result *result)
+{
+	if (!result->late)
+		return JOURNAL__TASK_RECORD__KEPT__NOT_KEPT;
+	return result->record.table == CROFT_RECORD_ACTION ? JOURNAL__TASK_RECORD__KEPT__KEPT_RESULT
+													   : JOURNAL__TASK_RECORD__KEPT__KEPT_FAILURE;
+}
+
+/* After a crash -------------------------------------------------------------------------------------- */
+
+enum { LOST_AT_ONCE = 1024 };
+
+struct results_lost {
+	struct croft_store *store;
+	struct croft_arena *arena;
+	struct croft_record records[LOST_AT_ONCE];
+	size_t count;
+	struct croft_error failed; /* the first, but for what is not there any more */
+};
+
+struct results_lost *results_lost_create(struct croft_store *store)
+{
+	struct results_lost *lost = croft_zalloc(sizeof(*lost));
+	lost->store = store;
+	lost->arena = croft_arena_create();
+	return lost;
+}
+
+static void put_lost(struct results_lost *lost)
+{
+	croft_store_record_put_many(lost->store, lost->records, lost->count);
+	for (size_t i = 0; i < lost->count; i++)
+		if (!lost->records[i].ok && lost->records[i].failed.code != CROFT_FAILED_PRECONDITION &&
+			lost->failed.code == CROFT_OK)
+			lost->failed = lost->records[i].failed;
+	lost->count = 0;
+	croft_arena_reset(lost->arena);
+}
+
+void results_lost_see(struct results_lost *lost, const Journal__TaskRecord *record)
+{
+	struct croft_digest action, input_root;
+	bool failed = record->kept == JOURNAL__TASK_RECORD__KEPT__KEPT_FAILURE;
+	if (record->kept == JOURNAL__TASK_RECORD__KEPT__NOT_KEPT || record->state != JOURNAL__TASK_RECORD__STATE__COMPLETED ||
+		!croft_digest_from_message(record->action_digest, "a task's action", &action, NULL) ||
+		!croft_digest_from_message(record->input_root_digest, "a task's input root", &input_root, NULL))
+		return;
+	struct croft_slice key = record_key(record->instance_name, &action, lost->arena);
+	if (croft_store_record_has(lost->store, failed ? CROFT_RECORD_FAILURE : CROFT_RECORD_ACTION, key))
+		return;
+	const Reapi__ExecuteResponse *response = croft_message_decode(&reapi__execute_response__descriptor,
+		CROFT_SLICE(record->response.data, record->response.len), lost->arena, NULL, NULL);
+	struct croft_record *made = &lost->records[lost->count];
+	*made = (struct croft_record){0};
+	if (!response || !response->result ||
+		!fill_record(made, record->instance_name, &action, &input_root, response->result, failed, lost->arena, NULL))
+		return;
+	if (++lost->count == LOST_AT_ONCE)
+		put_lost(lost);
+}
+
+bool results_lost_put(struct results_lost *lost, struct croft_error *err)
+{
+	if (lost->count)
+		put_lost(lost);
+	bool ok = lost->failed.code == CROFT_OK;
+	if (!ok && err)
+		*err = lost->failed;
+	croft_arena_destroy(lost->arena);
+	free(lost);
+	return ok;
 }

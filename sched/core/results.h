@@ -10,6 +10,7 @@
 #include "fs/upstream.h"
 
 #include "croft/v1/farm.pb-c.h"
+#include "croft/v1/journal.pb-c.h"
 
 struct result_source {
 	struct croft_digest action, input_root;
@@ -24,12 +25,22 @@ struct result {
 	struct croft_arena *arena;   /* the record's parts */
 	struct croft_record record;  /* the action's, or of its failure */
 	bool to_keep;                /* there is one */
+	struct croft_late_record *late; /* the same, made ready for the store; owned */
 	struct croft_slice response; /* malloc'ed: the encoded ExecuteResponse */
 	bool failed;                 /* it was no success */
 };
 void result_make(
 	struct result *result, const struct result_source *source, const Farm__JobDone *done);
-/* After the record was put, or was not: the response says so where that matters. */
+/* After the record was made ready, or was not: the response says so where that matters. */
 void result_kept(struct result *result, const struct result_source *source);
+/* Where it goes when it is published. */
+Journal__TaskRecord__Kept result_table(const struct result *result);
+
+/* Results that the journal has and the store may have lost by a crash. */
+struct results_lost;
+struct results_lost *results_lost_create(struct croft_store *store);
+void results_lost_see(struct results_lost *lost, const Journal__TaskRecord *record);
+/* Puts what is missing; those that name what is not there are left out. */
+bool results_lost_put(struct results_lost *lost, struct croft_error *err);
 
 #endif

@@ -3,6 +3,7 @@
 #include "sched/core/finish.h"
 #include "sched/core/learned.h"
 #include "sched/core/oplog.h"
+#include "sched/core/results.h"
 
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -76,6 +77,7 @@ static void *ticker_thread(void *user)
 
 struct restore {
 	struct croft_sched *sched;
+	struct results_lost *lost;
 	char (*names)[NAME_TEXT]; /* of tasks that earlier versions kept under them; owned */
 	size_t name_count;
 };
@@ -87,7 +89,7 @@ static bool restore(void *user, struct croft_slice key, struct croft_slice value
 	struct croft_sched *sched = restore->sched;
 	if (draining_restore(sched, key, value))
 		return true;
-	struct task *task = task_restore(sched, value, err);
+	struct task *task = task_restore(sched, value, restore->lost, err);
 	if (task && key.size != TASK_KEY) {
 		restore->names = croft_realloc(restore->names, restore->name_count + 1, NAME_TEXT);
 		memcpy(restore->names[restore->name_count++], task->id, NAME_TEXT);
@@ -98,10 +100,13 @@ static bool restore(void *user, struct croft_slice key, struct croft_slice value
 
 static bool restore_all(struct croft_sched *sched, struct croft_error *err)
 {
-	struct restore all = {.sched = sched};
+	struct restore all = {.sched = sched, .lost = results_lost_create(sched->store)};
 	sched_lock(sched);
 	bool ok = croft_journal_each(sched->journal, restore, &all, err);
 	sched_unlock(sched);
+	struct croft_error failed = CROFT_ERROR_INIT;
+	if (!results_lost_put(all.lost, &failed))
+		croft_log(CROFT_LOG_WARNING, "results are missing from the action cache: %s", failed.message);
 	for (size_t i = 0; ok && i < all.name_count; i++)
 		croft_journal_put(sched->journal, croft_slice_str(all.names[i]), CROFT_SLICE(NULL, 0), false,
 			NULL, NULL);

@@ -54,6 +54,7 @@ void task_free(struct croft_sched *sched, struct task *task)
 		operation_free(sched, LIST_FIRST(&task->operations));
 	unlist_action(task);
 	croft_store_release(task->hold);
+	croft_store_record_drop(sched->store, task->late);
 	free((void *)task->request_metadata.data);
 	free((void *)task->response.data);
 	free(task->instance_name);
@@ -228,7 +229,8 @@ void tasks_expire(struct croft_sched *sched, size_t most)
 	int64_t oldest = (int64_t)croft_now_ns() - KEEP_NS;
 	struct task *task;
 	while (most-- > 0 && (task = TAILQ_FIRST(&sched->completed)) && task->announcing == 0 && !task->changed &&
-		(sched->completed_count > KEEP_COMPLETED || task->completed_ns < oldest)) {
+		(sched->completed_count > KEEP_COMPLETED || task->completed_ns < oldest) &&
+		(task->late_number == 0 || task->late_number <= croft_store_records_indexed(sched->store))) {
 		TAILQ_REMOVE(&sched->completed, task, queue_link);
 		sched->completed_count--;
 		uint8_t key[TASK_KEY];

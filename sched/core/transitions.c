@@ -181,6 +181,10 @@ static void announce(void *user, const struct croft_error *failed)
 	} else if (!failed) {
 		task->told = true;
 		task->announced = announcement->state;
+		/* Nobody finds it before it is on disk, and everybody before its client hears of the end. */
+		if (task->late)
+			task->late_number = croft_store_record_publish(sched->store, task->late);
+		task->late = NULL;
 		struct operation *operation;
 		LIST_FOREACH (operation, &task->operations, link) {
 			if (announcement->state == TASK_LEASED)

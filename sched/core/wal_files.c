@@ -12,9 +12,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { NAME_BYTES = 24, ZEROS = 256 << 10 };
+enum {
+	NAME_BYTES = 24,
+	ZEROS = 64 << 10,
+	PAUSE_MS = 2, /* between two of those */
+};
 
 struct wal_files {
 	int dirfd;
@@ -27,6 +32,7 @@ struct wal_files {
 	pthread_cond_t changed;
 	unsigned next_name;
 	bool wanted, stopping;
+	bool urgent; /* somebody waits for what is wanted */
 	struct wal_file *made;     /* that nobody has taken yet */
 	struct croft_error failed; /* why none could be made the last time */
 };
@@ -82,13 +88,27 @@ static void add_file(struct wal_files *files, struct wal_file *file)
 
 /* New files -------------------------------------------------------------------------------------- */
 
-static bool fill(int fd, const char *name, struct croft_error *err)
+static bool is_urgent(struct wal_files *files)
+{
+	CROFT_LOCKED(&files->lock);
+	return files->urgent || files->stopping;
+}
+
+/* A little at a time, unless somebody waits for it: the disk has the journal's groups to write meanwhile, and each
+ * of those is waited for. */
+static bool fill(struct wal_files *files, int fd, const char *name, struct croft_error *err)
 {
 	CROFT_CLEANUP_FREE void *zeros = croft_zalloc(ZEROS);
-	for (uint64_t at = 0; at < WAL_SEGMENT; at += ZEROS)
+	struct timespec pause = {0, PAUSE_MS * 1000000L};
+	for (uint64_t at = 0; at < WAL_SEGMENT; at += ZEROS) {
 		if (!croft_pwrite_all(fd, zeros, ZEROS, at, name, err))
 			return false;
-	return fdatasync(fd) == 0 || croft_error_errno(err, errno, "syncing %s", name);
+		if (fdatasync(fd) < 0)
+			return croft_error_errno(err, errno, "syncing %s", name);
+		if (!is_urgent(files))
+			nanosleep(&pause, NULL);
+	}
+	return true;
 }
 
 /* On the maker's thread. */
@@ -101,7 +121,7 @@ static struct wal_file *make_file(struct wal_files *files, unsigned number, stru
 		croft_error_errno(err, errno, "making the journal's %s/%s", files->path, name);
 		return NULL;
 	}
-	bool ok = fill(fd, "a new file of the journal", err) &&
+	bool ok = fill(files, fd, "a new file of the journal", err) &&
 		(fsync(files->dirfd) == 0 || croft_error_errno(err, errno, "syncing %s", files->path));
 	close(fd);
 	struct wal_file *file = ok ? open_file(files, number, err) : NULL;
@@ -146,8 +166,10 @@ struct wal_file *wal_files_add(struct wal_files *files, struct croft_error *err)
 {
 	wal_files_prepare(files);
 	CROFT_LOCKED(&files->lock);
+	files->urgent = true;
 	while (files->wanted)
 		pthread_cond_wait(&files->changed, &files->lock);
+	files->urgent = false;
 	struct wal_file *file = files->made;
 	files->made = NULL;
 	if (file)

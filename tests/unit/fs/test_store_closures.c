@@ -224,6 +224,81 @@ static void of_many_records_each_says_for_itself_what_became_of_it(void **state)
 	place_destroy(place);
 }
 
+static struct croft_late_record *prepare(struct place *place, const char *key, const char *value,
+	const struct croft_ref *ref)
+{
+	struct croft_record record = {.key = croft_slice_str(key), .value = croft_slice_str(value), .refs = ref,
+		.ref_count = ref != NULL};
+	struct croft_late_record *late;
+	croft_store_record_prepare(place->store, &record, 1, &late);
+	assert_int_equal(record.ok, late != NULL);
+	return late;
+}
+
+static void a_late_record_is_found_from_when_it_is_published(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_slice value;
+	struct croft_ref nowhere = {CROFT_REF_BLOB, croft_digest_of("nowhere", 7)};
+	struct croft_ref there = {CROFT_REF_BLOB, place_put_seed(place, 1, 100)};
+	assert_null(prepare(place, "key", "value", &nowhere));
+	struct croft_late_record *late = prepare(place, "key", "value", &there);
+	assert_int_equal(place_stat(place).leased_blobs, 1);
+	assert_false(get(place, "key", &value));
+	uint64_t number = croft_store_record_publish(place->store, late);
+	assert_true(croft_store_records_indexed(place->store) < number);
+	assert_true(get(place, "key", &value));
+	assert_true(croft_slice_equal(value, croft_slice_str("value")));
+	assert_true(croft_store_record_has(place->store, CROFT_RECORD_ACTION, croft_slice_str("key")));
+	assert_false(croft_store_record_has(place->store, CROFT_RECORD_FAILURE, croft_slice_str("key")));
+	croft_store_record_drop(place->store, prepare(place, "dropped", "value", NULL));
+	place_reopen(place);
+	assert_true(get(place, "key", &value));
+	assert_false(get(place, "dropped", &value));
+	place_destroy(place);
+}
+
+static void late_records_come_into_the_index_by_themselves(void **state)
+{
+	enum { MANY = 1000 };
+	struct place *place = place_create(durable);
+	uint64_t last = 0;
+	for (int i = 0; i < MANY; i++) {
+		char key[16];
+		snprintf(key, sizeof(key), "%d", i);
+		last = croft_store_record_publish(place->store, prepare(place, key, key, NULL));
+	}
+	assert_int_equal(last, MANY);
+	while (croft_store_records_indexed(place->store) < last)
+		usleep(1000);
+	assert_int_equal(place_stat(place).records_action, MANY);
+	place_destroy(place);
+}
+
+static void the_last_of_late_and_other_records_counts(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_slice value;
+	croft_store_record_publish(place->store, prepare(place, "key", "1", NULL));
+	croft_store_record_publish(place->store, prepare(place, "key", "2", NULL));
+	assert_true(get(place, "key", &value));
+	assert_true(croft_slice_equal(value, croft_slice_str("2")));
+	assert_ok(croft_store_record_put(place->store, CROFT_RECORD_ACTION, croft_slice_str("key"),
+				  croft_slice_str("3"), NULL, 0, 0, &err), err);
+	place_reopen(place);
+	assert_true(get(place, "key", &value));
+	assert_true(croft_slice_equal(value, croft_slice_str("3")));
+	croft_store_record_publish(place->store, prepare(place, "key", "4", NULL));
+	assert_true(get(place, "key", &value));
+	assert_true(croft_slice_equal(value, croft_slice_str("4")));
+	assert_ok(croft_store_record_delete(
+				  place->store, CROFT_RECORD_ACTION, croft_slice_str("key"), &err), err);
+	place_reopen(place);
+	assert_false(get(place, "key", &value));
+	place_destroy(place);
+}
+
 static void a_record_is_replaced_and_expires(void **state)
 {
 	struct place *place = place_create(durable);
@@ -252,6 +327,9 @@ int main(void)
 		cmocka_unit_test(a_hold_lasts_until_its_release),
 		cmocka_unit_test(a_record_is_got_with_its_closure_leased),
 		cmocka_unit_test(a_record_of_missing_blobs_is_refused),
+		cmocka_unit_test(a_late_record_is_found_from_when_it_is_published),
+		cmocka_unit_test(late_records_come_into_the_index_by_themselves),
+		cmocka_unit_test(the_last_of_late_and_other_records_counts),
 		cmocka_unit_test(of_many_records_each_says_for_itself_what_became_of_it),
 		cmocka_unit_test(a_record_is_replaced_and_expires),
 	};

@@ -353,6 +353,37 @@ static void what_was_deleted_does_not_come_back_with_a_restart(void **state)
 		&longrunning__operation__descriptor), CROFT_NOT_FOUND);
 }
 
+/* As a crash may do: what the journal has is on disk before the store's index has it. */
+static bool result_is_kept(const char *salt, bool lose_it)
+{
+	char key[1 + CROFT_HASH_TEXT] = "";
+	struct croft_digest action = farm_action(salt);
+	croft_hash_format(action.hash, key + 1);
+	struct croft_slice slice = CROFT_SLICE(key, 1 + CROFT_HASH_TEXT - 1);
+	bool kept = croft_store_record_has(farm.store, CROFT_RECORD_ACTION, slice);
+	if (lose_it)
+		assert_ok(croft_store_record_delete(farm.store, CROFT_RECORD_ACTION, slice, &err), err);
+	return kept;
+}
+
+static void results_that_a_crash_took_from_the_cache_are_back_after_a_restart(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *good = farm_execute("good"), *bad = farm_execute("bad");
+	fake_done(&one, fake_job(&one)->lease, 0);
+	farm_succeeds(good);
+	fake_done(&one, fake_job(&one)->lease, 1);
+	assert_int_equal(farm_finish(bad)->result->exit_code, 1);
+	assert_true(result_is_kept("good", true));
+	assert_false(result_is_kept("good", false));
+	fake_leave(&one);
+	farm_end_server();
+	farm_serve();
+	assert_true(result_is_kept("good", false));
+	assert_false(result_is_kept("bad", false));
+	assert_true(farm_finish(farm_execute("good"))->cached_result);
+}
+
 static void many_at_once_all_end_once(void **state)
 {
 	enum { MANY = 200 };
@@ -406,6 +437,7 @@ int main(void)
 		ON_A_FARM(failures_are_answers_for_who_asks_for_them),
 		ON_A_FARM(successes_are),
 		ON_A_FARM(what_was_deleted_does_not_come_back_with_a_restart),
+		ON_A_FARM(results_that_a_crash_took_from_the_cache_are_back_after_a_restart),
 		ON_A_FARM(many_at_once_all_end_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
