@@ -174,6 +174,15 @@ static const char *why_waiting(struct croft_sched *sched, const struct task *tas
 		before, sched->queued);
 }
 
+static const char *why_there(const struct task *task, struct croft_arena *arena)
+{
+	if (task->reason)
+		return croft_arena_strdup(arena, task->reason);
+	return task->agent_id
+		? "it was placed before the server was started anew: why, and where else it could have gone, is not kept"
+		: "";
+}
+
 static void add_candidates(struct croft_sched *sched, Farm__Explanation *explanation,
 	const struct croft_candidate *candidates, size_t count, struct croft_arena *arena)
 {
@@ -218,7 +227,7 @@ static bool explain(struct croft_call *call, void *user, struct croft_error *err
 		size_t count = task->candidate_count;
 		explanation.reason = (char *)(task->state == TASK_QUEUED
 				? why_waiting(sched, task, arena, &candidates, &count)
-				: croft_arena_strdup(arena, task->reason ? task->reason : ""));
+				: why_there(task, arena));
 		add_candidates(sched, &explanation, candidates, count, arena);
 	}
 	sched_unlock(sched);

@@ -222,6 +222,14 @@ static void a_restart_loses_nothing(void **state)
 	queued = farm_wait(queued_name);
 	assert_int_equal(farm_stage(farm_read(leased)), REAPI__EXECUTION_STAGE__VALUE__EXECUTING);
 	assert_int_equal(farm_stage(farm_read(queued)), REAPI__EXECUTION_STAGE__VALUE__QUEUED);
+	Farm__ExplainRequest request = FARM__EXPLAIN_REQUEST__INIT;
+	request.operation = leased_name;
+	const Farm__Explanation *why =
+		farm_call("/croft.v1.Farm/Explain", &request.base, &farm__explanation__descriptor);
+	assert_ok(why, err);
+	assert_string_equal(why->agent_id, "one");
+	assert_non_null(strstr(why->reason, "started anew"));
+	assert_int_equal(why->n_candidates, 0);
 	assert_int_equal(fake_connect_with(&one, 1, lease)->n_revoked_leases, 0);
 	fake_done(&one, lease, 0);
 	farm_succeeds(leased);
