@@ -17,7 +17,8 @@
  * really reads is learned from what jobs report.
  *
  * Order. Jobs go by priority, then by fair turn among tenants. Of the first `window` of them any may be
- * taken for a slot if its bytes are there, but no job is passed over more than `max_skips` times by
+ * taken for a slot if its bytes are there (of those only that long chains of other jobs wait for, while such a
+ * chain takes longer than the queue does), but no job is passed over more than `max_skips` times by
  * jobs whose turn was later, and every `oldest_every`-th job started is the oldest of all.
  */
 #ifndef CROFT_SCHED_PLACEMENT_H
@@ -121,7 +122,7 @@ struct croft_placement_job_info {
 	const char *const *requirements; /* "name=value", all of which an agent must have */
 	size_t requirement_count;
 	int32_t priority;          /* REAPI's: the lower the sooner */
-	double critical_seconds;   /* longest chain of jobs that wait for this one; 0: unknown */
+	double critical_seconds;   /* longest chain of jobs that wait for this one; 0: as learned */
 	uint64_t memory_bytes;     /* asked for; 0: as learned */
 	uint64_t hint;             /* jobs of one hint like to run where the last one did; 0: none */
 	const struct croft_placement_input *inputs;
@@ -138,6 +139,15 @@ void croft_placement_job_adopt(struct croft_placement *placement, struct croft_p
 /* From its agent back to its old turn in the queue. */
 void croft_placement_job_requeue(struct croft_placement *placement,
 	struct croft_placement_job *job, double now);
+
+/* What jobs hand to one another, each by any 64 bits that tell it apart (of its digest, say). Told before the job's
+ * end. From who read what others made it is learned how long a chain of jobs follows a kind. */
+struct croft_handed {
+	const uint64_t *read, *made;
+	size_t read_count, made_count;
+};
+void croft_placement_job_handed(struct croft_placement *placement, const struct croft_placement_job *job,
+	double run_seconds, const struct croft_handed *handed);
 
 /* What was learned from a run; zeros: unknown. */
 struct croft_placement_touch {

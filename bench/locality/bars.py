@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 
 SEEDS = (1, 2, 3)
@@ -27,18 +28,29 @@ def ratio(seeds, field, of, policy="locality"):
 
 class Bench:
     def __init__(self, croft, decide, folder):
-        self.croft, self.decide, self.trace = croft, decide, f"{folder}/trace.zst"
-        self.run("--state", f"{folder}/apt", "--whole", "--write-trace", self.trace)
+        self.croft, self.decide, self.folder = croft, decide, folder
+        self.debian = f"{folder}/debian.zst"
+        self.run("--state", f"{folder}/apt", "--whole", "--write-trace", self.debian)
 
     def run(self, *arguments):
         return subprocess.run([self.croft, "bench", "locality", *arguments], check=True,
                               stdout=subprocess.PIPE, text=True).stdout
 
-    def replay(self, title, *arguments):
+    def of_debian(self, _seed):
+        return self.debian
+
+    def of_graph(self, seed):
+        trace = f"{self.folder}/graph-{seed}"
+        with open(trace, "w") as file:
+            subprocess.run([sys.executable, os.path.join(os.path.dirname(__file__), "graph.py"), str(seed)],
+                           check=True, stdout=file)
+        return trace
+
+    def replay(self, title, trace_of, *arguments):
         """Rows by policy, of each seed: what one seed says of a small difference is chance."""
         print(f"\n{title}, mean of seeds {', '.join(map(str, SEEDS))}", flush=True)
         seeds = [{row["policy"]: row for row in json.loads(
-            self.run("--trace", self.trace, "--json", "--seed", str(seed), *arguments))} for seed in SEEDS]
+            self.run("--trace", trace_of(seed), "--json", "--seed", str(seed), *arguments))} for seed in SEEDS]
         print(f"  {'policy':14} {'moved':>10} {'x random':>9} {'makespan':>9} {'p99 wait':>9} {'map':>8}")
         for name in seeds[0]:
             def of(field, name=name):
@@ -48,7 +60,7 @@ class Bench:
         return seeds
 
     def stream(self, agents):
-        seeds = self.replay(f"A stream of jobs at 70 % load, {agents} agents with 4 slots",
+        seeds = self.replay(f"A stream of jobs at 70 % load, {agents} agents with 4 slots", self.of_debian,
                             "--agents", str(agents), "--mode", "stream")
         random = ratio(seeds, "bytes_moved", "random")
         best = max(ratio(seeds, "bytes_moved", name) for name in seeds[0] if name not in ("no-eviction", "locality"))
@@ -57,13 +69,21 @@ class Bench:
         self.waits(f"stream-{agents}", seeds)
 
     def saturated(self, agents):
-        seeds = self.replay(f"Everything at once, {agents} agents with 4 slots",
+        seeds = self.replay(f"Everything at once, {agents} agents with 4 slots", self.of_debian,
                             "--agents", str(agents), "--mode", "saturated")
         random = ratio(seeds, "bytes_moved", "random")
         longer = ratio(seeds, "makespan", "least-loaded")
         bar(f"locality-saturated-{agents}-of-random", f"{random:.3f}", "<=0.42", random <= 0.42)
         bar(f"locality-saturated-{agents}-makespan", f"{longer:.3f}", "<=1.03", longer <= 1.03)
         self.waits(f"saturated-{agents}", seeds)
+
+    def graph(self, agents):
+        """A build whose jobs wait for one another: who begins a long chain late ends late."""
+        seeds = self.replay(f"A build of 1,500 jobs that wait for others, {agents} agents with 4 slots", self.of_graph,
+                            "--agents", str(agents), "--mode", "recorded", "--cache", "8G")
+        longer = ratio(seeds, "makespan", "least-loaded")
+        bar(f"locality-graph-{agents}-makespan", f"{longer:.3f}", "<=1.03", longer <= 1.03)
+        self.waits(f"graph-{agents}", seeds)
 
     def waits(self, name, seeds):
         most = max(rows["locality"]["most_skips"] for rows in seeds)
@@ -92,6 +112,8 @@ def main():
         for agents in (64, 512):
             bench.stream(agents)
             bench.saturated(agents)
+        for agents in (8, 16):
+            bench.graph(agents)
         bench.decisions()
 
 

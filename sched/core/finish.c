@@ -11,6 +11,7 @@
 #include "google/rpc/status.pb-c.h"
 #include "fs/private.h"
 #include "proto/base/log.h"
+#include "sched/core/handed.h"
 #include "sched/core/oplog.h"
 #include "sched/core/results.h"
 
@@ -35,6 +36,7 @@ struct finished {
 	struct result result;
 	struct croft_placement_touch *touched; /* owned */
 	size_t touched_count;
+	struct croft_handed handed; /* in the result's arena */
 	struct oplog_run run; /* for the operation log, if there is one */
 	bool ended; /* by this */
 };
@@ -180,6 +182,7 @@ static void make_results(struct croft_sched *sched, struct finished *batch)
 			profiles_learn(sched->profiles, at->kinds, JOB_KINDS, at->done);
 		result_make(&at->result, &at->source, at->done);
 		at->touched = placed_touched(sched, &at->input_root, at->done, &at->touched_count);
+		at->handed = handed_of(sched->store, at->done, at->result.arena);
 	}
 }
 
@@ -234,6 +237,8 @@ static void end_task(struct croft_sched *sched, struct finished *finished)
 	free(task->touched);
 	task->touched = finished->touched;
 	task->touched_count = finished->touched_count;
+	if (task->placed)
+		croft_placement_job_handed(sched->placement, task->placed, task->run_seconds, &finished->handed);
 	finished->touched = NULL;
 	finished->ended = true;
 	task->kept = result_table(&finished->result);

@@ -128,6 +128,7 @@ struct croft_placement {
 	uint64_t random;
 	struct presence *presence;
 	struct learn *learn;
+	struct chains *chains;
 	const float *shares; /* of levels */
 	struct agent *agents;
 	uint32_t agent_count, agent_room; /* count: above every number in use */
@@ -143,6 +144,7 @@ struct croft_placement {
 	double virtual_time;
 	uint64_t next_sequence, started, rounds;
 	size_t queued;
+	double queued_seconds; /* expected run time of all that is queued */
 	unsigned most_skips;
 	/* Levels of one agent's roots, as looked up for one decision: valid where stamp is the decision's. */
 	struct {
@@ -175,6 +177,10 @@ struct inputs *inputs_take(struct croft_placement *placement,
 void inputs_release(struct croft_placement *placement, struct inputs *inputs);
 void arrivals_begin(struct croft_placement *placement, struct croft_placement_job *job);
 void arrivals_end(struct croft_placement *placement, struct croft_placement_job *job);
+
+/* chains.c: croft_placement_job_handed's memory */
+struct chains *chains_create(void);
+void chains_destroy(struct chains *chains);
 
 /* queue.c */
 struct class *class_take(struct croft_placement *placement,

@@ -93,11 +93,17 @@ static uint32_t take_oldest(struct learn *learn)
 	return at;
 }
 
-uint32_t learn_kind(struct learn *learn, uint64_t key)
+static uint32_t find_kind(struct learn *learn, uint64_t key)
 {
-	uint32_t *bucket = bucket_of(learn, key), at = *bucket;
+	uint32_t at = *bucket_of(learn, key);
 	while (at != NONE && learn->kinds[at].key != key)
 		at = learn->kinds[at].next;
+	return at;
+}
+
+uint32_t learn_kind(struct learn *learn, uint64_t key)
+{
+	uint32_t *bucket = bucket_of(learn, key), at = find_kind(learn, key);
 	if (at != NONE) {
 		if (learn->kinds[at].references++ == 0)
 			list_leave(learn, &learn->kinds[at]);
@@ -190,6 +196,32 @@ uint64_t learn_memory(const struct learn *learn, uint32_t kind, uint32_t family)
 	return (uint64_t)learn->kinds[family].memory_bytes;
 }
 
+/* Chains ------------------------------------------------------------------------------------------- */
+
+/* A longer chain counts at once; that there is a shorter one as well says little, for a job's outputs may have many
+ * readers. */
+void learn_follows(struct learn *learn, uint64_t maker_key, uint64_t reader_key, double run_seconds)
+{
+	uint32_t maker = find_kind(learn, maker_key), reader = find_kind(learn, reader_key);
+	if (maker_key == 0 || maker_key == reader_key || maker == NONE || reader == NONE)
+		return;
+	struct kind *before = &learn->kinds[maker];
+	const struct kind *after = &learn->kinds[reader];
+	float seconds = (float)run_seconds + after->behind_seconds;
+	if (seconds > before->behind_seconds && after->behind_jobs < LEARN_CHAIN) {
+		before->behind_seconds = seconds;
+		before->behind_jobs = after->behind_jobs + 1;
+	} else if (seconds < before->behind_seconds) {
+		before->behind_seconds += (seconds - before->behind_seconds) / 64;
+	}
+}
+
+double learn_behind_seconds(const struct learn *learn, uint32_t kind, uint32_t family)
+{
+	double seconds = learn->kinds[kind].behind_seconds;
+	return seconds > 0 || learn->kinds[kind].runs > 0 ? seconds : learn->kinds[family].behind_seconds;
+}
+
 /* Shares ------------------------------------------------------------------------------------------- */
 
 static uint64_t share_key(uint64_t kind_key, uint64_t label)
@@ -257,10 +289,10 @@ double learn_share(const struct learn *learn, uint64_t kind_key, uint64_t family
 
 /* Of this machine's byte order: a record is read by the server that wrote it, or dropped. */
 struct record {
-	uint32_t version; /* 1: a kind, 2: a share */
-	uint32_t runs;
+	uint32_t version; /* 1: a kind, 2: a share, 3: what follows a kind */
+	uint32_t runs;    /* 3: jobs of the chain */
 	uint64_t key;
-	float a, b; /* run seconds and memory; or the share */
+	float a, b; /* run seconds and memory; the share; the chain's seconds */
 };
 
 void learn_save(const struct learn *learn, void (*emit)(void *user, struct croft_slice record),
@@ -270,6 +302,9 @@ void learn_save(const struct learn *learn, void (*emit)(void *user, struct croft
 		const struct kind *kind = &learn->kinds[i];
 		struct record record = {1, kind->runs, kind->key, kind->run_seconds, kind->memory_bytes};
 		if (kind->runs > 0)
+			emit(user, CROFT_SLICE(&record, sizeof(record)));
+		record = (struct record){3, kind->behind_jobs, kind->key, kind->behind_seconds, 0};
+		if (kind->behind_jobs > 0)
 			emit(user, CROFT_SLICE(&record, sizeof(record)));
 	}
 	for (size_t set = 0; set < SETS; set++) {
@@ -299,6 +334,13 @@ bool learn_load(struct learn *learn, struct croft_slice bytes)
 		kind->runs = record.runs;
 		kind->run_seconds = record.a;
 		kind->memory_bytes = record.b;
+		learn_unref(learn, at);
+		return true;
+	}
+	if (record.version == 3 && sane(record.a, 1e9f) && record.runs <= LEARN_CHAIN) {
+		uint32_t at = learn_kind(learn, record.key);
+		learn->kinds[at].behind_seconds = record.a;
+		learn->kinds[at].behind_jobs = record.runs;
 		learn_unref(learn, at);
 		return true;
 	}

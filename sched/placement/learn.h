@@ -18,6 +18,8 @@ struct kind {
 	uint32_t older, newer; /* by last use */
 	float run_seconds; /* smoothed */
 	float memory_bytes; /* the most seen, sinking slowly */
+	float behind_seconds; /* the longest chain of jobs that waited for what one of these made */
+	uint32_t behind_jobs; /* how many of them that are */
 	uint32_t agents[LEARN_AGENTS]; /* that ran it last, the newest first; UINT32_MAX */
 };
 
@@ -39,6 +41,13 @@ void learn_agent(struct learn *learn, uint32_t kind, uint32_t agent);
 /* With family and all jobs as fallback. */
 double learn_run_seconds(const struct learn *learn, uint32_t kind, uint32_t family);
 uint64_t learn_memory(const struct learn *learn, uint32_t kind, uint32_t family);
+
+/* What one of a kind made was read by one of another kind, which ran so long. At most LEARN_CHAIN jobs of a chain
+ * count: kinds can follow one another in a circle. */
+enum { LEARN_CHAIN = 64 };
+void learn_follows(struct learn *learn, uint64_t maker_key, uint64_t reader_key, double run_seconds);
+/* With the family as fallback; 0: nothing is known to follow. */
+double learn_behind_seconds(const struct learn *learn, uint32_t kind, uint32_t family);
 
 /* The share of an input that jobs of a kind read: as seen for kind and label; else for the family and
  * the label, else for the label, else for all. */

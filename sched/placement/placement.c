@@ -24,6 +24,7 @@ struct croft_placement *croft_placement_create(const struct croft_placement_conf
 	placement->presence = presence_create();
 	placement->shares = presence_shares(placement->presence);
 	placement->learn = learn_create();
+	placement->chains = chains_create();
 	placement->window = croft_array(own->window, sizeof(*placement->window));
 	return placement;
 }
@@ -79,6 +80,7 @@ void croft_placement_destroy(struct croft_placement *placement)
 	counts_free(placement);
 	presence_destroy(placement->presence);
 	learn_destroy(placement->learn);
+	chains_destroy(placement->chains);
 	free(placement->agents);
 	free(placement->window);
 	free(placement->memo);
@@ -113,13 +115,15 @@ struct croft_placement_job *croft_placement_job_add(struct croft_placement *plac
 	job->agent = NO_AGENT;
 	job->hint = info->hint;
 	job->user = info->user;
-	job->critical_seconds = (float)info->critical_seconds;
 	job->class = class_take(placement, info);
 	job->tenant = tenant_take(placement, info->tenant);
 	job->kind = learn_kind(placement->learn, kind);
 	job->family = learn_kind(placement->learn, family);
 	job->inputs = inputs_take(placement, info, kind, family);
 	job->run_seconds = (float)learn_run_seconds(placement->learn, job->kind, job->family);
+	job->critical_seconds = info->critical_seconds > 0
+		? (float)info->critical_seconds
+		: (float)learn_behind_seconds(placement->learn, job->kind, job->family);
 	job->memory_bytes = info->memory_bytes
 		? info->memory_bytes
 		: learn_memory(placement->learn, job->kind, job->family);

@@ -189,6 +189,7 @@ void queue_insert(struct croft_placement *placement, struct croft_placement_job 
 	job->state = JOB_QUEUED;
 	job->class->queued++;
 	placement->queued++;
+	placement->queued_seconds += (double)job->run_seconds;
 }
 
 void queue_remove(struct croft_placement *placement, struct croft_placement_job *job)
@@ -200,6 +201,9 @@ void queue_remove(struct croft_placement *placement, struct croft_placement_job 
 	TAILQ_REMOVE(&job->class->by_age, job, age_link);
 	job->class->queued--;
 	placement->queued--;
+	placement->queued_seconds -= (double)job->run_seconds;
+	if (placement->queued == 0)
+		placement->queued_seconds = 0; /* no rounding is carried along */
 }
 
 static bool serves(const struct class *class, const struct pool *pool)

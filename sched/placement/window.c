@@ -3,6 +3,11 @@
  * When jobs wait for slots, the choice that saves bytes is which of them gets the slot that is free.
  * Any of the first `window` in turn may; each time a later one is taken counts as a skip of those
  * before it, and one that reached the bound is taken before any other.
+ *
+ * Jobs that long chains of others wait for go first, once such a chain takes longer than what is queued: before that
+ * the slots are busy anyway, and bytes decide; after that each second that the chain begins later is one for which the
+ * build's end is late. What is queued counts twice, for more will come. Chains are guesses: half of the longest is long
+ * as well, and among those the bytes decide.
  */
 #include "sched/placement/internal.h"
 
@@ -51,6 +56,19 @@ void reserve_for(struct croft_placement *placement, struct croft_placement_job *
 	job->reserves = true;
 }
 
+/* How long a chain must wait for a job that is to be taken. */
+static float long_chain(const struct croft_placement *placement, uint32_t agent, size_t count)
+{
+	float longest = 0;
+	for (size_t i = 0; i < count; i++) {
+		const struct croft_placement_job *job = placement->window[i];
+		if (job->critical_seconds > longest && agent_fits(placement, agent, job))
+			longest = job->critical_seconds;
+	}
+	double backlog = placement->queued_seconds / (double)(placement->open_slots + 1);
+	return (double)longest > 2 * backlog ? longest / 2 : 0;
+}
+
 struct croft_placement_job *choose_job(struct croft_placement *placement, uint32_t agent,
 	struct croft_decision *decision)
 {
@@ -60,8 +78,11 @@ struct croft_placement_job *choose_job(struct croft_placement *placement, uint32
 	size_t best = count;
 	double least = INFINITY;
 	unsigned bound = skip_bound(placement);
+	float long_enough = long_chain(placement, agent, count);
 	cost_begin(placement);
-	decision->reason = "of the first jobs in the queue the one with most of its bytes there";
+	decision->reason = long_enough > 0
+		? "of the first jobs in the queue that many others wait for the one with most of its bytes there"
+		: "of the first jobs in the queue the one with most of its bytes there";
 	for (size_t i = 0; i < count; i++) {
 		bool fits = agent_fits(placement, agent, window[i]);
 		bool overdue = window[i]->skips >= bound;
@@ -74,6 +95,8 @@ struct croft_placement_job *choose_job(struct croft_placement *placement, uint32
 			decision->reason = "passed over so often that it is its turn before any other";
 			break;
 		}
+		if (window[i]->critical_seconds < long_enough)
+			continue;
 		double value = value_of(placement, window[i], agent);
 		if (value < least) {
 			least = value;
