@@ -31,7 +31,9 @@ struct follower {
 	pthread_t canceller;
 	atomic_bool cancel_sent;   /* and understood */
 
-	pthread_mutex_t lock;      /* guards: operation, stream */
+	pthread_mutex_t lock;      /* guards: operation, stream, over */
+	pthread_cond_t named;      /* operation is known now, or never will be; by the monotonic clock */
+	bool over;
 	char *operation;           /* its name, once it is known */
 	struct croft_stream *stream;
 };
@@ -57,8 +59,6 @@ static void cancel_operation(struct follower *follower)
 	pthread_mutex_lock(&follower->lock);
 	if (follower->operation)
 		name = croft_arena_strdup(arena, follower->operation);
-	else if (follower->stream)
-		croft_stream_cancel(follower->stream);
 	pthread_mutex_unlock(&follower->lock);
 	if (!name)
 		return;
@@ -73,9 +73,28 @@ static void cancel_operation(struct follower *follower)
 		warn("cancelling %s: %s", name, err.message);
 }
 
+/* Without a name nothing can be cancelled: were the call just ended, the server would run the job for nobody. False:
+ * there is none yet, and whoever hears of it cancels (take_operation); or none came. */
+static bool is_named(struct follower *follower)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += CANCEL_MS / 1000;
+	CROFT_LOCKED(&follower->lock);
+	if (follower->operation)
+		return true;
+	int waited = 0;
+	while (!follower->operation && !follower->over && waited == 0)
+		waited = pthread_cond_timedwait(&follower->named, &follower->lock, &until);
+	if (!follower->operation && follower->stream)
+		croft_stream_cancel(follower->stream);
+	return false;
+}
+
 static void *cancel_once(void *user)
 {
-	cancel_operation(user);
+	if (is_named(user))
+		cancel_operation(user);
 	return NULL;
 }
 
@@ -189,6 +208,7 @@ static bool take_operation(struct follower *follower, const Longrunning__Operati
 	pthread_mutex_lock(&follower->lock);
 	if (!follower->operation)
 		follower->operation = croft_strdup(operation->name);
+	pthread_cond_signal(&follower->named);
 	pthread_mutex_unlock(&follower->lock);
 	if (operation->done)
 		return take_end(follower, operation, err);
@@ -346,6 +366,28 @@ static bool pass_on_rest(struct follower *follower, struct croft_error *err)
 	return livelog_finish(follower->errors, result->stderr_digest, errors, ok ? err : NULL) && ok;
 }
 
+static void begin_follower(struct follower *follower)
+{
+	pthread_condattr_t attributes;
+	pthread_mutex_init(&follower->lock, NULL);
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&follower->named, &attributes);
+	pthread_condattr_destroy(&attributes);
+	set_current(follower);
+}
+
+static void end_follower(struct follower *follower)
+{
+	pthread_mutex_lock(&follower->lock);
+	follower->over = true;
+	pthread_cond_signal(&follower->named);
+	pthread_mutex_unlock(&follower->lock);
+	set_current(NULL);
+	pthread_cond_destroy(&follower->named);
+	pthread_mutex_destroy(&follower->lock);
+}
+
 bool follow(const struct follow_request *request, struct croft_arena *arena,
 	struct follow_result *result, struct croft_error *err)
 {
@@ -357,9 +399,8 @@ bool follow(const struct follow_request *request, struct croft_arena *arena,
 		.metadata = request_metadata(request, arena),
 		.heard_ns = croft_now_ns(),
 		.failure = CROFT_ERROR_INIT,
-		.lock = PTHREAD_MUTEX_INITIALIZER,
 	};
-	set_current(&follower);
+	begin_follower(&follower);
 	bool ok = follow_to_end(&follower, err);
 	if (ok && !follower.response) {
 		if (err)
@@ -376,7 +417,7 @@ bool follow(const struct follow_request *request, struct croft_arena *arena,
 		else if (err)
 			*err = rest;
 	}
-	set_current(NULL);
+	end_follower(&follower);
 	result->operation = croft_arena_strdup(arena, follower.operation ? follower.operation : "");
 	result->response = follower.response;
 	free(follower.operation);

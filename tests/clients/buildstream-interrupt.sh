@@ -16,6 +16,11 @@ loopback PYTHONPATH="$(echo "$client_bst"/lib/python3*/site-packages)" /usr/bin/
     /usr/bin/python3 -m buildstream --config "$folder/$current.conf" build endless.bst >"$folder/terminal.log" 2>&1 &
 build=$!
 running 1
+# It can cancel what it has heard the name of; that is long sent after a second.
+for _ in $(seq 100); do
+    "$CROFT" status --json | grep -E '"age_ms": [0-9]{4}' >/dev/null && break
+    sleep 0.1
+done
 touch "$folder/now"
 wait "$build" && { echo "a build that was interrupted cannot succeed" >&2; exit 1; }
 has 'User interrupted with \^C' "$folder/terminal.log"

@@ -133,6 +133,17 @@ same 130 "$status"
 for _ in $(seq 100); do "$CROFT" status --json | grep '"running": 0' >/dev/null && break; sleep 0.1; done
 "$CROFT" status --json | grep '"running": 0' >/dev/null
 
+echo "also before it is known what the server calls it"
+for delay in $(seq 0 3 60); do
+    "$CROFT" run -q -d root -- sh -c "exec sleep 100$delay" >/dev/null 2>"$folder/stderr" &
+    job=$!
+    sleep "$(printf '0.%03d' "$delay")"
+    kill -TERM "$job"
+    wait "$job" || true
+done
+for _ in $(seq 100); do "$CROFT" status --json | grep '"running": 0' >/dev/null && break; sleep 0.1; done
+"$CROFT" status --json | grep '"running": 0' >/dev/null
+
 echo "a job outlives its server"
 "$CROFT" run -q -d root -- sh -c 'for i in $(seq 60); do echo line $i; sleep 0.1; done' \
     >"$folder/live" 2>"$folder/stderr" &
