@@ -377,9 +377,10 @@ static bool result_is_kept(const char *salt, bool lose_it)
 static void results_that_a_crash_took_from_the_cache_are_back_after_a_restart(void **state)
 {
 	fake_connect(&one, 1);
-	struct croft_stream *good = farm_execute("good"), *bad = farm_execute("bad");
+	struct croft_stream *good = farm_execute("good");
 	fake_done(&one, fake_job(&one)->lease, 0);
 	farm_succeeds(good);
+	struct croft_stream *bad = farm_execute("bad");
 	fake_done(&one, fake_job(&one)->lease, 1);
 	assert_int_equal(farm_finish(bad)->result->exit_code, 1);
 	assert_true(result_is_kept("good", true));
