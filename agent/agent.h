@@ -34,7 +34,8 @@ struct croft_agent_config {
 };
 
 /* Runs until SIGTERM or SIGINT: then takes no more jobs, ends the running ones and leaves. At SIGUSR2 the filesystem
- * daemon is replaced by the program that now stands where this one was started from. Reconnects by itself for as long as it lives. Must be called before the process has threads. */
+ * daemon is replaced by the program that now stands where this one was started from. Reconnects by itself for as
+ * long as it lives. Must be called before the process has threads. */
 bool croft_agent_run(const struct croft_agent_config *config, struct croft_error *err);
 
 #endif

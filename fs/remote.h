@@ -39,8 +39,8 @@ bool croft_remote_read_to_fd(struct croft_remote *remote, const struct croft_dig
 	struct croft_error *err);
 
 /* Gathers blobs and uploads those that the server lacks: asks in large FindMissingBlobs, batches the
- * small, streams the large (or, where the server takes it, sends those of their chunks that it lacks). Sources must stay as they are until flush. The same digest twice is one
- * upload. */
+ * small, streams the large (or, where the server takes it, sends those of their chunks that it lacks). Sources
+ * must stay as they are until flush. The same digest twice is one upload. */
 struct croft_upload;
 struct croft_upload *croft_upload_create(struct croft_remote *remote);
 /* Copies the bytes. */

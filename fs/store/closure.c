@@ -7,6 +7,7 @@
  * A walk pins every blob that it finds, so that at its end all are there at the same time; then the
  * pins are turned into leases, or stay as a hold, or (something was missing) are taken back.
  */
+#include "fs/store/digests.h"
 #include "fs/store/internal.h"
 
 #include "fs/tree.h"
@@ -181,20 +182,6 @@ static struct node *enter(struct croft_store *store, struct node *node)
 
 /* The walk, `lock` not held --------------------------------------------------------------------- */
 
-struct digests {
-	struct croft_digest *items;
-	size_t count, room;
-};
-
-static void append(struct digests *list, const struct croft_digest *digest)
-{
-	if (list->count == list->room) {
-		list->room = list->room ? 2 * list->room : 64;
-		list->items = croft_realloc(list->items, list->room, sizeof(*list->items));
-	}
-	list->items[list->count++] = *digest;
-}
-
 /* A set of digests: a list, and an open-addressed table of places in it. */
 struct digest_set {
 	struct digests list;
@@ -233,7 +220,7 @@ static bool set_add(struct digest_set *set, const struct croft_digest *digest)
 	uint32_t *slot = set_slot(set, digest);
 	if (*slot)
 		return false;
-	append(&set->list, digest);
+	digests_append(&set->list, digest);
 	*slot = (uint32_t)set->list.count;
 	return true;
 }
@@ -352,14 +339,14 @@ static bool list_directory(struct walk *walk, const Reapi__Directory *directory,
 				&digest, &walk->err))
 			return false;
 		if (!croft_digest_is_empty(&digest))
-			append(files, &digest);
+			digests_append(files, &digest);
 	}
 	for (size_t i = 0; subs && i < directory->n_directories; i++) {
 		if (!croft_digest_from_message(directory->directories[i]->digest,
 				directory->directories[i]->name, &digest, &walk->err))
 			return false;
 		if (!croft_digest_is_empty(&digest))
-			append(subs, &digest);
+			digests_append(subs, &digest);
 	}
 	return true;
 }
@@ -502,7 +489,7 @@ static bool walk_refs(struct walk *walk, const struct croft_ref *refs, size_t co
 		if (croft_digest_is_empty(&refs[i].digest))
 			continue;
 		if (refs[i].kind == CROFT_REF_BLOB) {
-			append(&blobs, &refs[i].digest);
+			digests_append(&blobs, &refs[i].digest);
 			continue;
 		}
 		struct node *node = reach(walk, refs[i].kind, &refs[i].digest, 0);

@@ -5,6 +5,7 @@
  * was seen, so that nobody need look there again. This holds until something that was seen goes, which another tenant
  * may put anew: then `removals` counts up, and what was said under an older count is looked at again.
  */
+#include "fs/store/digests.h"
 #include "fs/store/internal.h"
 
 #include "fs/digest_map.h"
@@ -168,20 +169,6 @@ bool store_seen_count_removal(struct croft_store *store, MDB_txn *txn, struct cr
 
 /* Walking ---------------------------------------------------------------------------------------- */
 
-struct digests {
-	struct croft_digest *items;
-	size_t count, room;
-};
-
-static void append(struct digests *list, const struct croft_digest *digest)
-{
-	if (list->count == list->room) {
-		list->room = list->room ? 2 * list->room : 64;
-		list->items = croft_realloc(list->items, list->room, sizeof(*list->items));
-	}
-	list->items[list->count++] = *digest;
-}
-
 struct walk {
 	struct croft_store *store;
 	uint8_t tenant[TENANT];
@@ -208,7 +195,7 @@ static bool add_digest(struct walk *walk, const Reapi__Digest *message, struct d
 	uintptr_t before = (uintptr_t)*met;
 	*met = (void *)(before | bit | 4);
 	if (!(before & bit) && !is_empty(&digest))
-		append(list, &digest);
+		digests_append(list, &digest);
 	return true;
 }
 
@@ -249,7 +236,7 @@ static bool look_into(struct walk *walk, const struct croft_digest *digest, bool
 	if ((seen.flags & (tree ? SEEN_TREE : SEEN_DIRECTORY)) && seen.removals == walk->removals)
 		return true;
 	if (!walk->grant && !(seen.flags & SEEN_BLOB)) {
-		append(&walk->hidden, digest);
+		digests_append(&walk->hidden, digest);
 		return true;
 	}
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
@@ -261,10 +248,10 @@ static bool look_into(struct walk *walk, const struct croft_digest *digest, bool
 			return false;
 		}
 		walk->incomplete = true;
-		append(&walk->hidden, digest);
+		digests_append(&walk->hidden, digest);
 		return true;
 	}
-	append(&walk->below, digest);
+	digests_append(&walk->below, digest);
 	return add_message(walk, tree, bytes, arena, err);
 }
 
@@ -273,7 +260,7 @@ static bool look(struct walk *walk, const struct croft_ref *refs, size_t count, 
 {
 	for (size_t i = 0; i < count; i++)
 		if (!is_empty(&refs[i].digest))
-			append(refs[i].kind == CROFT_REF_BLOB ? &walk->files
+			digests_append(refs[i].kind == CROFT_REF_BLOB ? &walk->files
 				: refs[i].kind == CROFT_REF_TREE  ? &walk->trees
 												  : &walk->directories, &refs[i].digest);
 	for (size_t i = 0; i < walk->trees.count; i++)
@@ -298,7 +285,7 @@ static bool look_at_files(struct walk *walk, struct digests *unseen, struct crof
 			return false;
 		if (seen.flags & SEEN_BLOB)
 			continue;
-		append(walk->grant ? unseen : &walk->hidden, digest);
+		digests_append(walk->grant ? unseen : &walk->hidden, digest);
 		if (!walk->grant || digest->size_bytes <= CROFT_CHUNK_MOST)
 			continue;
 		CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
@@ -307,7 +294,7 @@ static bool look_at_files(struct walk *walk, struct digests *unseen, struct crof
 		struct croft_error failure = CROFT_ERROR_INIT;
 		if (croft_store_get_recipe(walk->store, digest, arena, &chunks, &count, &failure)) {
 			for (size_t k = 0; k < count; k++)
-				append(unseen, &chunks[k]);
+				digests_append(unseen, &chunks[k]);
 		} else if (failure.code != CROFT_FAILED_PRECONDITION && failure.code != CROFT_NOT_FOUND) {
 			*err = failure;
 			return false;

@@ -16,9 +16,9 @@
  *
  * Threads: completion-queue threads carry bytes only. Handlers run on a pool that grows with the
  * calls in flight, up to `workers`; past that, calls wait. A handler is called when its client's first message
- * has come (of a bidirectional stream: when the call has), and what follows is received ahead of it. Calls that live for long while nothing
- * happens (an Execute stream, an agent's session) are parked: the handler returns, the call goes on
- * without a thread, and anyone may post to it.
+ * has come (of a bidirectional stream: when the call has), and what follows is received ahead of it. Calls that live
+ * for long while nothing happens (an Execute stream, an agent's session) are parked: the handler returns, the
+ * call goes on without a thread, and anyone may post to it.
  */
 #ifndef CROFT_RPC_SERVER_H
 #define CROFT_RPC_SERVER_H

@@ -6,8 +6,8 @@
 #include "fs/store.h"
 #include "proto/rpc/server.h"
 
-/* tar (plain, or by gzip, bzip2, xz or zstd) and zip, of a blob of the store; what it holds is put there, too, and is leased as
- * puts are. INVALID_ARGUMENT: no such archive, a damaged one, a name that leads outside, something that no tree can
+/* tar (plain, or by gzip, bzip2, xz or zstd) and zip, of a blob of the store; what it holds is put there, too, and
+ * is leased as puts are. INVALID_ARGUMENT: no such archive, a damaged one, a name that leads outside, something that no tree can
  * hold; RESOURCE_EXHAUSTED: more than the bounds in unpack.c. Ends early with the call. `folder` is for large files
  * on their way. */
 bool unpack(struct croft_store *store, struct croft_call *call, const char *folder,

@@ -21,7 +21,7 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static void *call(const char *path, const ProtobufCMessage *request,
+static inline void *call(const char *path, const ProtobufCMessage *request,
 	const ProtobufCMessageDescriptor *response)
 {
 	return croft_unary(loopback.channel, NULL, path, request, response, loopback.arena, &err);

@@ -5,27 +5,11 @@
  */
 #include "fs/plane.h"
 #include "google/bytestream/bytestream.pb-c.h"
-#include "tests/unit/sched/loopback.h"
+#include "tests/unit/sched/loopback_calls.h"
 
 #include <arpa/inet.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-static struct loopback loopback;
-static struct croft_error err;
-
-static int set_up(void **state)
-{
-	loopback_start(&loopback);
-	err = CROFT_ERROR_INIT;
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	loopback_stop(&loopback);
-	return 0;
-}
 
 enum { LARGE = 48 << 20, CLIENTS = 32 }; /* 1.5 GiB are wanted */
 /* With what a sanitizer keeps; the thread sanitizer has several bytes for each of ours. */
