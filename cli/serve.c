@@ -37,6 +37,8 @@ static void say_ready(void *user, int port, int plane_port)
 enum { SCRUB = 4 << 20 };
 /* For about half a million runs: two thousand bytes with forty inputs of weight, three hundred with none. */
 enum { OPERATION_LOG = 256 << 20 };
+/* Longer than any client takes to come back to an operation of its. */
+enum { ABANDON_SECONDS = 300 };
 
 static int run(const struct options *options, struct croft_error *err)
 {
@@ -45,7 +47,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.key_file = options_value(options, "tls-key"),
 		.authority_file = options_value(options, "tls-client-ca"),
 	};
-	uint64_t budget = 0, queue_limit = 0, build_limit = 0, unfit_seconds = 0;
+	uint64_t budget = 0, queue_limit = 0, build_limit = 0, unfit_seconds = 0, abandon_seconds = ABANDON_SECONDS;
 	uint64_t ready_fd = UINT32_MAX; /* no descriptor */
 	uint64_t scrub = SCRUB, operation_log = OPERATION_LOG;
 	if (!options_arguments(options, 0, 0, err) ||
@@ -53,6 +55,7 @@ static int run(const struct options *options, struct croft_error *err)
 		!options_number(options, "queue-limit", 1, UINT32_MAX, &queue_limit, err) ||
 		!options_number(options, "build-limit", 1, UINT32_MAX, &build_limit, err) ||
 		!options_number(options, "unfit-wait", 1, UINT32_MAX, &unfit_seconds, err) ||
+		!options_number(options, "abandon-after", 0, UINT32_MAX, &abandon_seconds, err) ||
 		!options_size(options, "budget", &budget, err) || !options_size(options, "scrub", &scrub, err) ||
 		!options_size(options, "operation-log", &operation_log, err))
 		return MISUSED;
@@ -79,6 +82,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.queue_limit = queue_limit,
 		.build_limit = build_limit,
 		.unfit_ms = unfit_seconds * 1000,
+		.abandon_ms = abandon_seconds ? abandon_seconds * 1000 : UINT64_MAX,
 		.policy = options_value(options, "policy"),
 		.private_blobs = options_given(options, "private-blobs"),
 		.upstream_url = options_value(options, "upstream"),
@@ -108,6 +112,8 @@ static const struct option_spec serve_options[] = {
 	{"queue-limit", 0, "N", "most operations that wait; more are told to come back (1,000,000)"},
 	{"build-limit", 0, "N", "most unfinished operations of one build (500,000)"},
 	{"unfit-wait", 0, "SECONDS", "how long jobs wait that no agent fits, before they end (else 60)"},
+	{"abandon-after", 0, "SECONDS",
+		"how long jobs stay queued that no client waits for (300; 0: for ever)"},
 	{"tls-cert", 0, "FILE", "PEM certificate: serve with TLS"},
 	{"tls-key", 0, "FILE", "PEM key of that certificate"},
 	{"tls-client-ca", 0, "FILE", "PEM authorities: only clients with their certificates are served"},

@@ -37,6 +37,7 @@ struct croft_sched_config {
 	unsigned reconnect_ms;      /* that an agent may take to come back when its stream closed; 0: 3 heartbeats */
 	size_t queue_limit;         /* operations that wait, in all; 0: 1,000,000 */
 	uint64_t unfit_ms; /* how long jobs wait that no agent fits; 0: a minute */
+	uint64_t abandon_ms; /* how long jobs stay queued that nobody waits for; 0: five minutes; UINT64_MAX: for ever */
 	size_t tenant_limit;        /* of one build (instance and invocation), with those that run; 0: 500,000 */
 };
 

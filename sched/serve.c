@@ -128,6 +128,7 @@ static bool open_sched(struct serving *serving, const struct croft_serve_config 
 		.queue_limit = config->queue_limit,
 		.tenant_limit = config->build_limit,
 		.unfit_ms = config->unfit_ms,
+		.abandon_ms = config->abandon_ms,
 	};
 	serving->sched = croft_sched_open(&sched, err);
 	return serving->sched || croft_error_wrap(err, "opening the scheduler");

@@ -19,7 +19,7 @@ struct croft_serve_config {
 	 * Agents must know the key in STATE/agent-key, which is made if it is not there. Not with an upstream. */
 	bool private_blobs;
 	const char *policy;
-	uint64_t unfit_ms; /* as sched.h */
+	uint64_t unfit_ms, abandon_ms; /* as sched.h */
 	uint64_t queue_limit, build_limit; /* operations that wait, in all and of one build; 0: as sched.h */
 	const char *upstream_url; /* see fs/upstream.h; NULL: none */
 	const char *const *asset_origins; /* see sched/services.h */

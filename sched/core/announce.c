@@ -82,6 +82,13 @@ Longrunning__Operation *operation_message(const struct operation *operation,
 	return message;
 }
 
+void waiter_leave(struct waiter *waiter)
+{
+	LIST_REMOVE(waiter, link);
+	waiter->operation->task->waiter_count--;
+	waiter->operation = NULL;
+}
+
 static void tell(struct waiter *waiter, const Longrunning__Operation *message)
 {
 	if (!message->done) {
@@ -89,27 +96,33 @@ static void tell(struct waiter *waiter, const Longrunning__Operation *message)
 		return;
 	}
 	croft_call_post_last(waiter->call, &message->base);
-	LIST_REMOVE(waiter, link);
-	waiter->operation = NULL;
+	waiter_leave(waiter);
 }
 
 void waiter_add(struct waiter *waiter, struct operation *operation)
 {
+	struct task *task = operation->task;
 	waiter->operation = operation;
 	LIST_INSERT_HEAD(&operation->waiters, waiter, link);
+	task->waiter_count++;
+	alone_end(waiter->sched, task);
 	/* What is not on disk yet is announced when it is. */
-	if (!operation->task->told || operation->joining)
+	if (!task->told || operation->joining)
 		return;
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	tell(waiter, operation_message(operation, arena));
+	alone_look(waiter->sched, task);
 }
 
 void waiter_closed(void *user)
 {
 	struct waiter *waiter = user;
 	sched_lock(waiter->sched);
-	if (waiter->operation)
-		LIST_REMOVE(waiter, link);
+	struct task *task = waiter->operation ? waiter->operation->task : NULL;
+	if (task) {
+		waiter_leave(waiter);
+		alone_look(waiter->sched, task);
+	}
 	sched_unlock(waiter->sched);
 	croft_call_unref(waiter->call);
 	free(waiter);

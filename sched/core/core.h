@@ -109,6 +109,10 @@ struct task {
 	STAILQ_ENTRY(task) changed_link; /* of `changed` */
 	bool changed;       /* it is written down when the lock is given back */
 	unsigned announcing; /* announcements under way: it must not be freed */
+	size_t waiter_count; /* of all its operations */
+	TAILQ_ENTRY(task) alone_link; /* of `alone` */
+	uint64_t alone_ns; /* since when it is there; 0: it is not */
+	bool abandoned;    /* it ended because nobody waited for it: who asks for it now is to call Execute */
 };
 
 /* One set of platform requirements. */
@@ -184,6 +188,7 @@ struct croft_sched {
 	struct announcements *announcements; /* under way: transitions.c */
 	TAILQ_HEAD(, task) queue; /* in the order in which they came, for people to look at */
 	TAILQ_HEAD(, task) completed; /* the oldest first */
+	TAILQ_HEAD(, task) alone; /* that nobody waits for, and are not done: alone.c */
 	size_t completed_count;
 	size_t queued, running;
 	uint64_t done_count, failed_count, hit_count;
@@ -264,6 +269,8 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 Longrunning__Operation *operation_message(const struct operation *operation,
 	struct croft_arena *arena);
 void waiter_add(struct waiter *waiter, struct operation *operation);
+/* It has an operation, and leaves it. */
+void waiter_leave(struct waiter *waiter);
 void waiter_closed(void *user);
 struct croft_slice error_response(enum croft_code code, const char *message);
 
@@ -272,6 +279,11 @@ struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *pl
 bool class_is_memory(const char *requirement);
 bool class_matches(const struct task_class *class, const struct agent *agent);
 void classes_free(struct croft_sched *sched);
+
+/* alone.c: that nobody waits for a task any more, or somebody asks for it */
+void alone_look(struct croft_sched *sched, struct task *task);
+void alone_end(struct croft_sched *sched, struct task *task);
+void alone_tick(struct croft_sched *sched);
 
 /* unfit.c */
 void unfit_tick(struct croft_sched *sched);

@@ -440,6 +440,9 @@ static bool wait_execution(struct croft_call *call, void *user, struct croft_err
 	if (!operation)
 		return croft_error_set(err, CROFT_NOT_FOUND,
 			"there is no operation '%s': it ended more than an hour ago, or never was", request->name);
+	if (operation->task->abandoned)
+		return croft_error_set(err, CROFT_NOT_FOUND,
+			"operation '%s' is given up, since nobody waited for it: call Execute again", request->name);
 	waiter_add(park(sched, call), operation);
 	return true;
 }

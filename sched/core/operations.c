@@ -26,8 +26,12 @@ static bool get_operation(struct croft_call *call, void *user, struct croft_erro
 	Longrunning__Operation *message = NULL;
 	sched_lock(sched);
 	struct operation *operation = find(sched, request->name, err);
-	if (operation)
+	if (operation) {
+		/* Who asks now and then waits for it, too. */
+		alone_end(sched, operation->task);
+		alone_look(sched, operation->task);
 		message = operation_message(operation, croft_call_arena(call));
+	}
 	sched_unlock(sched);
 	return message && croft_call_write(call, &message->base, err);
 }

@@ -44,6 +44,7 @@ struct croft_slice task_record(const struct task *task, struct croft_arena *aren
 	record.sequence = task->sequence;
 	record.hint = task->hint;
 	record.kept = task->kept;
+	record.abandoned = task->abandoned;
 	struct operation *operation;
 	LIST_FOREACH (operation, &task->operations, link)
 		record.n_operations++;
@@ -76,6 +77,7 @@ static void resume(struct croft_sched *sched, struct task *task, const Journal__
 	/* Without the hold the agent says what is missing, if it is. */
 	task->hold = croft_store_hold(sched->store, refs, 3, NULL);
 	task->announced = task->state;
+	alone_look(sched, task);
 	if (task->may_merge) {
 		size_t bucket = XXH3_64bits(task->action.hash, CROFT_HASH_SIZE) % BUCKETS;
 		LIST_INSERT_HEAD(&sched->actions[bucket], task, action_link);
@@ -135,6 +137,7 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 	task->sequence = record->sequence;
 	task->hint = record->hint;
 	task->kept = record->kept;
+	task->abandoned = record->abandoned;
 	if (record->sequence >= sched->next_sequence)
 		sched->next_sequence = record->sequence + 1;
 	for (size_t i = 0; i < record->n_operations; i++)

@@ -12,7 +12,7 @@
 #include <time.h>
 
 enum { DEFAULT_ATTEMPTS = 3, DEFAULT_HEARTBEAT_MS = 2000, DEFAULT_QUEUE = 1000000,
-	DEFAULT_TENANT = 500000, TICK_MS = 250, DEFAULT_UNFIT_MS = 60000,
+	DEFAULT_TENANT = 500000, TICK_MS = 250, DEFAULT_UNFIT_MS = 60000, DEFAULT_ABANDON_MS = 300000,
 	RECONNECT_HEARTBEATS = 3, EXPIRE_WITH_TICK = 256 };
 static const uint64_t DEFAULT_STALL_CAP_MS = 600000;
 /* How much of what is learned a crash may cost. */
@@ -66,6 +66,7 @@ static void *ticker_thread(void *user)
 		next_ns = croft_now_ns() + TICK_MS * UINT64_C(1000000);
 		agents_tick(sched);
 		unfit_tick(sched);
+		alone_tick(sched);
 		tasks_expire(sched, EXPIRE_WITH_TICK);
 		dispatch(sched); /* agents that refused a while ago may be asked again */
 		if (croft_now_ns() - sched->learned_ns >= LEARNED_NS)
@@ -135,6 +136,8 @@ static void set_defaults(struct croft_sched *sched, const struct croft_sched_con
 		sched->config.tenant_limit = DEFAULT_TENANT;
 	if (!sched->config.unfit_ms)
 		sched->config.unfit_ms = DEFAULT_UNFIT_MS;
+	if (!sched->config.abandon_ms)
+		sched->config.abandon_ms = DEFAULT_ABANDON_MS;
 	if (!sched->config.stall_cap_ms)
 		sched->config.stall_cap_ms = DEFAULT_STALL_CAP_MS;
 	sched->config.blob_url = croft_strdup(config->blob_url ? config->blob_url : "");
@@ -164,6 +167,7 @@ struct croft_sched *croft_sched_open(const struct croft_sched_config *config,
 	STAILQ_INIT(&sched->changed);
 	TAILQ_INIT(&sched->completed);
 	TAILQ_INIT(&sched->held);
+	TAILQ_INIT(&sched->alone);
 	struct croft_placement_config placement = {.seed = sched->started_ns};
 	if (!croft_policy_parse(config->policy, &placement.policy, err)) {
 		sched->stopping = true;

@@ -34,10 +34,8 @@ static void operation_free(struct croft_sched *sched, struct operation *operatio
 	held_forget(sched, operation);
 	LIST_REMOVE(operation, link);
 	LIST_REMOVE(operation, name_link);
-	while ((waiter = LIST_FIRST(&operation->waiters))) {
-		LIST_REMOVE(waiter, link);
-		waiter->operation = NULL; /* it is freed when its stream closes */
-	}
+	while ((waiter = LIST_FIRST(&operation->waiters)))
+		waiter_leave(waiter); /* it is freed when its stream closes */
 	free(operation);
 }
 
@@ -53,6 +51,7 @@ void task_free(struct croft_sched *sched, struct task *task)
 	while (!LIST_EMPTY(&task->operations))
 		operation_free(sched, LIST_FIRST(&task->operations));
 	unlist_action(task);
+	alone_end(sched, task);
 	croft_store_release(task->hold);
 	croft_store_record_drop(sched->store, task->late);
 	free((void *)task->request_metadata.data);
@@ -111,6 +110,7 @@ void task_enqueue(struct croft_sched *sched, struct task *task)
 	task->state = TASK_QUEUED;
 	logs_free(task);
 	placed_queue(sched, task);
+	alone_look(sched, task);
 	if (task->may_merge && !task->action_listed) {
 		size_t bucket = XXH3_64bits(task->action.hash, CROFT_HASH_SIZE) % BUCKETS;
 		LIST_INSERT_HEAD(&sched->actions[bucket], task, action_link);
@@ -150,6 +150,7 @@ void task_complete(struct croft_sched *sched, struct task *task, struct croft_sl
 	leave_agent(sched, task);
 	placed_end(sched, task);
 	unlist_action(task);
+	alone_end(sched, task);
 	task->state = TASK_COMPLETED;
 	free((void *)task->response.data);
 	task->response = response;

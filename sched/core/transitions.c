@@ -125,12 +125,11 @@ static void gather(struct croft_sched *sched, struct announcements *all, struct 
 		all->words = grown(
 			all->arena, all->words, all->word_count, &all->word_room, sizeof(*all->words));
 		all->words[all->word_count++] = (struct word){croft_call_ref(waiter->call), message};
-		if (message->done) {
-			LIST_REMOVE(waiter, link);
-			waiter->operation = NULL;
-		}
+		if (message->done)
+			waiter_leave(waiter);
 		waiter = next;
 	}
+	alone_look(sched, operation->task);
 }
 
 /* Held words: the lock is held ---------------------------------------------------------------------- */
