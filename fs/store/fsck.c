@@ -176,6 +176,8 @@ static bool check_files(struct fsck *fsck, struct croft_error *err)
 		char name[4];
 		snprintf(name, sizeof(name), "%02x", i);
 		int fd = openat(fsck->store->large_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0 && errno == ENOENT) /* a chunked store has none */
+			continue;
 		DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
 		if (!dir)
 			return croft_error_errno(err, errno, "%s: listing large/%s", fsck->store->path, name);

@@ -220,7 +220,8 @@ static bool open_directories(struct croft_store *store, struct croft_error *err)
 		!open_directory(store, "tmp", &store->temporary_fd, err) ||
 		!open_directory(store, "quarantine", &store->quarantine_fd, err))
 		return false;
-	for (int i = 0; !store->config.read_only && i < 256; i++) {
+	/* A chunked store makes no files of its own for blobs; what an older one made stays where it is. */
+	for (int i = 0; !store->config.read_only && !store->config.chunked && i < 256; i++) {
 		char name[4];
 		snprintf(name, sizeof(name), "%02x", i);
 		if (mkdirat(store->large_fd, name, 0755) < 0 && errno != EEXIST)
