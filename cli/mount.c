@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/file.h>
@@ -28,40 +29,91 @@ struct mounting {
 	struct croft_arena *arena;
 	const char *ref; /* NULL: all trees, by digest */
 	struct croft_digest root; /* that of the ref */
-	const char *plane;
+	const char *plane, *key; /* the farm's blob plane; its key, or NULL */
 	const char *target;
 	const char *cache; /* directory of this mount's store */
 	int cache_lock;
 	uint64_t cache_bytes;
 	struct client client; /* for the views, without a ref */
+
+	pthread_t asker;
+	bool asks;
+	struct croft_arena *asked; /* what the farm said; the asker's until it has told */
+	pthread_mutex_t lock;      /* guards: all below, and until then root, plane and key */
+	pthread_cond_t change;
+	bool told, answered;
+	struct croft_error refusal;
 };
 
-/* What only the farm knows: asked first, and nothing of the connection is needed later. */
-static bool ask_farm(struct mounting *mounting, struct croft_error *err)
+/* What only the farm knows, as long as it is not given. */
+static bool ask_farm(struct mounting *mounting, struct client *client, struct croft_error *err)
 {
+	struct croft_arena *arena = mounting->asked;
+	if (mounting->ref && !ref_directory(client, mounting->ref, &mounting->root, err))
+		return false;
+	if (mounting->plane)
+		return true;
+	const Farm__FarmStatus *status = farm_status(client, arena, err);
+	if (!status)
+		return false;
+	mounting->plane = plane_address(client->server, status->blob_url, arena, err);
+	mounting->key = status->blob_key;
+	return mounting->plane != NULL;
+}
+
+/* Cache and farm are asked for at the same time: a thread asks, tells, and lets go of its connection, of which nothing
+ * is needed later. */
+static void *ask(void *user)
+{
+	struct mounting *mounting = user;
 	struct client client;
+	struct croft_error err = CROFT_ERROR_INIT;
+	bool open = client_open(&client, mounting->options, &err);
+	bool ok = open && ask_farm(mounting, &client, &err);
+	pthread_mutex_lock(&mounting->lock);
+	mounting->told = true;
+	mounting->answered = ok;
+	mounting->refusal = err;
+	pthread_cond_signal(&mounting->change);
+	pthread_mutex_unlock(&mounting->lock);
+	if (open)
+		client_close(&client);
+	return NULL;
+}
+
+static bool start_asking(struct mounting *mounting, struct croft_error *err)
+{
 	struct ref ref = {0};
-	const char *plane = options_value(mounting->options, "plane");
+	mounting->plane = options_value(mounting->options, "plane");
+	mounting->key = getenv(PLANE_KEY);
 	if (mounting->ref && !ref_parse(mounting->ref, &ref, err))
 		return false;
-	if (plane && (!mounting->ref || (ref.by_digest && !ref.has_path))) { /* nothing to ask */
-		mounting->plane = plane;
-		mounting->root = ref.digest;
+	mounting->root = ref.digest;
+	bool known = mounting->plane && (!mounting->ref || (ref.by_digest && !ref.has_path));
+	if (known) {
+		mounting->told = mounting->answered = true;
 		return true;
 	}
-	if (!client_open(&client, mounting->options, err))
-		return false;
-	bool ok = !mounting->ref || ref_directory(&client, mounting->ref, &mounting->root, err);
-	if (ok && !plane) {
-		const Farm__FarmStatus *status = farm_status(&client, mounting->arena, err);
-		plane = status ? plane_address(client.server, status->blob_url, mounting->arena, err) : NULL;
-		/* By the environment, so that the process that serves the mount has it, too. */
-		if (plane && *status->blob_key)
-			setenv(PLANE_KEY, status->blob_key, 1);
-	}
-	mounting->plane = plane ? croft_arena_strdup(mounting->arena, plane) : NULL;
-	client_close(&client);
-	return ok && mounting->plane;
+	int result = pthread_create(&mounting->asker, NULL, ask, mounting);
+	mounting->asks = result == 0;
+	return mounting->asks || croft_error_errno(err, result, "starting a thread");
+}
+
+static bool hear_answer(struct mounting *mounting, struct croft_error *err)
+{
+	CROFT_LOCKED(&mounting->lock);
+	while (!mounting->told)
+		pthread_cond_wait(&mounting->change, &mounting->lock);
+	if (!mounting->answered)
+		*err = mounting->refusal;
+	return mounting->answered;
+}
+
+static void end_asking(struct mounting *mounting)
+{
+	if (mounting->asks)
+		pthread_join(mounting->asker, NULL);
+	mounting->asks = false;
 }
 
 /* A store has one writer: each mount at a time takes a cache that is free, so that what an earlier
@@ -126,15 +178,17 @@ static bool serve(struct mounting *mounting, int ready, struct croft_error *err)
 	struct croft_store_config store_config = {
 		.path = mounting->cache, .budget_bytes = mounting->cache_bytes, .chunked = true};
 	struct croft_store *store = croft_store_open(&store_config, err);
-	if (!store)
+	if (!hear_answer(mounting, err) || !store) { /* what the farm says goes before */
+		croft_store_close(store);
 		return false;
+	}
 	const struct croft_tls tls = {
 		.certificate_file = options_value(mounting->options, "tls-cert"),
 		.key_file = options_value(mounting->options, "tls-key"),
 		.authority_file = options_value(mounting->options, "tls-ca"),
 	};
 	struct croft_fetcher_config fetch_config = {
-		.store = store, .tls = &tls, .origin = mounting->plane, .key = getenv(PLANE_KEY),
+		.store = store, .tls = &tls, .origin = mounting->plane, .key = mounting->key,
 		.instance = instance_of(mounting->options)};
 	struct croft_fetcher *fetcher = croft_fetcher_start(&fetch_config, err);
 	struct croft_mount *mount = NULL;
@@ -165,6 +219,19 @@ static bool serve(struct mounting *mounting, int ready, struct croft_error *err)
 	return ok;
 }
 
+static bool serve_here(struct mounting *mounting, int ready, struct croft_error *err)
+{
+	croft_log_setup("mount", CROFT_LOG_WARNING);
+	bool ok = take_cache(mounting, err) &&
+		(mounting->ref || client_make(&mounting->client, mounting->options, err)) &&
+		serve(mounting, ready, err);
+	if (mounting->client.remote)
+		client_close(&mounting->client);
+	if (mounting->cache_lock >= 0)
+		close(mounting->cache_lock);
+	return ok;
+}
+
 /* In the background: another process of this program serves, told by its command line what the farm
  * said. This one leaves once the tree can be seen, or with the other's error (on standard error). */
 static bool serve_behind(const struct mounting *mounting, struct croft_error *err)
@@ -179,6 +246,8 @@ static bool serve_behind(const struct mounting *mounting, struct croft_error *er
 	char *arguments[FIXED + PASSED + 3] = {"croft", "mount", "--foreground", "--ready-fd", "3", "--plane",
 		(char *)mounting->plane};
 	size_t count = FIXED;
+	if (mounting->key && *mounting->key)
+		setenv(PLANE_KEY, mounting->key, 1);
 	for (size_t i = 0; i < PASSED; i++) {
 		const char *value = options_value(mounting->options, passed[i]);
 		if (value)
@@ -204,7 +273,9 @@ static bool serve_behind(const struct mounting *mounting, struct croft_error *er
 static int run(const struct options *options, struct croft_error *err)
 {
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct mounting mounting = {.options = options, .arena = arena, .cache_lock = -1};
+	CROFT_CLEANUP_ARENA struct croft_arena *asked = croft_arena_create();
+	struct mounting mounting = {.options = options, .arena = arena, .cache_lock = -1, .asked = asked,
+		.lock = PTHREAD_MUTEX_INITIALIZER, .change = PTHREAD_COND_INITIALIZER};
 	uint64_t ready = UINT32_MAX; /* no descriptor */
 	if (!options_arguments(options, 1, 2, err) ||
 		!options_number(options, "ready-fd", 3, INT32_MAX, &ready, err) ||
@@ -219,17 +290,17 @@ static int run(const struct options *options, struct croft_error *err)
 	}
 	mounting.target = croft_arena_strdup(arena, target);
 	free(target);
-	if (!ask_farm(&mounting, err))
+	if (!start_asking(&mounting, err))
 		return FAILED;
-	if (!options_given(options, "foreground"))
-		return serve_behind(&mounting, err) ? 0 : FAILED;
-	croft_log_setup("mount", CROFT_LOG_WARNING);
-	bool ok = take_cache(&mounting, err) && (mounting.ref || client_make(&mounting.client, options, err)) &&
-		serve(&mounting, (int)ready, err);
-	if (mounting.client.remote)
-		client_close(&mounting.client);
-	if (mounting.cache_lock >= 0)
-		close(mounting.cache_lock);
+	bool ok;
+	if (options_given(options, "foreground")) {
+		ok = serve_here(&mounting, (int)ready, err);
+		end_asking(&mounting);
+	} else {
+		ok = hear_answer(&mounting, err);
+		end_asking(&mounting);
+		ok = ok && serve_behind(&mounting, err);
+	}
 	return ok ? 0 : FAILED;
 }
 
