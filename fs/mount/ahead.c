@@ -52,8 +52,7 @@ static void add_children(struct croft_mount *mount, struct ahead *ahead, const s
 		return;
 	for (size_t i = 0; i < directory->count; i++) {
 		const struct directory_entry *entry = &directory->entries[i];
-		struct croft_digest child = {.size_bytes = entry->size};
-		memcpy(child.hash, entry->hash, sizeof(child.hash));
+		struct croft_digest child = directory_entry_digest(entry);
 		if (entry->kind == NODE_DIRECTORY)
 			add(ahead, &child);
 	}

@@ -54,6 +54,13 @@ static inline struct croft_slice directory_name(const struct directory *director
 {
 	return CROFT_SLICE(directory->names + entry->name, entry->name_size);
 }
+/* Of a file or directory. */
+static inline struct croft_digest directory_entry_digest(const struct directory_entry *entry)
+{
+	struct croft_digest digest = {.size_bytes = entry->size};
+	memcpy(digest.hash, entry->hash, sizeof(digest.hash));
+	return digest;
+}
 /* What the kernel is to be told of the entry, as far as the parent knows. A symlink's target is
  * borrowed from the directory. */
 struct node directory_node(const struct directory *directory, const struct directory_entry *entry);

@@ -4,6 +4,7 @@
  *
  *	session.c    the FUSE device: mounting, INIT, threads, the end
  *	operations.c what each request does
+ *	list.c       listing directories
  *	partial.c    reading large files by chunks
  *	siblings.c   small files that are read one after the other
  *	ahead.c      the directories of a tree
@@ -197,6 +198,11 @@ enum loaded { LOADED, MISSING, BAD };
 /* From the cache or the store, to be released. */
 enum loaded mount_load_directory(struct croft_mount *mount, const struct croft_digest *digest,
 	struct directory **directory, struct croft_error *err);
+/* For run to return with when one did not load. */
+bool request_await_directory(struct request *request, enum loaded loaded,
+	const struct croft_digest *digest, const struct croft_error *err);
+/* For an answer that the kernel counts as a look-up. */
+struct fuse_entry_param mount_entry_of(struct croft_mount *mount, const struct node *node);
 
 /* Answers a LOOKUP: this; the tree that stands at the request's name in that directory; nothing. True: answered. */
 bool reply_node(struct request *request, const struct node *node);
@@ -205,5 +211,10 @@ bool reply_absent(struct request *request, double remembered_s);
 bool reply_error(struct request *request, int code);
 
 extern const struct fuse_lowlevel_ops mount_operations;
+
+/* list.c ------------------------------------------------------------------------------------ */
+
+/* `run` of READDIR and READDIRPLUS. */
+bool run_list(struct request *request);
 
 #endif

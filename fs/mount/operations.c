@@ -16,7 +16,6 @@
 static const double forever_s = 1e9;
 
 enum {
-	LISTED_AT_ONCE = 512,           /* subdirectories whose messages are fetched together */
 	READ_LIMIT = 32 << 20,          /* more than the kernel ever asks for in one request */
 	MESSAGE_LIMIT = 1 << 30,        /* of a Directory */
 };
@@ -46,20 +45,8 @@ enum loaded mount_load_directory(struct croft_mount *mount, const struct croft_d
 	return LOADED;
 }
 
-static void release_directory(struct croft_mount *mount, struct directory *directory)
-{
-	directory_cache_release(mount->directories, directory);
-}
-
-static struct croft_digest entry_digest(const struct directory_entry *entry)
-{
-	struct croft_digest digest = {.size_bytes = entry->size};
-	memcpy(digest.hash, entry->hash, sizeof(digest.hash));
-	return digest;
-}
-
 /* What run is to return when a directory did not load. */
-static bool await_directory(struct request *request, enum loaded loaded,
+bool request_await_directory(struct request *request, enum loaded loaded,
 	const struct croft_digest *digest, const struct croft_error *err)
 {
 	if (loaded == BAD)
@@ -94,7 +81,7 @@ static void fill_stat(const struct croft_mount *mount, const struct node *node, 
 	stat->st_blocks = (stat->st_size + 511) / 512;
 }
 
-static struct fuse_entry_param entry_of(struct croft_mount *mount, const struct node *node)
+struct fuse_entry_param mount_entry_of(struct croft_mount *mount, const struct node *node)
 {
 	struct fuse_entry_param entry = {
 		.ino = node->kind == NODE_BY_DIGEST ? NODE_ID_BY_DIGEST
@@ -108,7 +95,7 @@ static struct fuse_entry_param entry_of(struct croft_mount *mount, const struct 
 
 bool reply_node(struct request *request, const struct node *node)
 {
-	struct fuse_entry_param entry = entry_of(request->mount, node);
+	struct fuse_entry_param entry = mount_entry_of(request->mount, node);
 	if (request->changing)
 		entry.entry_timeout = CHANGING_S;
 	if (fuse_reply_entry(request->fuse, &entry) != 0)
@@ -119,7 +106,7 @@ bool reply_node(struct request *request, const struct node *node)
 /* A file or symlink at that place of the directory that the request is about. */
 static bool reply_child(struct request *request, const struct node *node, size_t place)
 {
-	struct fuse_entry_param entry = entry_of(request->mount, node);
+	struct fuse_entry_param entry = mount_entry_of(request->mount, node);
 	if (node->kind == NODE_FILE)
 		siblings_note(request->mount->siblings, entry.ino, request->node, place);
 	if (fuse_reply_entry(request->fuse, &entry) != 0)
@@ -152,10 +139,10 @@ static bool reply_directory(struct request *request, const struct node *parent,
 	struct croft_error err;
 	enum loaded loaded = mount_load_directory(mount, digest, &directory, &err);
 	if (loaded != LOADED)
-		return await_directory(request, loaded, digest, &err);
+		return request_await_directory(request, loaded, digest, &err);
 	struct node node = directory_self(directory,
 		node_directory_ino(parent->ino, name, digest));
-	release_directory(mount, directory);
+	directory_cache_release(mount->directories, directory);
 	return reply_node(request, &node);
 }
 
@@ -165,7 +152,7 @@ bool reply_tree(struct request *request, const struct node *parent, const struct
 	struct croft_error err;
 	enum loaded loaded = mount_load_directory(request->mount, digest, &directory, &err);
 	if (loaded == LOADED)
-		release_directory(request->mount, directory);
+		directory_cache_release(request->mount->directories, directory);
 	else if (loaded == MISSING && request->waits == (request->answer != NULL)) /* the first time */
 		ahead_begin(request->mount, digest, request_group(request));
 	return reply_directory(request, parent, croft_slice_str(request->name), digest);
@@ -179,20 +166,20 @@ static bool lookup_in_directory(struct request *request, const struct node *pare
 	struct croft_error err;
 	enum loaded loaded = mount_load_directory(mount, &digest, &directory, &err);
 	if (loaded != LOADED)
-		return await_directory(request, loaded, &digest, &err);
+		return request_await_directory(request, loaded, &digest, &err);
 	struct croft_slice name = croft_slice_str(request->name);
 	const struct directory_entry *entry = directory_find(directory, name);
 	bool answered;
 	if (!entry) {
 		answered = reply_absent(request, forever_s);
 	} else if (entry->kind == NODE_DIRECTORY) {
-		struct croft_digest child = entry_digest(entry);
+		struct croft_digest child = directory_entry_digest(entry);
 		answered = reply_directory(request, parent, name, &child);
 	} else {
 		struct node node = directory_node(directory, entry);
 		answered = reply_child(request, &node, (size_t)(entry - directory->entries));
 	}
-	release_directory(mount, directory);
+	directory_cache_release(mount->directories, directory);
 	return answered;
 }
 
@@ -219,7 +206,7 @@ static bool lookup_by_digest(struct request *request, const struct node *parent)
 		(!request->mount->fetcher || request->failure.code == CROFT_NOT_FOUND))
 		return reply_error(request, ENOENT);
 	if (loaded == LOADED)
-		release_directory(request->mount, directory);
+		directory_cache_release(request->mount->directories, directory);
 	return reply_tree(request, parent, &digest);
 }
 
@@ -271,9 +258,9 @@ static bool run_getattr(struct request *request)
 		if (loaded == MISSING && !request->on_heap)
 			ahead_begin(mount, &digest, request_group(request));
 		if (loaded != LOADED)
-			return await_directory(request, loaded, &digest, &err);
+			return request_await_directory(request, loaded, &digest, &err);
 		node = directory_self(directory, node.ino);
-		release_directory(mount, directory);
+		directory_cache_release(mount->directories, directory);
 	}
 	struct stat stat;
 	fill_stat(mount, &node, &stat);
@@ -289,180 +276,6 @@ static bool run_readlink(struct request *request)
 	if (node.kind != NODE_SYMLINK)
 		return reply_error(request, EINVAL);
 	fuse_reply_readlink(request->fuse, node.target);
-	return true;
-}
-
-/* READDIR, READDIRPLUS ------------------------------------------------------------------------ */
-
-struct listing {
-	struct request *request;
-	const struct node *parent;
-	struct directory *directory; /* NULL: the mount's own directories */
-	char *buffer;
-	size_t used;
-};
-
-/* Adds an entry without attributes, or one whose lookup the kernel then owes (`node`). */
-static bool list(struct listing *listing, const char *name, uint64_t ino, mode_t type,
-	const struct node *node, off_t next)
-{
-	struct request *request = listing->request;
-	char *to = listing->buffer + listing->used;
-	size_t room = request->size - listing->used, need;
-	struct fuse_entry_param entry = {.attr.st_ino = ino, .attr.st_mode = type};
-	if (!request->plus) {
-		need = fuse_add_direntry(request->fuse, to, room, name, &entry.attr, next);
-	} else {
-		/* Asked for its size first: adding a lookup and taking it back is dearer. */
-		need = fuse_add_direntry_plus(request->fuse, NULL, 0, name, NULL, 0);
-		if (need <= room) {
-			if (node)
-				entry = entry_of(request->mount, node);
-			if (node && node->kind == NODE_FILE)
-				siblings_note(request->mount->siblings, entry.ino, request->node,
-					(size_t)next - 3); /* behind the dots; `next` is one further */
-			fuse_add_direntry_plus(request->fuse, to, room, name, &entry, next);
-		}
-	}
-	if (need > room)
-		return false;
-	listing->used += need;
-	return true;
-}
-
-static bool list_entry(struct listing *listing, const struct directory_entry *entry, off_t next)
-{
-	struct croft_mount *mount = listing->request->mount;
-	const char *name = listing->directory->names + entry->name;
-	struct node node;
-	if (entry->kind != NODE_DIRECTORY) {
-		node = directory_node(listing->directory, entry);
-		return list(listing, name, node.ino, entry->kind == NODE_FILE ? S_IFREG : S_IFLNK, &node,
-			next);
-	}
-	struct croft_digest digest = entry_digest(entry);
-	uint64_t ino = node_directory_ino(listing->parent->ino,
-		directory_name(listing->directory, entry), &digest);
-	struct directory *child;
-	struct croft_error err;
-	/* One whose message cannot be had is listed all the same; looking it up says why. */
-	if (!listing->request->plus || mount_load_directory(mount, &digest, &child, &err) != LOADED)
-		return list(listing, name, ino, S_IFDIR, NULL, next);
-	node = directory_self(child, ino);
-	release_directory(mount, child);
-	return list(listing, name, ino, S_IFDIR, &node, next);
-}
-
-/* The messages of the subdirectories that this answer may hold and that are not here yet, to be
- * fetched in as few round trips as there can be. */
-static size_t missing_children(struct request *request, const struct directory *directory,
-	struct croft_digest *missing)
-{
-	struct croft_digest digests[LISTED_AT_ONCE];
-	bool absent[LISTED_AT_ONCE];
-	size_t count = 0, room = request->size, missing_count = 0;
-	if (directory->subdirectories == 0)
-		return 0;
-	for (size_t i = request->offset < 2 ? 0 : request->offset - 2;
-		i < directory->count && count < LISTED_AT_ONCE; i++) {
-		const struct directory_entry *entry = &directory->entries[i];
-		size_t need = fuse_add_direntry_plus(request->fuse, NULL, 0,
-			directory->names + entry->name, NULL, 0);
-		if (need > room)
-			break;
-		room -= need;
-		if (entry->kind != NODE_DIRECTORY || entry->size == 0)
-			continue;
-		digests[count] = entry_digest(entry);
-		struct directory *known =
-			directory_cache_get(request->mount->directories, &digests[count]);
-		if (known)
-			release_directory(request->mount, known);
-		else
-			count++;
-	}
-	if (!count || !croft_store_find_missing(request->mount->store, digests, count, absent, NULL))
-		return 0;
-	for (size_t i = 0; i < count; i++)
-		if (absent[i])
-			missing[missing_count++] = digests[i];
-	return missing_count;
-}
-
-static void list_root(struct listing *listing, uint64_t place)
-{
-	struct croft_mount *mount = listing->request->mount;
-	struct node child;
-	nodes_get(mount->nodes, NODE_ID_BY_DIGEST, &child);
-	if (place == 0 && !list(listing, "by-digest", child.ino, S_IFDIR, &child, 3))
-		return;
-	for (place += place == 0; views_at(mount->views, place - 1, &child); place++)
-		if (!list(listing, child.target, child.ino, S_IFDIR, &child, (off_t)place + 3))
-			return;
-}
-
-static void list_all(struct listing *listing)
-{
-	static const char *const dots[] = {".", ".."};
-	uint64_t offset = listing->request->offset;
-	for (; offset < 2; offset++)
-		if (!list(listing, dots[offset], offset == 0 ? listing->parent->ino : NODE_ID_ROOT,
-			    S_IFDIR, NULL, (off_t)offset + 1))
-			return;
-	if (listing->parent->kind == NODE_ROOT)
-		list_root(listing, offset - 2);
-	if (!listing->directory)
-		return;
-	for (; offset - 2 < listing->directory->count; offset++)
-		if (!list_entry(listing, &listing->directory->entries[offset - 2],
-			    (off_t)offset + 1))
-			return;
-}
-
-/* The kernel did not take the answer (its process was killed): it owes no lookups. */
-static void forget_listed(struct croft_mount *mount, const char *buffer, size_t used)
-{
-	struct fuse_direntplus entry;
-	for (size_t at = 0; at < used; at += (size_t)FUSE_DIRENTPLUS_SIZE(&entry)) {
-		memcpy(&entry, buffer + at, sizeof(entry));
-		nodes_forget(mount->nodes, entry.entry_out.nodeid, 1);
-	}
-}
-
-static bool run_readdir(struct request *request)
-{
-	struct croft_mount *mount = request->mount;
-	struct node parent;
-	if (!nodes_get(mount->nodes, request->node, &parent))
-		return reply_error(request, ESTALE);
-	if (parent.kind == NODE_FOLDER)
-		return view_list(request, &parent);
-	struct listing listing = {.request = request, .parent = &parent};
-	if (parent.kind == NODE_DIRECTORY) {
-		struct croft_digest digest = node_digest(&parent);
-		struct croft_error err;
-		enum loaded loaded = mount_load_directory(mount, &digest, &listing.directory, &err);
-		if (loaded != LOADED)
-			return await_directory(request, loaded, &digest, &err);
-		if (request->plus && mount->fetcher && !request->children_tried) {
-			struct croft_digest missing[LISTED_AT_ONCE];
-			size_t count = missing_children(request, listing.directory, missing);
-			request->children_tried = true;
-			if (count) {
-				release_directory(mount, listing.directory);
-				return request_wait(request, missing, count, true, true);
-			}
-		}
-	} else if (parent.kind != NODE_ROOT && parent.kind != NODE_BY_DIGEST) {
-		return reply_error(request, ENOTDIR);
-	}
-	CROFT_CLEANUP_FREE char *buffer = croft_alloc(request->size);
-	listing.buffer = buffer;
-	list_all(&listing);
-	if (fuse_reply_buf(request->fuse, buffer, listing.used) != 0 && request->plus)
-		forget_listed(mount, buffer, listing.used);
-	if (listing.directory)
-		release_directory(mount, listing.directory);
 	return true;
 }
 
@@ -548,13 +361,13 @@ static void on_readlink(fuse_req_t fuse, fuse_ino_t node)
 static void on_readdir(fuse_req_t fuse, fuse_ino_t node, size_t size, off_t offset,
 	struct fuse_file_info *file)
 {
-	start(fuse, run_readdir, node, size, offset, NULL, false);
+	start(fuse, run_list, node, size, offset, NULL, false);
 }
 
 static void on_readdirplus(fuse_req_t fuse, fuse_ino_t node, size_t size, off_t offset,
 	struct fuse_file_info *file)
 {
-	start(fuse, run_readdir, node, size, offset, NULL, true);
+	start(fuse, run_list, node, size, offset, NULL, true);
 }
 
 static void on_read(fuse_req_t fuse, fuse_ino_t node, size_t size, off_t offset,
