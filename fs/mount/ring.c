@@ -107,7 +107,8 @@ static void submit(struct slot *slot, uint32_t command, uint64_t commit_id)
 {
 	struct io_uring_sqe *sqe = take_sqe(slot->ring);
 	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->fd = fuse_session_fd(slot->ring->rings->session);
+	sqe->flags = IOSQE_FIXED_FILE;
+	sqe->fd = 0;
 	sqe->cmd_op = command;
 	sqe->user_data = (uintptr_t)slot;
 	if (command == RING_REGISTER) {
@@ -261,6 +262,14 @@ static bool register_slots(struct ring *ring, struct croft_error *err)
 	int result = make_uring(&ring->uring, ring->slot_count + 1);
 	if (result < 0)
 		return croft_error_errno(err, -result, "making an io_uring");
+	/* So that no request counts references to them: other threads have the same table of descriptors. */
+	int device = fuse_session_fd(ring->rings->session);
+	io_uring_register_ring_fd(&ring->uring);
+	result = io_uring_register_files(&ring->uring, &device, 1);
+	if (result < 0) {
+		io_uring_queue_exit(&ring->uring);
+		return croft_error_errno(err, -result, "making an io_uring");
+	}
 	for (size_t i = 0; i < ring->slot_count; i++)
 		if (!ring->slots[i].taken_over)
 			submit(&ring->slots[i], RING_REGISTER, 0);
