@@ -30,6 +30,8 @@ class Counter:
 
     def __init__(self, port):
         self.target, self.bytes, self.lock = ("127.0.0.1", port), 0, threading.Lock()
+        self.lets_through = threading.Event()
+        self.lets_through.set()
         self.listener = socket.create_server((SERVER_SEEN_AS, port), backlog=128)
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -50,6 +52,8 @@ class Counter:
     def pass_on(self, source, sink, counts):
         try:
             while data := source.recv(1 << 16):
+                if counts:
+                    self.lets_through.wait()
                 sink.sendall(data)
                 if counts:
                     with self.lock:
@@ -202,6 +206,32 @@ def an_agent_without_peers_asks_and_serves_nobody(s):
     s.drop("alone")
 
 
+def what_is_being_fetched_is_told_while_it_is(s):
+    s.agent("watched", "--no-peers")
+    s.plane.lets_through.clear()
+    results = []
+    job = threading.Thread(target=lambda: results.append(s.job("watched")))
+    job.start()
+    for _ in range(200):
+        status = s.status("watched")
+        if status["fetching_blobs"] and status["fetching_bytes"]:
+            break
+        time.sleep(0.1)
+    text = s.farm.run("status").stdout
+    s.plane.lets_through.set()
+    job.join()
+    assert status["fetching_blobs"] and status["fetching_bytes"], f"nothing is told of what is fetched: {status}"
+    assert " left" in text, f"croft status says nothing of it: {text}"
+    output_is_whole(s, results[0][0])
+    for _ in range(200):
+        status = s.status("watched")
+        if status["fetching_blobs"] == 0:
+            break
+        time.sleep(0.1)
+    equal((status["fetching_blobs"], status["fetching_bytes"]), (0, 0), "what is fetched when all is there")
+    s.drop("watched")
+
+
 def an_agent_serves_whole_blobs_and_takes_nothing(s):
     result, _ = s.job("one")
     url = s.status("one")["blob_url"]
@@ -287,7 +317,7 @@ def a_peer_that_dies_in_the_middle_is_made_up_for(s):
 
 
 TESTS = [the_second_agent_gets_it_from_the_first, an_agent_without_peers_asks_and_serves_nobody,
-         an_agent_serves_whole_blobs_and_takes_nothing, a_peer_that_sends_wrong_bytes_is_found_out,
+         what_is_being_fetched_is_told_while_it_is, an_agent_serves_whole_blobs_and_takes_nothing, a_peer_that_sends_wrong_bytes_is_found_out,
          a_peer_that_dies_in_the_middle_is_made_up_for]
 
 
