@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Closures: a root and all that it reaches. A directory that was found complete is remembered as a
- * node: the keys of its files and its subdirectories' nodes. As long as its lease lasts, or somebody
- * holds it, nothing below it can have gone, so that it need not be looked at again.
- *
- * A walk pins every blob that it finds, so that at its end all are there at the same time; then the
- * pins are turned into leases, or stay as a hold, or (something was missing) are taken back.
+ * Closures: a root and all that it reaches. A walk pins every blob that it finds, so that at its end all are there at
+ * the same time; then the pins are turned into leases, or stay as a hold, or (something was missing) are taken back.
+ * What it found complete it leaves behind as nodes (node.h), which the next one does not walk into.
  */
 #include "fs/store/digests.h"
-#include "fs/store/internal.h"
+#include "fs/store/node.h"
 
 #include "fs/tree.h"
 #include "proto/base/cleanup.h"
@@ -18,237 +15,7 @@
 
 enum { DEPTH_LIMIT = 1024 };
 
-/* Of blobs. */
-struct keys {
-	uint64_t *items;
-	size_t count, room;
-};
-
-struct node {
-	struct node *next; /* in its bucket */
-	struct croft_digest digest;
-	enum croft_ref_kind kind;
-	uint64_t until_ms;
-	uint64_t damage; /* the store's count when it was found complete */
-	unsigned holds;  /* while there are some, it has a pin on each key and a hold on each sub */
-	unsigned refs;   /* of the table, of parents and of those who hold it */
-	struct keys keys;
-	struct node **subs;
-	size_t sub_count;
-};
-
-struct store_closures {
-	struct node **buckets;
-	size_t room, count;
-};
-
-void store_closures_init(struct croft_store *store)
-{
-	store->closures = croft_zalloc(sizeof(*store->closures));
-	store->closures->room = 256;
-	store->closures->buckets = croft_array(store->closures->room, sizeof(struct node *));
-}
-
-static void unref(struct node *node)
-{
-	if (--node->refs > 0)
-		return;
-	for (size_t i = 0; i < node->sub_count; i++)
-		unref(node->subs[i]);
-	free(node->subs);
-	free(node->keys.items);
-	free(node);
-}
-
-void store_closures_finish(struct croft_store *store)
-{
-	for (size_t i = 0; i < store->closures->room; i++)
-		for (struct node *next, *node = store->closures->buckets[i]; node; node = next) {
-			next = node->next;
-			unref(node);
-		}
-	free(store->closures->buckets);
-	free(store->closures);
-}
-
-static struct node **place_of(const struct store_closures *closures, enum croft_ref_kind kind,
-	const struct croft_digest *digest)
-{
-	struct node **at = &closures->buckets[store_key(digest->hash) & (closures->room - 1)];
-	while (*at && ((*at)->kind != kind || !croft_digest_equal(&(*at)->digest, digest)))
-		at = &(*at)->next;
-	return at;
-}
-
-static void grow(struct store_closures *closures)
-{
-	struct node **old = closures->buckets;
-	size_t old_room = closures->room;
-	closures->room *= 2;
-	closures->buckets = croft_array(closures->room, sizeof(struct node *));
-	for (size_t i = 0; i < old_room; i++)
-		for (struct node *next, *node = old[i]; node; node = next) {
-			next = node->next;
-			struct node **bucket =
-				&closures->buckets[store_key(node->digest.hash) & (closures->room - 1)];
-			node->next = *bucket;
-			*bucket = node;
-		}
-	free(old);
-}
-
-/* Below: `lock` held ---------------------------------------------------------------------------- */
-
-static bool is_complete(const struct croft_store *store, const struct node *node, uint64_t now_ms)
-{
-	return node->damage == store->damage && (node->holds > 0 || node->until_ms > now_ms);
-}
-
-static void hold_node(struct croft_store *store, struct node *node)
-{
-	node->refs++;
-	if (node->holds++ > 0)
-		return;
-	for (size_t i = 0; i < node->keys.count; i++)
-		store_pin(store, node->keys.items[i]);
-	for (size_t i = 0; i < node->sub_count; i++)
-		hold_node(store, node->subs[i]);
-}
-
-static void release_node(struct croft_store *store, struct node *node)
-{
-	if (--node->holds == 0) {
-		for (size_t i = 0; i < node->keys.count; i++)
-			store_unpin(store, node->keys.items[i]);
-		for (size_t i = 0; i < node->sub_count; i++)
-			release_node(store, node->subs[i]);
-	}
-	unref(node);
-}
-
-static void lease_node(struct croft_store *store, struct node *node, uint64_t until_ms)
-{
-	if (node->until_ms >= until_ms)
-		return;
-	node->until_ms = until_ms;
-	for (size_t i = 0; i < node->keys.count; i++)
-		store_lease(store, node->keys.items[i], until_ms, until_ms);
-	for (size_t i = 0; i < node->sub_count; i++)
-		lease_node(store, node->subs[i], until_ms);
-}
-
-void store_closures_sweep(struct croft_store *store, uint64_t now_ms)
-{
-	struct store_closures *closures = store->closures;
-	for (size_t i = 0; i < closures->room; i++)
-		for (struct node **at = &closures->buckets[i]; *at;) {
-			struct node *node = *at;
-			if (is_complete(store, node, now_ms)) {
-				at = &node->next;
-				continue;
-			}
-			*at = node->next;
-			closures->count--;
-			unref(node);
-		}
-}
-
-/* Enters a node that was just found complete and is held once by its maker; one that someone else
- * entered meanwhile is taken instead. */
-static struct node *enter(struct croft_store *store, struct node *node)
-{
-	struct store_closures *closures = store->closures;
-	struct node **place = place_of(closures, node->kind, &node->digest), *other = *place;
-	if (other && is_complete(store, other, store_now_ms(store))) {
-		hold_node(store, other);
-		release_node(store, node);
-		return other;
-	}
-	if (other) { /* outlived; who still holds it keeps it */
-		*place = other->next;
-		closures->count--;
-		unref(other);
-	}
-	if (closures->count >= closures->room)
-		grow(closures);
-	struct node **bucket =
-		&closures->buckets[store_key(node->digest.hash) & (closures->room - 1)];
-	node->next = *bucket;
-	*bucket = node;
-	node->refs++;
-	closures->count++;
-	return node;
-}
-
 /* The walk, `lock` not held --------------------------------------------------------------------- */
-
-/* A set of digests: a list, and an open-addressed table of places in it. */
-struct digest_set {
-	struct digests list;
-	uint32_t *slots; /* index + 1 */
-	size_t room;
-};
-
-/* False when it was there. */
-static bool set_add(struct digest_set *set, const struct croft_digest *digest);
-
-static void set_grow(struct digest_set *set)
-{
-	struct digests list = set->list;
-	set->room = set->room ? 2 * set->room : 256;
-	free(set->slots);
-	set->slots = croft_array(set->room, sizeof(*set->slots));
-	set->list.count = 0;
-	for (size_t i = 0; i < list.count; i++)
-		set_add(set, &list.items[i]);
-}
-
-static uint32_t *set_slot(const struct digest_set *set, const struct croft_digest *digest)
-{
-	size_t at = (size_t)(store_key(digest->hash) * 0x9e3779b97f4a7c15 >> 32);
-	for (;; at++) {
-		uint32_t *slot = &set->slots[at & (set->room - 1)];
-		if (!*slot || croft_digest_equal(&set->list.items[*slot - 1], digest))
-			return slot;
-	}
-}
-
-static bool set_add(struct digest_set *set, const struct croft_digest *digest)
-{
-	if (set->list.count * 2 >= set->room)
-		set_grow(set);
-	uint32_t *slot = set_slot(set, digest);
-	if (*slot)
-		return false;
-	digests_append(&set->list, digest);
-	*slot = (uint32_t)set->list.count;
-	return true;
-}
-
-static bool set_has(const struct digest_set *set, const struct croft_digest *digest)
-{
-	return set->room && *set_slot(set, digest);
-}
-
-static void set_finish(struct digest_set *set)
-{
-	free(set->list.items);
-	free(set->slots);
-}
-
-struct nodes {
-	struct node **items;
-	size_t count, room;
-};
-
-static void append_node(struct nodes *nodes, struct node *node)
-{
-	if (nodes->count == nodes->room) {
-		nodes->room = nodes->room ? 2 * nodes->room : 8;
-		nodes->items = croft_realloc(nodes->items, nodes->room, sizeof(*nodes->items));
-	}
-	nodes->items[nodes->count++] = node;
-}
 
 struct walk {
 	struct croft_store *store;
@@ -261,35 +28,6 @@ struct walk {
 	struct croft_error err;
 };
 
-static void release_nodes(struct croft_store *store, struct nodes *nodes)
-{
-	CROFT_LOCKED(&store->lock);
-	for (size_t i = 0; i < nodes->count; i++)
-		release_node(store, nodes->items[i]);
-	free(nodes->items);
-	*nodes = (struct nodes){0};
-}
-
-/* And forgets them. */
-static void unpin_all(struct croft_store *store, struct keys *keys)
-{
-	pthread_mutex_lock(&store->lock);
-	for (size_t i = 0; i < keys->count; i++)
-		store_unpin(store, keys->items[i]);
-	pthread_mutex_unlock(&store->lock);
-	free(keys->items);
-	*keys = (struct keys){0};
-}
-
-static void append_key(struct keys *keys, const struct croft_digest *digest)
-{
-	if (keys->count == keys->room) {
-		keys->room = keys->room ? 2 * keys->room : 8;
-		keys->items = croft_realloc(keys->items, keys->room, sizeof(*keys->items));
-	}
-	keys->items[keys->count++] = store_key(digest->hash);
-}
-
 /* Of a recipe, which is pinned itself: its chunks as well. False: not all are there. */
 static bool pin_chunks(struct walk *walk, const struct croft_digest *digest, struct keys *keys)
 {
@@ -301,7 +39,7 @@ static bool pin_chunks(struct walk *walk, const struct croft_digest *digest, str
 	}
 	const struct croft_digest *chunks = recipe.data;
 	for (size_t i = 0; complete && i < store_recipe_count(recipe); i++)
-		append_key(keys, &chunks[i]);
+		keys_append(keys, &chunks[i]);
 	free((void *)recipe.data);
 	return complete;
 }
@@ -320,10 +58,10 @@ static bool pin_blobs(struct walk *walk, const struct digests *digests, struct k
 	bool all = true;
 	for (size_t i = 0; i < count; i++) {
 		if (found[i])
-			append_key(keys, &digests->items[i]);
+			keys_append(keys, &digests->items[i]);
 		bool whole = found[i] && (!recipes[i] || pin_chunks(walk, &digests->items[i], keys));
 		if (!whole)
-			set_add(&walk->missing, &digests->items[i]);
+			digest_set_add(&walk->missing, &digests->items[i]);
 		all &= whole;
 	}
 	return all && !walk->failed;
@@ -369,18 +107,6 @@ static bool list_message(struct walk *walk, enum croft_ref_kind kind, struct cro
 	return true;
 }
 
-static struct node *known_node(struct walk *walk, enum croft_ref_kind kind,
-	const struct croft_digest *digest)
-{
-	struct croft_store *store = walk->store;
-	CROFT_LOCKED(&store->lock);
-	struct node *node = *place_of(store->closures, kind, digest);
-	if (!node || !is_complete(store, node, store_now_ms(store)))
-		return NULL;
-	hold_node(store, node);
-	return node;
-}
-
 static struct node *reach(struct walk *walk, enum croft_ref_kind kind,
 	const struct croft_digest *digest, unsigned depth);
 
@@ -413,10 +139,10 @@ static struct node *make_node(struct walk *walk, enum croft_ref_kind kind,
 	}
 	CROFT_LOCKED(&walk->store->lock);
 	if (!complete || walk->failed) {
-		release_node(walk->store, node);
+		node_release(walk->store, node);
 		return NULL;
 	}
-	return enter(walk->store, node);
+	return node_enter(walk->store, node);
 }
 
 static struct node *read_node(struct walk *walk, enum croft_ref_kind kind,
@@ -426,7 +152,7 @@ static struct node *read_node(struct walk *walk, enum croft_ref_kind kind,
 	struct keys pinned = {0};
 	struct digests self = {(struct croft_digest *)digest, 1, 1}, files = {0}, subs = {0};
 	if (!pin_blobs(walk, &self, &pinned)) {
-		unpin_all(store, &pinned);
+		keys_unpin(store, &pinned);
 		return NULL;
 	}
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
@@ -436,7 +162,7 @@ static struct node *read_node(struct walk *walk, enum croft_ref_kind kind,
 	if (!store_get(store, digest, STORE_LOOK, arena, &bytes, &err)) {
 		/* Found bad just now: it is missing. */
 		if (err.code == CROFT_DATA_LOSS || err.code == CROFT_NOT_FOUND) {
-			set_add(&walk->missing, digest);
+			digest_set_add(&walk->missing, digest);
 		} else {
 			walk->failed = true;
 			walk->err = err;
@@ -449,7 +175,7 @@ static struct node *read_node(struct walk *walk, enum croft_ref_kind kind,
 	} else {
 		node = make_node(walk, kind, digest, &pinned, &files, &subs, depth);
 	}
-	unpin_all(store, &pinned);
+	keys_unpin(store, &pinned);
 	free(files.items);
 	free(subs.items);
 	return node;
@@ -465,19 +191,19 @@ static struct node *reach(struct walk *walk, enum croft_ref_kind kind,
 			"directories are nested more than %d deep", DEPTH_LIMIT);
 		return NULL;
 	}
-	if (set_has(&walk->broken, digest))
+	if (digest_set_has(&walk->broken, digest))
 		return NULL;
-	struct node *node = known_node(walk, kind, digest);
+	struct node *node = node_known(walk->store, kind, digest);
 	if (node)
 		return node;
 	node = read_node(walk, kind, digest, depth);
 	if (!node) {
-		set_add(&walk->broken, digest);
+		digest_set_add(&walk->broken, digest);
 		return NULL;
 	}
 	CROFT_LOCKED(&walk->store->lock);
-	hold_node(walk->store, node);
-	append_node(&walk->fresh, node);
+	node_hold(walk->store, node);
+	nodes_append(&walk->fresh, node);
 	return node;
 }
 
@@ -494,21 +220,21 @@ static bool walk_refs(struct walk *walk, const struct croft_ref *refs, size_t co
 		}
 		struct node *node = reach(walk, refs[i].kind, &refs[i].digest, 0);
 		if (node)
-			append_node(&walk->roots, node);
+			nodes_append(&walk->roots, node);
 	}
 	if (!walk->failed)
 		pin_blobs(walk, &blobs, &walk->keys);
 	free(blobs.items);
-	release_nodes(walk->store, &walk->fresh);
+	nodes_release(walk->store, &walk->fresh);
 	return !walk->failed && walk->missing.list.count == 0;
 }
 
 static void walk_finish(struct walk *walk)
 {
-	release_nodes(walk->store, &walk->roots);
-	unpin_all(walk->store, &walk->keys);
-	set_finish(&walk->missing);
-	set_finish(&walk->broken);
+	nodes_release(walk->store, &walk->roots);
+	keys_unpin(walk->store, &walk->keys);
+	digest_set_finish(&walk->missing);
+	digest_set_finish(&walk->broken);
 }
 
 bool store_lease_closure(struct croft_store *store, const struct croft_ref *refs, size_t count,
@@ -526,7 +252,7 @@ bool store_lease_closure(struct croft_store *store, const struct croft_ref *refs
 		for (size_t i = 0; i < walk.roots.count; i++) {
 			/* Rather longer than asked: so the next to ask finds it long enough. */
 			if (walk.roots.items[i]->until_ms < until_ms)
-				lease_node(store, walk.roots.items[i], until_ms + lease_ms / 2);
+				node_lease(store, walk.roots.items[i], until_ms + lease_ms / 2);
 		}
 		for (size_t i = 0; i < walk.keys.count; i++)
 			store_lease(store, walk.keys.items[i], until_ms, until_ms + lease_ms / 2);
@@ -586,8 +312,8 @@ void croft_store_release(struct croft_hold *hold)
 {
 	if (!hold)
 		return;
-	release_nodes(hold->store, &hold->nodes);
-	unpin_all(hold->store, &hold->keys);
+	nodes_release(hold->store, &hold->nodes);
+	keys_unpin(hold->store, &hold->keys);
 	pthread_mutex_lock(&hold->store->lock);
 	hold->store->keeper.barren_ns = 0;
 	pthread_mutex_unlock(&hold->store->lock);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Private to fs/store: a list of digests that grows. All zero is an empty one; its items are freed by who has it. */
+/* Private to fs/store: lists of digests that grow, and sets. All zero is an empty one; a list's items are freed by
+ * who has it. */
 #ifndef CROFT_FS_STORE_DIGESTS_H
 #define CROFT_FS_STORE_DIGESTS_H
 
@@ -19,5 +20,17 @@ static inline void digests_append(struct digests *list, const struct croft_diges
 	}
 	list->items[list->count++] = *digest;
 }
+
+/* A set of digests: a list, and an open-addressed table of places in it. */
+struct digest_set {
+	struct digests list;
+	uint32_t *slots; /* index + 1 */
+	size_t room;
+};
+
+/* False when it was there. */
+bool digest_set_add(struct digest_set *set, const struct croft_digest *digest);
+bool digest_set_has(const struct digest_set *set, const struct croft_digest *digest);
+void digest_set_finish(struct digest_set *set);
 
 #endif

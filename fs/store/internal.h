@@ -326,7 +326,7 @@ struct croft_store {
 	uint64_t disk_bytes; /* what could be used as the disk was at the last look */
 
 	struct store_leases *leases; /* see lease.c; NULL: read-only */
-	struct store_closures *closures; /* see closure.c */
+	struct store_closures *closures; /* see node.c */
 	uint64_t damage; /* counts what was found bad: what was known to be complete may not be */
 
 	struct {
