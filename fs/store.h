@@ -105,7 +105,8 @@ struct croft_store_blob *croft_store_open_blob(struct croft_store *store,
  * checked against its record checksum). */
 ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_t size,
 	uint64_t offset, struct croft_error *err);
-/* How many bytes from `offset` on, `most` at most, are best read at once: as many as stand in one place. */
+/* How many bytes from `offset` on, `most` at most, are best read at once: to the end of what stands in one place, and of
+ * what else fits wholly. */
 size_t croft_store_blob_run(const struct croft_store_blob *blob, uint64_t offset, size_t most);
 /* The file that holds the bytes and where they start in it, for sendfile and passthrough; borrowed.
  * -1 when the blob is not stored as plain bytes in one place, but as chunks. */

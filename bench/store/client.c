@@ -12,8 +12,8 @@
  *	bench-store stream TARGET BYTES SEED [check] ByteStream.Read of it
  *	bench-store put-tree TARGET                  uploads the files named by standard input
  *	bench-store tree TARGET READERS              reads them, a ByteStream.Read each
- *	bench-store empty BYTES                      serves ByteStream.Read with a handler that sends
- *	                                             BYTES of nothing; prints its port
+ *	bench-store empty                            serves ByteStream, with handlers that only send and
+ *	                                             receive; prints its port
  */
 #include "bench/store/core.h"
 #include "fs/digest.h"
@@ -504,8 +504,8 @@ int main(int argc, char **argv)
 {
 	double took;
 	grpc_init();
-	if (argc == 3 && strcmp(argv[1], "empty") == 0)
-		return serve_empty(number(argv, argc, 2));
+	if (argc == 2 && strcmp(argv[1], "empty") == 0)
+		return serve_empty();
 	if (argc < 3) {
 		fprintf(stderr, "bench-store: see the top of client.c\n");
 		return 2;

@@ -316,19 +316,85 @@ void call_at_once(struct connection *const *connections, unsigned connection_cou
 	grpc_completion_queue_destroy(queue);
 }
 
-/* The empty handler --------------------------------------------------------------------------------- */
+/* The empty handlers -------------------------------------------------------------------------------- */
 
-/* ByteStream.Read answered with the same message over and over, one at a time: what is left is the
- * core's own work. */
-static void send_nothing(grpc_server *server, grpc_completion_queue *queue, uint64_t bytes)
+/* ByteStream with nothing behind it, on one thread: what is left is the core's own work. Read sends the same bytes over
+ * and over, as many as the name of the blob says; Write takes what comes and says that it was so much. */
+enum { EMPTY_PIECE = 1 << 20, EMPTY_HEAD = 5 };
+
+static bool step(grpc_call *call, grpc_completion_queue *queue, grpc_op op)
 {
-	enum { PIECE = 1 << 20 };
-	gpr_timespec forever = gpr_inf_future(GPR_CLOCK_MONOTONIC);
-	grpc_slice slice = grpc_slice_malloc(PIECE + 4);
-	/* Field 10, wire type 2, length 1 MiB. */
-	memcpy(GRPC_SLICE_START_PTR(slice), "\x52\x80\x80\x40", 4);
-	memset(GRPC_SLICE_START_PTR(slice) + 4, 0x5a, PIECE);
+	return grpc_call_start_batch(call, &op, 1, NULL, NULL) == GRPC_CALL_OK &&
+		grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).success;
+}
+
+static grpc_byte_buffer *receive_one(grpc_call *call, grpc_completion_queue *queue)
+{
+	grpc_byte_buffer *got = NULL;
+	step(call, queue, (grpc_op){.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &got});
+	return got;
+}
+
+static bool send_one(grpc_call *call, grpc_completion_queue *queue, grpc_slice slice)
+{
 	grpc_byte_buffer *message = grpc_raw_byte_buffer_create(&slice, 1);
+	bool ok = step(call, queue, (grpc_op){.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = message});
+	grpc_byte_buffer_destroy(message);
+	return ok;
+}
+
+/* Of the blob that the message names, "…blobs/HASH/SIZE"; it is destroyed. */
+static uint64_t size_named(grpc_byte_buffer *message, struct croft_arena *arena)
+{
+	enum { NAME = 6 + 64 + 1 };
+	struct croft_slice bytes = message ? core_bytes(message, arena) : CROFT_SLICE("", 0);
+	const char *name = memmem(bytes.data, bytes.size, "blobs/", 6), *end = (const char *)bytes.data + bytes.size;
+	uint64_t size = 0;
+	for (const char *at = name ? name + NAME : end; at < end && *at >= '0' && *at <= '9'; at++)
+		size = 10 * size + (uint64_t)(*at - '0');
+	return size;
+}
+
+static void answer_read(grpc_call *call, grpc_completion_queue *queue, grpc_slice zeros, struct croft_arena *arena)
+{
+	uint64_t left = size_named(receive_one(call, queue), arena);
+	bool ok = true;
+	while (ok && left > 0) {
+		size_t piece = left < EMPTY_PIECE ? (size_t)left : EMPTY_PIECE, size = 0;
+		uint8_t head[EMPTY_HEAD] = {0x52}; /* field 10, wire type 2 */
+		for (size_t rest = piece; rest || size == 0; rest >>= 7)
+			head[++size] = (uint8_t)((rest & 0x7f) | (rest >> 7 ? 0x80 : 0));
+		grpc_slice parts[] = {grpc_slice_from_copied_buffer((char *)head, size + 1),
+			grpc_slice_sub(zeros, 0, piece)};
+		grpc_byte_buffer *message = grpc_raw_byte_buffer_create(parts, 2);
+		ok = step(call, queue, (grpc_op){.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = message});
+		grpc_byte_buffer_destroy(message);
+		grpc_slice_unref(parts[0]);
+		grpc_slice_unref(parts[1]);
+		left -= piece;
+	}
+}
+
+static void answer_write(grpc_call *call, grpc_completion_queue *queue, struct croft_arena *arena)
+{
+	uint64_t size = size_named(receive_one(call, queue), arena);
+	for (grpc_byte_buffer *message; (message = receive_one(call, queue));)
+		grpc_byte_buffer_destroy(message);
+	uint8_t answer[11] = {0x08}; /* field 1, a number */
+	size_t used = 1;
+	for (; size >= 0x80; size >>= 7)
+		answer[used++] = (uint8_t)(size | 0x80);
+	answer[used++] = (uint8_t)size;
+	grpc_slice slice = grpc_slice_from_copied_buffer((char *)answer, used);
+	send_one(call, queue, slice);
+	grpc_slice_unref(slice);
+}
+
+static void serve_calls(grpc_server *server, grpc_completion_queue *queue)
+{
+	grpc_slice zeros = grpc_slice_malloc(EMPTY_PIECE);
+	memset(GRPC_SLICE_START_PTR(zeros), 0x5a, EMPTY_PIECE);
+	struct croft_arena *arena = croft_arena_create();
 	for (;;) {
 		grpc_call *call;
 		grpc_call_details details;
@@ -336,32 +402,27 @@ static void send_nothing(grpc_server *server, grpc_completion_queue *queue, uint
 		grpc_call_details_init(&details);
 		grpc_metadata_array_init(&metadata);
 		grpc_server_request_call(server, &call, &details, &metadata, queue, queue, NULL);
-		if (!grpc_completion_queue_next(queue, forever, NULL).success)
+		if (!grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).success)
 			return;
-		grpc_op first = {.op = GRPC_OP_SEND_INITIAL_METADATA};
-		grpc_op last = {.op = GRPC_OP_SEND_STATUS_FROM_SERVER,
-			.data.send_status_from_server.status = GRPC_STATUS_OK};
-		grpc_call_start_batch(call, &first, 1, NULL, NULL);
-		bool ok = grpc_completion_queue_next(queue, forever, NULL).success;
-		for (uint64_t sent = 0; ok && sent < bytes; sent += PIECE) {
-			grpc_byte_buffer *copy = grpc_byte_buffer_copy(message); /* the core empties it */
-			grpc_op piece = {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = copy};
-			grpc_call_start_batch(call, &piece, 1, NULL, NULL);
-			ok = grpc_completion_queue_next(queue, forever, NULL).success;
-			grpc_byte_buffer_destroy(copy);
-		}
-		grpc_call_start_batch(call, &last, 1, NULL, NULL);
-		grpc_completion_queue_next(queue, forever, NULL);
+		step(call, queue, (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA});
+		if (grpc_slice_str_cmp(details.method, "/google.bytestream.ByteStream/Write") == 0)
+			answer_write(call, queue, arena);
+		else
+			answer_read(call, queue, zeros, arena);
+		step(call, queue, (grpc_op){.op = GRPC_OP_SEND_STATUS_FROM_SERVER,
+			.data.send_status_from_server.status = GRPC_STATUS_OK});
+		croft_arena_reset(arena);
 		grpc_call_unref(call);
 		grpc_call_details_destroy(&details);
 		grpc_metadata_array_destroy(&metadata);
 	}
 }
 
-int serve_empty(uint64_t bytes)
+int serve_empty(void)
 {
 	grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
-	grpc_server *server = grpc_server_create(NULL, NULL);
+	grpc_arg most = {GRPC_ARG_INTEGER, (char *)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, {.integer = -1}};
+	grpc_server *server = grpc_server_create(&(grpc_channel_args){1, &most}, NULL);
 	grpc_server_register_completion_queue(server, queue, NULL);
 	grpc_server_credentials *credentials = grpc_insecure_server_credentials_create();
 	int port = grpc_server_add_http2_port(server, "127.0.0.1:0", credentials);
@@ -370,6 +431,6 @@ int serve_empty(uint64_t bytes)
 	grpc_server_start(server);
 	printf("%d\n", port);
 	fflush(stdout);
-	send_nothing(server, queue, bytes);
+	serve_calls(server, queue);
 	return 0;
 }

@@ -46,6 +46,6 @@ void call_at_once(struct connection *const *connections, unsigned connection_cou
 	grpc_byte_buffer *const *requests, size_t count, unsigned at_once, uint64_t *payloads);
 
 /* Serves until it is killed. */
-int serve_empty(uint64_t bytes);
+int serve_empty(void);
 
 #endif

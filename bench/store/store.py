@@ -3,6 +3,7 @@
 best peer's time by ours. See bench/store/run."""
 import argparse
 import glob
+import operator
 import os
 import random
 import re
@@ -36,11 +37,11 @@ class Croft:
 
 
 class Empty:
-    """The gRPC core with a handler that only sends."""
+    """The gRPC core with handlers that only send and receive."""
     name = "empty"
 
-    def __init__(self, client, size):
-        self.process = subprocess.Popen([client, "empty", str(size)], stdout=subprocess.PIPE, text=True)
+    def __init__(self, client):
+        self.process = subprocess.Popen([client, "empty"], stdout=subprocess.PIPE, text=True)
         self.target = f"127.0.0.1:{int(self.process.stdout.readline())}"
         self.pid = self.process.pid
 
@@ -107,13 +108,19 @@ class Bench:
             print(f"  {row}: {name} {middle * 1e3:.1f} ms ({amount / middle:.0f} {unit}; "
                   f"{self.burnt[name] / len(taken) * 1e3:.0f} ms of processor)", flush=True)
 
-    def compare(self, row, work, unit, amount):
-        times = self.rounds(self.stores, work)
+    def compare(self, row, work, unit, amount, core=None):
+        """With the bare core in the same rounds, it is told what that reaches of the same bar."""
+        times = self.rounds(self.stores + ([core] if core else []), work)
         self.report(row, times, unit, amount)
-        ours = times.pop("croft")
-        if times:
-            self.bar(f"store-{row}", statistics.median(
-                min(taken[i] for taken in times.values()) / ours[i] for i in range(len(ours))), 2)
+        ours, bare = times.pop("croft"), times.pop("empty", None)
+        best = [min(taken) for taken in zip(*times.values())]
+        if best:
+            self.bar(f"store-{row}", statistics.median(map(operator.truediv, best, ours)), 2)
+        if best and bare:
+            print(f"  {row}: core itself {statistics.median(map(operator.truediv, best, bare)):.2f}", flush=True)
+        if bare:
+            return statistics.median(map(operator.truediv, bare, ours))
+        return None
 
     def bar(self, name, value, goal):
         print(f"BAR {name} {value:.2f} >={goal} {'ok' if value >= goal else 'short'}", flush=True)
@@ -136,20 +143,17 @@ class Bench:
 
     def streams(self):
         size, seeds = self.arguments.size << 20, [self.fresh() for _ in range(self.arguments.runs)]
-        self.compare("stream-write", lambda store, i: self.call(store, "write", size, seeds[i]),
-                     "MiB/s", size >> 20)
-        for store in self.stores:
-            self.call(store, "stream", size, seeds[-1], "check")
-        self.compare("stream-read", lambda store, i: self.call(store, "stream", size, seeds[-1]),
-                     "MiB/s", size >> 20)
-        pair = [self.stores[0], Empty(self.client, size)]
+        core = Empty(self.client)
         try:
-            times = self.rounds(pair, lambda store, i: self.call(store, "stream", size, seeds[-1]))
+            self.compare("stream-write", lambda store, i: self.call(store, "write", size, seeds[i]),
+                         "MiB/s", size >> 20, core)
+            for store in self.stores:
+                self.call(store, "stream", size, seeds[-1], "check")
+            by_core = self.compare("stream-read", lambda store, i: self.call(store, "stream", size, seeds[-1]),
+                                   "MiB/s", size >> 20, core)
+            self.bar("store-stream-read-by-core", by_core, 0.8)
         finally:
-            pair[1].stop()
-        self.report("stream-read", times, "MiB/s", size >> 20)
-        self.bar("store-stream-read-by-core", statistics.median(
-            empty / ours for ours, empty in zip(times["croft"], times["empty"])), 0.8)
+            core.stop()
 
     def tree(self):
         packages, tree, lines = (f"{self.arguments.cache}/{name}" for name in ("debs", "tree", "files"))
@@ -167,9 +171,12 @@ class Bench:
         print(f"  tree: {len(names)} files, {size >> 20} MiB")
         for store in self.stores:
             self.call(store, "put-tree", lines=lines)
-        self.compare("tree", lambda store, i: self.call(store, "tree", 64, lines=lines), "files/s",
-                     len(names))
-
+        core = Empty(self.client)
+        try:
+            self.compare("tree", lambda store, i: self.call(store, "tree", 64, lines=lines), "files/s",
+                         len(names), core)
+        finally:
+            core.stop()
 
     # Of ours alone ------------------------------------------------------------------------------------
 

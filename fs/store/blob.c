@@ -367,8 +367,13 @@ size_t croft_store_blob_run(const struct croft_store_blob *blob, uint64_t offset
 	if (offset >= blob->entry.size)
 		return 0;
 	uint64_t end = blob->entry.size;
-	if (blob->recipe)
-		end = blob->recipe->starts[chunk_at(blob->recipe, offset) + 1];
+	if (blob->recipe) {
+		const uint64_t *starts = blob->recipe->starts;
+		size_t next = chunk_at(blob->recipe, offset) + 1, count = store_recipe_count(blob->recipe->chunks);
+		while (next < count && starts[next + 1] - offset <= most)
+			next++;
+		end = starts[next];
+	}
 	return end - offset < most ? (size_t)(end - offset) : most;
 }
 
