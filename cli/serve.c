@@ -86,6 +86,7 @@ static int run(const struct options *options, struct croft_error *err)
 		.policy = options_value(options, "policy"),
 		.private_blobs = options_given(options, "private-blobs"),
 		.upstream_url = options_value(options, "upstream"),
+		.upstream_authority_file = options_value(options, "upstream-ca"),
 		.asset_origins = origins,
 		.asset_origin_count = origin_count,
 		.scrub_bytes_per_second = scrub,
@@ -102,7 +103,9 @@ static const struct option_spec serve_options[] = {
 	{"listen", 0, "ADDR", "for clients and agents (else 127.0.0.1:8980)"},
 	{"plane", 0, "ADDR", "for blobs over HTTP (else the same host, port 8981)"},
 	{"budget", 0, "SIZE", "most bytes that the store may hold (else 90 % of the free disk)"},
-	{"upstream", 0, "URL", "a cache behind this one, read and written through (grpc://, http://)"},
+	{"upstream", 0, "URL", "a cache behind this one, read and written through (grpc://, grpcs://, http://,"
+		" https://, s3://)"},
+	{"upstream-ca", 0, "FILE", "PEM authorities of the upstream's certificate (else the system's)"},
 	{"asset-origin", 0, "URL",
 		"Remote Asset may fetch what is below (http://, https://, ending with /); may be repeated"},
 	{"scrub", 0, "SIZE", "bytes a second of the store that are read and checked (4M; 0: none)"},

@@ -8,8 +8,9 @@
  *	croft_upstream_bring(upstream, missing, count);   // then look into the store again
  *
  * URLs: grpc://HOST:PORT[/INSTANCE], grpcs://…, unix:/PATH: any Remote Execution API CAS and action
- * cache. http://HOST:PORT[/PATH]: an HTTP cache (/cas/<sha256>, /ac/<sha256>), such as Bazel's,
- * bazel-remote, nginx, or a blob plane.
+ * cache. http://HOST[:PORT][/PATH], https://…: an HTTP cache (/cas/<sha256>, /ac/<sha256>), such as Bazel's,
+ * bazel-remote, nginx, or a blob plane. s3://BUCKET[/PREFIX]: the same paths in a bucket of S3 or of what
+ * AWS_ENDPOINT_URL names; credentials are looked for where AWS's own tools do.
  *
  * Nothing enters the store unverified, and a result only with its whole closure. Whatever fails is a
  * miss, said once in the log; while the upstream fails it is left alone for growing times, so that
@@ -26,6 +27,7 @@ struct croft_upstream;
 struct croft_upstream_config {
 	struct croft_store *store; /* borrowed */
 	const char *url;
+	const char *authority_file; /* PEM, whom grpcs:// and https:// believe; NULL: the system's */
 	unsigned timeout_ms; /* without progress; 0: 10 s */
 };
 

@@ -68,7 +68,8 @@ static bool start_upstream(struct serving *serving, const struct croft_serve_con
 		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
 			"blobs cannot be private with an upstream: it does not tell whose they are");
 	serving->upstream = croft_upstream_start(
-		&(struct croft_upstream_config){.store = serving->store, .url = config->upstream_url}, err);
+		&(struct croft_upstream_config){.store = serving->store, .url = config->upstream_url,
+			.authority_file = config->upstream_authority_file}, err);
 	return serving->upstream || croft_error_wrap(err, "the upstream");
 }
 

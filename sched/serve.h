@@ -21,7 +21,7 @@ struct croft_serve_config {
 	const char *policy;
 	uint64_t unfit_ms, abandon_ms; /* as sched.h */
 	uint64_t queue_limit, build_limit; /* operations that wait, in all and of one build; 0: as sched.h */
-	const char *upstream_url; /* see fs/upstream.h; NULL: none */
+	const char *upstream_url, *upstream_authority_file; /* see fs/upstream.h; NULL: none */
 	const char *const *asset_origins; /* see sched/services.h */
 	size_t asset_origin_count;
 	uint64_t scrub_bytes_per_second; /* see fs/store.h */

@@ -91,7 +91,7 @@ static void tell(struct tls_thread *thread, struct link *link)
 											   : ERR_reason_error_string(code);
 	if (reason && (!thread->told_ns || now_ns - thread->told_ns > TELL_AGAIN_MS * UINT64_C(1000000))) {
 		thread->told_ns = now_ns;
-		croft_log(CROFT_LOG_WARNING, "TLS of the blob plane: %s", reason);
+		croft_log(CROFT_LOG_WARNING, "TLS with a peer: %s", reason);
 	}
 }
 

@@ -2,6 +2,7 @@
 #include "fs/upstream/connection.h"
 
 #include "fs/http/http.h"
+#include "fs/tls/relay.h"
 #include "proto/base/cleanup.h"
 
 #include <errno.h>
@@ -12,7 +13,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
-enum { BUFFER = 64 * 1024, IDLE = 16, DRAIN_MOST = 64 * 1024 };
+enum { BUFFER = 64 * 1024, IDLE = 16, DRAIN_MOST = 64 * 1024, TLS_THREADS = 2 };
 
 struct connection {
 	struct connection *next;
@@ -27,6 +28,7 @@ struct upstream_host {
 	char address[300]; /* for the Host field */
 	char name[256], port[16];
 	unsigned timeout_ms;
+	struct tls_relay *tls; /* NULL: in clear text */
 	pthread_mutex_t lock; /* guards: idle, idle_count */
 	struct connection *idle;
 	unsigned idle_count;
@@ -54,15 +56,20 @@ static void connection_close(struct connection *connection)
 	free(connection);
 }
 
+/* The send timeout is connect's, too. */
+static void bound_waits(const struct upstream_host *host, int fd)
+{
+	struct timeval timeout = {host->timeout_ms / 1000, (long)(host->timeout_ms % 1000) * 1000};
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+}
+
 static int dial_one(struct upstream_host *host, const struct addrinfo *address)
 {
 	int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
 	if (fd < 0)
 		return -1;
-	/* The send timeout is connect's, too. */
-	struct timeval timeout = {host->timeout_ms / 1000, (long)(host->timeout_ms % 1000) * 1000};
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+	bound_waits(host, fd);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (connect(fd, address->ai_addr, address->ai_addrlen) == 0)
 		return fd;
@@ -87,6 +94,12 @@ static struct connection *dial(struct upstream_host *host, struct croft_error *e
 	if (fd < 0) {
 		fail(host, failure, "connecting", err);
 		return NULL;
+	}
+	if (host->tls) {
+		fd = tls_relay_begin(host->tls, fd, host->name, err);
+		if (fd < 0)
+			return NULL;
+		bound_waits(host, fd);
 	}
 	struct connection *connection = croft_alloc(sizeof(*connection));
 	connection->next = NULL;
@@ -127,7 +140,7 @@ static void give_back(struct upstream_host *host, struct connection *connection)
 	host->idle_count++;
 }
 
-struct upstream_host *upstream_host_create(const char *address, unsigned timeout_ms,
+struct upstream_host *upstream_host_create(const char *address, const struct croft_tls *tls, unsigned timeout_ms,
 	struct croft_error *err)
 {
 	struct upstream_host *host = croft_zalloc(sizeof(*host));
@@ -137,13 +150,14 @@ struct upstream_host *upstream_host_create(const char *address, unsigned timeout
 	pthread_mutex_init(&host->lock, NULL);
 	const char *colon = strrchr(address, ':');
 	bool has_port = colon && !strchr(colon, ']');
-	snprintf(with_port, sizeof(with_port), "%s%s", address, has_port ? "" : ":80");
-	if (strlen(address) < sizeof(with_port) - 4 && !strchr(address, '@') &&
-		http_split_address(
-			with_port, host->name, sizeof(host->name), host->port, sizeof(host->port)) &&
-		host->name[0])
+	snprintf(with_port, sizeof(with_port), "%s%s", address, has_port ? "" : tls ? ":443" : ":80");
+	if (strlen(address) >= sizeof(with_port) - 5 || strchr(address, '@') ||
+		!http_split_address(
+			with_port, host->name, sizeof(host->name), host->port, sizeof(host->port)) ||
+		!host->name[0])
+		croft_error_set(err, CROFT_INVALID_ARGUMENT, "'%s' is no HOST:PORT", address);
+	else if (!tls || (host->tls = tls_relay_start("upstream-tls", tls, false, TLS_THREADS, err)))
 		return host;
-	croft_error_set(err, CROFT_INVALID_ARGUMENT, "'%s' is no HOST:PORT", address);
 	upstream_host_destroy(host);
 	return NULL;
 }
@@ -157,8 +171,14 @@ void upstream_host_destroy(struct upstream_host *host)
 		host->idle = connection->next;
 		connection_close(connection);
 	}
+	tls_relay_stop(host->tls);
 	pthread_mutex_destroy(&host->lock);
 	free(host);
+}
+
+const char *upstream_host_address(const struct upstream_host *host)
+{
+	return host->address;
 }
 
 /* Requests ------------------------------------------------------------------------------------- */
@@ -184,8 +204,8 @@ static bool send_request(struct upstream_host *host, struct connection *connecti
 	const char *length = request->give
 		? croft_arena_printf(arena, "Content-Length: %" PRIu64 "\r\n"
 			"Content-Type: application/octet-stream\r\n", request->body_size) : "";
-	const char *head = croft_arena_printf(arena, "%s %s HTTP/1.1\r\nHost: %s\r\n%s\r\n",
-		request->method, request->path, host->address, length);
+	const char *head = croft_arena_printf(arena, "%s %s HTTP/1.1\r\nHost: %s\r\n%s%s\r\n",
+		request->method, request->path, host->address, length, request->fields ? request->fields : "");
 	if (!send_all(host, connection, head, strlen(head), request->give ? MSG_MORE : 0, err))
 		return false;
 	if (!request->give)

@@ -8,16 +8,20 @@
 
 #include "proto/base/error.h"
 #include "proto/base/slice.h"
+#include "proto/rpc/server.h" /* struct croft_tls */
 
 #include <stdint.h>
 #include <sys/types.h>
 
 struct upstream_host;
 
-/* "host", "host:port", "[v6]:port" */
-struct upstream_host *upstream_host_create(const char *address, unsigned timeout_ms,
+/* "host", "host:port", "[v6]:port". `tls`: its certificate must be for that name, and of the authorities (NULL in it:
+ * the system's); NULL: in clear text. */
+struct upstream_host *upstream_host_create(const char *address, const struct croft_tls *tls, unsigned timeout_ms,
 	struct croft_error *err);
 void upstream_host_destroy(struct upstream_host *host);
+/* For the Host field. Borrowed. */
+const char *upstream_host_address(const struct upstream_host *host);
 
 struct upstream_answer {
 	int status;
@@ -28,6 +32,7 @@ struct upstream_answer {
 
 struct upstream_request {
 	const char *method, *path;
+	const char *fields; /* more lines of the head, each with its end; NULL: none */
 	/* The request's body: exactly the bytes at the offset, or fewer; ≤ 0: there are none. */
 	ssize_t (*give)(void *user, void *buffer, size_t size, uint64_t offset);
 	uint64_t body_size;

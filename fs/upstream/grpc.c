@@ -349,7 +349,9 @@ static void *create(struct croft_upstream *upstream, const char *url, struct cro
 	struct link *link = croft_zalloc(sizeof(*link));
 	link->upstream = upstream;
 	link->instance_name = croft_strdup(slash ? slash : "");
-	link->channel = croft_channel_create(target, NULL, err);
+	const struct croft_tls tls = {.authority_file = upstream->authority_file};
+	bool secret = strncmp(url, "grpcs://", 8) == 0;
+	link->channel = croft_channel_create(target, secret ? &tls : NULL, err);
 	if (link->channel)
 		return link;
 	destroy(link);

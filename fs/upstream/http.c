@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* An upstream that is an HTTP cache: GET, HEAD and PUT of /cas/<sha256> and /ac/<sha256>. */
+/* An upstream that is an HTTP cache: GET, HEAD and PUT of /cas/<sha256> and /ac/<sha256>; or a bucket of an S3-like
+ * store, where requests are signed. */
 #include "fs/upstream/connection.h"
 #include "fs/upstream/internal.h"
+#include "fs/upstream/s3.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,7 +14,26 @@ struct link {
 	struct croft_upstream *upstream;
 	struct upstream_host *host;
 	char *path; /* "" or "/some/where" */
+	bool is_signed;
+	struct s3_account account; /* where it is */
 };
+
+static bool ask(struct link *link, struct upstream_request *request, const uint8_t *body_hash, int *status,
+	struct croft_error *err)
+{
+	if (!link->is_signed)
+		return upstream_ask(link->host, request, status, err);
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	request->fields = s3_sign(&link->account, &(struct s3_request){
+		.method = request->method,
+		.host = upstream_host_address(link->host),
+		.target = request->path,
+		.body_hash = body_hash,
+		.at = time(NULL)}, arena);
+	bool ok = upstream_ask(link->host, request, status, err);
+	request->fields = NULL;
+	return ok;
+}
 
 static bool is_missing(int status)
 {
@@ -38,8 +59,10 @@ static const char *path_of(const struct link *link, const char *instance_name, c
 }
 
 /* Instance names become parts of paths; one that could not be read back the same stays at home. */
-static bool is_plain(const char *instance_name)
+static bool is_plain(const struct link *link, const char *instance_name)
 {
+	if (link->is_signed && !s3_is_plain(instance_name))
+		return false;
 	for (const char *c = instance_name; *c; c++)
 		if (*c <= ' ' || *c > '~' || strchr("%?#\\", *c))
 			return false;
@@ -102,7 +125,7 @@ static bool get(struct link *link, struct taking *taking, struct croft_error *er
 	};
 	taking->upstream = link->upstream;
 	int status;
-	if (!upstream_ask(link->host, &request, &status, err))
+	if (!ask(link, &request, NULL, &status, err))
 		return false;
 	if (status != 200)
 		return is_missing(status) || refused(link, "a GET", status, err);
@@ -172,11 +195,12 @@ static ssize_t give_blob(void *user, void *buffer, size_t size, uint64_t offset)
 	return croft_store_blob_read(user, buffer, size, offset, NULL);
 }
 
-static bool put(struct link *link, struct upstream_request *request, struct croft_error *err)
+static bool put(struct link *link, struct upstream_request *request, const uint8_t *body_hash,
+	struct croft_error *err)
 {
 	int status;
 	request->method = "PUT";
-	if (!upstream_ask(link->host, request, &status, err))
+	if (!ask(link, request, body_hash, &status, err))
 		return false;
 	return (status >= 200 && status < 300) || refused(link, "a PUT", status, err);
 }
@@ -187,7 +211,7 @@ static bool send_one(struct link *link, const struct croft_digest *digest, struc
 	struct upstream_request request = {
 		.method = "HEAD", .path = path_of(link, "", "cas", digest->hash, arena)};
 	int status;
-	if (!upstream_ask(link->host, &request, &status, err))
+	if (!ask(link, &request, NULL, &status, err))
 		return false;
 	if (status == 200)
 		return true;
@@ -197,7 +221,7 @@ static bool send_one(struct link *link, const struct croft_digest *digest, struc
 	request.give = give_blob;
 	request.user = blob;
 	request.body_size = digest->size_bytes;
-	bool ok = put(link, &request, err);
+	bool ok = put(link, &request, digest->hash, err);
 	croft_store_blob_close(blob);
 	if (ok) {
 		upstream_count(link->upstream, sent_blobs, 1);
@@ -261,9 +285,9 @@ static bool get_result(void *user, const char *instance_name, const struct croft
 	};
 	int status;
 	*value = CROFT_SLICE(NULL, 0);
-	if (!is_plain(instance_name))
+	if (!is_plain(link, instance_name))
 		return true;
-	if (!upstream_ask(link->host, &request, &status, err))
+	if (!ask(link, &request, NULL, &status, err))
 		return false;
 	if (status == 200 && request.complete)
 		*value = CROFT_SLICE(reading.data ? reading.data : "", reading.size);
@@ -290,7 +314,8 @@ static bool put_result(void *user, const char *instance_name, const struct croft
 		.user = &value,
 		.body_size = value.size,
 	};
-	return !is_plain(instance_name) || put(link, &request, err);
+	struct croft_digest digest = croft_digest_of(value.data, value.size);
+	return !is_plain(link, instance_name) || put(link, &request, digest.hash, err);
 }
 
 /* ---------------------------------------------------------------------------------------------- */
@@ -299,24 +324,46 @@ static void destroy(void *user)
 {
 	struct link *link = user;
 	upstream_host_destroy(link->host);
+	s3_account_finish(&link->account);
 	free(link->path);
 	free(link);
 }
 
-/* http://HOST[:PORT][/PATH] */
-static void *create(struct croft_upstream *upstream, const char *url, struct croft_error *err)
+/* http://HOST[:PORT][/PATH], https://… */
+static bool reach(struct link *link, const char *url, struct croft_error *err)
 {
-	const char *start = url + strlen("http://"), *slash = strchr(start, '/');
+	bool secret = strncmp(url, "https://", 8) == 0;
+	if (!secret && strncmp(url, "http://", 7) != 0)
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "'%s' is neither http:// nor https://", url);
+	const struct croft_tls tls = {.authority_file = link->upstream->authority_file};
+	const char *start = strstr(url, "://") + 3, *slash = strchr(start, '/');
 	size_t size = slash ? (size_t)(slash - start) : strlen(start);
-	struct link *link = croft_zalloc(sizeof(*link));
-	link->upstream = upstream;
 	link->path = croft_strdup(slash ? slash : "");
 	for (size_t end = strlen(link->path); end > 0 && link->path[end - 1] == '/';)
 		link->path[--end] = '\0';
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	const char *host = croft_arena_printf(arena, "%.*s", (int)size, start);
-	link->host = upstream_host_create(host, upstream->timeout_ms, err);
-	if (link->host)
+	link->host = upstream_host_create(host, secret ? &tls : NULL, link->upstream->timeout_ms, err);
+	return link->host != NULL;
+}
+
+static bool reach_bucket(struct link *link, const char *url, struct croft_error *err)
+{
+	const char *place = url + strlen("s3://");
+	link->is_signed = true;
+	if (!*place || *place == '/' || !s3_is_plain(place))
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "'%s' is no s3://BUCKET[/PREFIX]", url);
+	if (!s3_account_find(&link->account, err))
+		return croft_error_wrap(err, "'%s'", url);
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	return reach(link, s3_endpoint_url(url, link->account.region, arena), err);
+}
+
+static void *create(struct croft_upstream *upstream, const char *url, struct croft_error *err)
+{
+	struct link *link = croft_zalloc(sizeof(*link));
+	link->upstream = upstream;
+	if (strncmp(url, "s3://", 5) == 0 ? reach_bucket(link, url, err) : reach(link, url, err))
 		return link;
 	destroy(link);
 	return NULL;

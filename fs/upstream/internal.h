@@ -40,7 +40,7 @@ struct upstream_sender;
 
 struct croft_upstream {
 	struct croft_store *store;
-	char *url;
+	char *url, *authority_file /* or NULL */;
 	unsigned timeout_ms;
 	const struct upstream_kind *kind;
 	void *link;

@@ -202,7 +202,7 @@ bool upstream_in_groups(const struct croft_digest *digests, size_t count,
 
 static const struct upstream_kind *kind_of(const char *url)
 {
-	if (strncmp(url, "http://", 7) == 0)
+	if (strncmp(url, "http://", 7) == 0 || strncmp(url, "https://", 8) == 0 || strncmp(url, "s3://", 5) == 0)
 		return &upstream_http;
 	if (strncmp(url, "grpc://", 7) == 0 || strncmp(url, "grpcs://", 8) == 0 ||
 		strncmp(url, "unix:", 5) == 0)
@@ -216,12 +216,13 @@ struct croft_upstream *croft_upstream_start(const struct croft_upstream_config *
 	const struct upstream_kind *kind = kind_of(config->url);
 	if (!kind) {
 		croft_error_set(err, CROFT_INVALID_ARGUMENT,
-			"'%s' is no upstream: grpc://, grpcs://, unix: and http:// are known", config->url);
+			"'%s' is no upstream: grpc://, grpcs://, unix:, http://, https:// and s3:// are known", config->url);
 		return NULL;
 	}
 	struct croft_upstream *upstream = croft_zalloc(sizeof(*upstream));
 	upstream->store = config->store;
 	upstream->url = croft_strdup(config->url);
+	upstream->authority_file = config->authority_file ? croft_strdup(config->authority_file) : NULL;
 	upstream->timeout_ms = config->timeout_ms ? config->timeout_ms : TIMEOUT_MS;
 	upstream->kind = kind;
 	upstream->coming = croft_digest_map_create();
@@ -245,6 +246,7 @@ void croft_upstream_stop(struct croft_upstream *upstream)
 	pthread_mutex_destroy(&upstream->lock);
 	pthread_cond_destroy(&upstream->arrived);
 	free(upstream->url);
+	free(upstream->authority_file);
 	free(upstream);
 }
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The suite against servers of others, which shows whether the suite itself is right: whatever fails
+# Servers of others: as upstreams of ours, and under the suite, which shows whether the suite itself is right: whatever fails
 # there must be explained in others/NAME, a line for each test: its name, and what the server does.
 . "$(dirname "$0")/../clients/lib.sh"
 lists=$(realpath "$(dirname "$0")")/others
@@ -89,6 +89,28 @@ compare() {
     [ "$(sed -n 's/^\([0-9]*\) passed.*/\1/p' "$folder/$1.out")" -ge "$3" ]
 }
 
+# before NAME PORT: a store of ours with that one as its upstream: what is put gets there, and another finds it there.
+before() {
+    local digest state
+    address=127.0.0.1:0 plane=127.0.0.1:0
+    serve "$1-writes" --upstream "grpc://127.0.0.1:$2"
+    digest=$("$CROFT" import "$folder/tree")
+    for _ in $(seq 300); do
+        "$CROFT" export --server "grpc://127.0.0.1:$2" "$digest" "$folder/$1-sent" 2>/dev/null && break
+        rm -rf "$folder/$1-sent"
+        sleep 0.1
+    done
+    diff -r "$folder/tree" "$folder/$1-sent"
+    address=127.0.0.1:0 plane=127.0.0.1:0
+    serve "$1-reads" --upstream "grpc://127.0.0.1:$2"
+    "$CROFT" export "$digest" "$folder/$1-read"
+    diff -r "$folder/tree" "$folder/$1-read"
+    echo "$1: is an upstream"
+}
+mkdir "$folder/tree"
+for i in $(seq 50); do echo "file $i" >"$folder/tree/$i"; done
+head -c 3000000 /dev/urandom >"$folder/tree/large"
+
 root "$buildbox" "$folder/box"
 
 echo "buildbox-casd, with --buildbox-run for jobs"
@@ -97,6 +119,7 @@ background casd box "$folder/box" buildbox-casd --bind="127.0.0.1:$port" \
     --buildbox-run=/usr/bin/buildbox-run-hosttools /work/casd
 answers "$port" casd
 compare buildbox-casd "$port" 100
+before buildbox-casd "$port"
 
 echo "BuildGrid, with PostgreSQL, and BuildBox's worker for jobs"
 root "$postgresql" "$folder/sql"
@@ -168,3 +191,4 @@ background worker box "$folder/box" buildbox-worker --bots-remote="http://127.0.
     --cas-remote="http://127.0.0.1:$cas_port" --buildbox-run=/usr/bin/buildbox-run-hosttools \
     --concurrent-jobs=2 one
 compare buildgrid "$port" 80
+before buildgrid "$port"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server in front of another cache: a second croft by gRPC and by HTTP, nginx; and ccache, which
-# keeps its results in a blob plane.
+# A server in front of another cache: a second croft by gRPC and by HTTP, nginx, with TLS as well; and ccache,
+# which keeps its results in a blob plane.
 . "$(dirname "$0")/lib.sh"
 
 # another NAME ARGUMENT...: a server beside those that run.
@@ -21,8 +21,11 @@ till() {
 }
 
 # On a port that is free; nothing else may be had from nginx but what is below /cache.
+# start_nginx LISTEN_OPTION SETTING...
 nginx_pid=
 start_nginx() {
+    local listen=${1:-}
+    shift || true
     mkdir -p "$folder/www/cache" "$folder/nginx"
     for _ in $(seq 10); do
         nginx_port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -34,7 +37,8 @@ http {
   proxy_temp_path $folder/nginx/t2; fastcgi_temp_path $folder/nginx/t3;
   uwsgi_temp_path $folder/nginx/t4; scgi_temp_path $folder/nginx/t5;
   server {
-    listen 127.0.0.1:$nginx_port;
+    listen 127.0.0.1:$nginx_port $listen;
+    $*
     location /cache/ { root $folder/www; dav_methods PUT; create_full_put_path on; }
   }
 }
@@ -43,7 +47,7 @@ NGINX
         nginx_pid=$!
         for _ in $(seq 100); do
             kill -0 "$nginx_pid" 2>/dev/null || break
-            if curl -s -o /dev/null "http://127.0.0.1:$nginx_port/"; then
+            if (: </dev/tcp/127.0.0.1/"$nginx_port") 2>/dev/null; then
                 pids+=("$nginx_pid")
                 return 0
             fi
@@ -116,6 +120,40 @@ echo bad >"$folder/www/cache/cas/$small"
 same 404 "$(curl -s -o /dev/null -w '%{http_code}' "http://$plane/cas/$small")"
 fails 1 "" "$CROFT" blob stat "$small-4"
 
+echo "nginx with TLS: its certificate must be for its name, and of whom we believe"
+openssl req -x509 -newkey rsa:2048 -nodes -keyout "$folder/nginx.key" -out "$folder/nginx.pem" -days 2 \
+    -subj "/CN=nginx" -addext subjectAltName=IP:127.0.0.1 >/dev/null 2>&1
+tls=("ssl_certificate $folder/nginx.pem;" "ssl_certificate_key $folder/nginx.key;")
+plain_pid=$nginx_pid plain_port=$nginx_port
+start_nginx ssl "${tls[@]}"
+another secret --upstream "https://127.0.0.1:$nginx_port/cache" --upstream-ca "$folder/nginx.pem"
+curl -sSf "http://$plane/cas/$hash" | cmp - "$tree/large"
+newest=$(sha256sum "$tree/new-large" | cut -d' ' -f1)
+curl -sSf -T "$tree/new-large" "http://$plane/cas/$newest"
+till cmp "$tree/new-large" "$folder/www/cache/cas/$newest"
+another unbelieving --upstream "https://127.0.0.1:$nginx_port/cache"
+same 404 "$(curl -s -o /dev/null -w '%{http_code}' "http://$plane/cas/$hash")"
+till grep -q 'TLS with a peer: self-signed certificate' "$folder/unbelieving.log"
+another misnamed --upstream "https://localhost:$nginx_port/cache" --upstream-ca "$folder/nginx.pem"
+same 404 "$(curl -s -o /dev/null -w '%{http_code}' "http://$plane/cas/$hash")"
+till grep -q 'TLS with a peer: ' "$folder/misnamed.log"
+another unsecret --upstream "https://127.0.0.1:$plain_port/cache"
+same 404 "$(curl -s -o /dev/null -w '%{http_code}' "http://$plane/cas/$hash")"
+
+echo "an upstream that dies in mid-read is a miss"
+kill -KILL "$nginx_pid" "$plain_pid"
+another slow --upstream "https://127.0.0.1:$nginx_port/cache" --upstream-ca "$folder/nginx.pem"
+slow_plane=$plane
+start_nginx ssl "${tls[@]}" "limit_rate 200k;"
+another dying --upstream "https://127.0.0.1:$nginx_port/cache" --upstream-ca "$folder/nginx.pem"
+curl -s -o /dev/null -w '%{http_code}' "http://$plane/cas/$hash" >"$folder/code" &
+reader=$!
+till grep -qE "$(printf '[0-9A-F]{8}:%04X [0-9A-F]{8}:[0-9A-F]{4} 01 ' "$nginx_port")" /proc/net/tcp
+kill -KILL "$nginx_pid"
+wait "$reader"
+same 404 "$(cat "$folder/code")"
+same 404 "$(curl -s -o /dev/null -w '%{http_code}' "http://$slow_plane/cas/$hash")"
+
 echo "ccache keeps its results here"
 cat >"$folder/source.c" <<'C'
 #include <stdio.h>
@@ -150,6 +188,6 @@ compile three "$plane"
 same 0 "$(count three cache_miss)"
 cmp "$folder/source.o" "$folder/first.o"
 
-for state in behind front web cached cached2 cached3; do
+for state in behind front web cached cached2 cached3 secret dying; do
     "$CROFT" fsck --state "$folder/$state" | grep '^clean' >/dev/null
 done

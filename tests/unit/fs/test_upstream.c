@@ -484,7 +484,7 @@ static void a_dead_http_upstream_is_done_without_till_it_is_back(void **state)
 static void refuses_urls_of_other_kinds(void **state)
 {
 	struct fixture *fixture = *state;
-	static const char *const urls[] = {"", "cache", "https://cache", "ftp://cache", "http://",
+	static const char *const urls[] = {"", "cache", "https://", "ftp://cache", "http://", "s3://", "s3:///path", "s3://a b",
 		"http://:80", "http://user@host", "http://host:80:90"};
 	for (size_t i = 0; i < sizeof(urls) / sizeof(urls[0]); i++) {
 		struct croft_error err = CROFT_ERROR_INIT;
