@@ -4,6 +4,7 @@
 #include "fs/upstream/connection.h"
 #include "fs/upstream/internal.h"
 #include "fs/upstream/s3.h"
+#include "proto/base/log.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@ struct link {
 	char *path; /* "" or "/some/where" */
 	bool is_signed;
 	struct s3_account account; /* where it is */
+	bool was_forbidden;        /* atomic; said in the log */
 };
 
 static bool ask(struct link *link, struct upstream_request *request, const uint8_t *body_hash, int *status,
@@ -35,9 +37,13 @@ static bool ask(struct link *link, struct upstream_request *request, const uint8
 	return ok;
 }
 
-static bool is_missing(int status)
+/* S3 says 403 of what is not there to who may not list the bucket, and of everything to who may not read. */
+static bool is_missing(struct link *link, int status)
 {
-	return status == 404 || status == 410 || status == 403; /* S3 says so of what is not there */
+	if (status == 403 && !__atomic_exchange_n(&link->was_forbidden, true, __ATOMIC_RELAXED))
+		croft_log(CROFT_LOG_WARNING, "upstream %s answers with 403: what it does not give counts as missing",
+			link->upstream->url);
+	return status == 404 || status == 410 || status == 403;
 }
 
 static bool refused(const struct link *link, const char *what, int status, struct croft_error *err)
@@ -128,7 +134,7 @@ static bool get(struct link *link, struct taking *taking, struct croft_error *er
 	if (!ask(link, &request, NULL, &status, err))
 		return false;
 	if (status != 200)
-		return is_missing(status) || refused(link, "a GET", status, err);
+		return is_missing(link, status) || refused(link, "a GET", status, err);
 	taking->whole = taking->received == taking->digest.size_bytes &&
 		(taking->data || taking->writer);
 	if (taking->wrong || (!taking->whole && (taking->data || taking->writer))) {
@@ -291,7 +297,7 @@ static bool get_result(void *user, const char *instance_name, const struct croft
 		return false;
 	if (status == 200 && request.complete)
 		*value = CROFT_SLICE(reading.data ? reading.data : "", reading.size);
-	return status == 200 || is_missing(status) || refused(link, "a GET", status, err);
+	return status == 200 || is_missing(link, status) || refused(link, "a GET", status, err);
 }
 
 static ssize_t give_value(void *user, void *buffer, size_t size, uint64_t offset)

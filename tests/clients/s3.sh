@@ -73,6 +73,7 @@ crash
 echo "a wrong secret is a miss, and nothing gets there"
 AWS_ACCESS_KEY_ID=S3RVER AWS_SECRET_ACCESS_KEY=wrong front three
 fails 1 "" "$CROFT" export "$digest" "$folder/never"
+till grep -q 'answers with 403: what it does not give counts as missing' "$folder/three.log"
 before=$(find "$folder/buckets/blobs" -name '*_object' | wc -l)
 mkdir "$folder/other"
 echo "not for the bucket" >"$folder/other/file"
