@@ -124,7 +124,7 @@ echo "nginx with TLS: its certificate must be for its name, and of whom we belie
 openssl req -x509 -newkey rsa:2048 -nodes -keyout "$folder/nginx.key" -out "$folder/nginx.pem" -days 2 \
     -subj "/CN=nginx" -addext subjectAltName=IP:127.0.0.1 >/dev/null 2>&1
 tls=("ssl_certificate $folder/nginx.pem;" "ssl_certificate_key $folder/nginx.key;")
-plain_pid=$nginx_pid plain_port=$nginx_port
+plain_port=$nginx_port
 start_nginx ssl "${tls[@]}"
 another secret --upstream "https://127.0.0.1:$nginx_port/cache" --upstream-ca "$folder/nginx.pem"
 curl -sSf "http://$plane/cas/$hash" | cmp - "$tree/large"
@@ -141,7 +141,7 @@ another unsecret --upstream "https://127.0.0.1:$plain_port/cache"
 same 404 "$(curl -s -o /dev/null -w '%{http_code}' "http://$plane/cas/$hash")"
 
 echo "an upstream that dies in mid-read is a miss"
-kill -KILL "$nginx_pid" "$plain_pid"
+kill -KILL "$nginx_pid"
 another slow --upstream "https://127.0.0.1:$nginx_port/cache" --upstream-ca "$folder/nginx.pem"
 slow_plane=$plane
 start_nginx ssl "${tls[@]}" "limit_rate 200k;"
