@@ -6,7 +6,7 @@
 #include "fs/store.h"
 #include "proto/rpc/server.h"
 
-/* tar (plain, or by gzip, bzip2, xz or zstd) and zip, of a blob of the store; what it holds is put there, too, and
+/* What fs/unpack.h reads, of a blob of the store; what it holds is put there, too, and
  * is leased as puts are. INVALID_ARGUMENT: no such archive, a damaged one, a name that leads outside, something that no tree can
  * hold; RESOURCE_EXHAUSTED: more than the bounds in unpack.c. Ends early with the call. `folder` is for large files
  * on their way. */

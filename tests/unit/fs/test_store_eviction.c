@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tests/unit/fs/store_place.h"
 
+#include <dirent.h>
 #include <ftw.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -65,6 +66,48 @@ static void an_open_blob_is_not_evicted(void **state)
 	char byte;
 	assert_int_equal(croft_store_blob_read(blob, &byte, 1, MIB - 1, &err), 1);
 	croft_store_blob_close(blob);
+	assert_true(place_has(place, &first));
+	place_destroy(place);
+}
+
+/* Bytes of files that this process has open and nobody finds any more. */
+static uint64_t unlinked_bytes(const struct place *place)
+{
+	uint64_t bytes = 0;
+	DIR *descriptors = opendir("/proc/self/fd");
+	assert_non_null(descriptors);
+	for (struct dirent *entry; (entry = readdir(descriptors));) {
+		char path[300], name[600];
+		struct stat st;
+		snprintf(path, sizeof(path), "/proc/self/fd/%s", entry->d_name);
+		ssize_t size = readlink(path, name, sizeof(name) - 1);
+		name[size > 0 ? size : 0] = '\0';
+		if (strstr(name, place->path) && strstr(name, " (deleted)") && stat(path, &st) == 0)
+			bytes += (uint64_t)st.st_size;
+	}
+	closedir(descriptors);
+	return bytes;
+}
+
+/* What lives in the blob's segment is moved elsewhere; the segment is there as long as the blob is read. */
+static void what_is_unlinked_and_still_open_counts(void **state)
+{
+	enum { SIZE = 60000, MOST = 2000 };
+	struct place *place = place_create(tiny);
+	struct croft_digest first = place_put_seed(place, 0, SIZE);
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_blob *blob;
+	assert_ok((blob = croft_store_open_blob(place->store, &first, &err)) != NULL, err);
+	unsigned seed = 1;
+	while (unlinked_bytes(place) == 0 && seed < MOST) {
+		place_put_seed(place, seed++, SIZE);
+		assert_true(place_stat(place).disk_bytes <= tiny.budget_bytes);
+	}
+	assert_true(seed < MOST);
+	uint64_t unlinked = unlinked_bytes(place), counted = place_stat(place).disk_bytes;
+	croft_store_blob_close(blob);
+	assert_int_equal(unlinked_bytes(place), 0);
+	assert_in_range(place_stat(place).disk_bytes, 0, counted - unlinked);
 	assert_true(place_has(place, &first));
 	place_destroy(place);
 }
@@ -218,6 +261,7 @@ int main(void)
 		cmocka_unit_test(the_least_recently_used_goes_first),
 		cmocka_unit_test(leased_blobs_stay_and_a_full_store_says_so),
 		cmocka_unit_test(an_open_blob_is_not_evicted),
+		cmocka_unit_test(what_is_unlinked_and_still_open_counts),
 		cmocka_unit_test(the_budget_of_inodes_holds),
 		cmocka_unit_test(the_budget_holds_with_small_blobs),
 		cmocka_unit_test(collect_frees_down_to_a_target),
