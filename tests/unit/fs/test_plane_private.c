@@ -163,6 +163,9 @@ static void action_caches_name_only_what_their_author_has(void **state)
 	expect(fd, head, 200, NULL, 0);
 	snprintf(head, sizeof(head), "GET /bob/ac/%s HTTP/1.1\r\n\r\n", action);
 	expect(fd, head, 200, "plain", 5);
+	const char *plain = "a116c9ed46d6207734a43317d30fd88f52ac8634c37d904bbf4e41d865f90475";
+	ask(fd, "HEAD", "/bob/cas/", plain, 200);
+	ask(fd, "HEAD", "/ann/cas/", plain, 404);
 	close(fd);
 	free(secret.data);
 }

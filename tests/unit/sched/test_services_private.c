@@ -338,6 +338,22 @@ static void results_name_only_what_their_author_has(void **state)
 	call_ok(ACTION_CACHE "GetActionResult", &get.base, &reapi__action_result__descriptor);
 }
 
+/* Who brings the bytes inside of a result has put them. */
+static void inlined_outputs_are_their_authors(void **state)
+{
+	struct croft_slice bytes = noise(7, 90);
+	struct croft_digest output = croft_digest_of(bytes.data, bytes.size), action = croft_digest_of("an action", 9);
+	Reapi__UpdateActionResultRequest request = REAPI__UPDATE_ACTION_RESULT_REQUEST__INIT;
+	request.action_digest = message(&action);
+	request.instance_name = ann;
+	request.action_result = result_with(&output);
+	request.action_result->output_files[0]->contents =
+		(ProtobufCBinaryData){bytes.size, (uint8_t *)bytes.data};
+	call_ok(ACTION_CACHE "UpdateActionResult", &request.base, &reapi__action_result__descriptor);
+	assert_false(misses(ann, &output));
+	assert_true(misses(bob, &output));
+}
+
 /* As the scheduler does for what an agent made. */
 static void a_result_of_ones_own_shows_what_it_names(void **state)
 {
@@ -400,6 +416,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(large_blobs_are_hidden_with_their_chunks, start_private, tear_down),
 		cmocka_unit_test_setup_teardown(trees_are_hidden, start_private, tear_down),
 		cmocka_unit_test_setup_teardown(results_name_only_what_their_author_has, start_private, tear_down),
+		cmocka_unit_test_setup_teardown(inlined_outputs_are_their_authors, start_private, tear_down),
 		cmocka_unit_test_setup_teardown(a_result_of_ones_own_shows_what_it_names, start_private, tear_down),
 		cmocka_unit_test_setup_teardown(assets_name_only_what_their_author_has, start_private, tear_down),
 	};
