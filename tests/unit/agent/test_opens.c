@@ -3,6 +3,7 @@
 
 #include "agent/opens.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
@@ -70,10 +71,53 @@ static void a_job_is_told_nothing_of_what_the_one_before_opened(void **state)
 	croft_listeners_destroy(listeners);
 }
 
+static size_t descriptors(void)
+{
+	size_t count = 0;
+	DIR *all = opendir("/proc/self/fd");
+	assert_non_null(all);
+	while (readdir(all))
+		count++;
+	closedir(all);
+	return count;
+}
+
+enum { STORM = 3000 };
+
+static void each_file_of_a_storm_is_heard_of_once_and_leaves_no_descriptor(void **state)
+{
+	struct croft_listeners *listeners = croft_listeners_create();
+	struct croft_opens *opens = croft_opens_start(listeners);
+	if (!opens) {
+		croft_listeners_destroy(listeners);
+		skip(); /* no root of the host */
+	}
+	size_t before = descriptors(), count, at = 0;
+	char name[32];
+	watch(opens);
+	for (int i = 0; i < 2 * STORM; i++) {
+		snprintf(name, sizeof(name), "storm-%d", i % STORM);
+		open_file(name);
+	}
+	struct croft_slice paths = croft_opens_finish(opens, folder, &count);
+	assert_int_equal(count, STORM);
+	for (int i = 0; i < STORM; i++) {
+		snprintf(name, sizeof(name), "storm-%d", i);
+		assert_string_equal((const char *)paths.data + at, name);
+		at += strlen(name) + 1;
+	}
+	assert_int_equal(at, paths.size);
+	assert_true(croft_opens_complete(opens));
+	assert_true(descriptors() <= before);
+	croft_opens_destroy(opens);
+	croft_listeners_destroy(listeners);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_job_is_told_nothing_of_what_the_one_before_opened),
+		cmocka_unit_test(each_file_of_a_storm_is_heard_of_once_and_leaves_no_descriptor),
 	};
 	assert_non_null(mkdtemp(folder));
 	/* A file system of its own, where nobody else opens anything. */
