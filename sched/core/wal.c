@@ -12,7 +12,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { BLOCK = 4096, MAGIC = 0x4c524a43 /* "CJRL" */, BUFFER_KEPT = 1 << 20, SPARES_KEPT = 2 };
+enum { BLOCK = 4096, MAGIC = 0x4c524a43 /* "CJRL" */, BUFFER_KEPT = 1 << 20, SPARES_KEPT = 2, WARM = 4 };
 
 /* As it stands in the file, little endian; the payload follows, and zeros up to the next block. */
 struct header {
@@ -325,6 +325,13 @@ static bool target_of(struct wal *wal, uint64_t bytes, struct target *target, st
 	return true;
 }
 
+/* Those that will be emptied next: reading them then would hold up the group that it is done with. */
+static void warm_oldest(struct wal *wal)
+{
+	for (uint32_t segment = wal->oldest; segment < wal->segment && segment < wal->oldest + WARM; segment++)
+		wal_files_warm(wal->files, file_of(wal, segment));
+}
+
 /* A segment was begun: one spare file is kept ready, and not many. */
 static void opened(struct wal *wal)
 {
@@ -341,6 +348,7 @@ static void opened(struct wal *wal)
 	}
 	if (spares == 0)
 		wal_files_prepare(wal->files);
+	warm_oldest(wal);
 }
 
 bool wal_write(struct wal *wal, size_t size, struct wal_place *place, struct croft_error *err)
@@ -390,4 +398,6 @@ void wal_free_oldest(struct wal *wal)
 	struct wal_file *file = file_of(wal, wal->oldest++);
 	file->segment = 0;
 	file->freed_at = wal->groups + 1;
+	wal_files_cool(wal->files, file);
+	warm_oldest(wal);
 }

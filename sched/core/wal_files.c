@@ -17,9 +17,13 @@
 
 enum {
 	NAME_BYTES = 24,
-	ZEROS = 64 << 10,
+	STEP = 64 << 10,
+	READ_STEP = 256 << 10,
 	PAUSE_MS = 2, /* between two of those */
+	COLD_MOST = 4,
 };
+
+static const struct timespec PAUSE = {0, PAUSE_MS * 1000000L};
 
 struct wal_files {
 	int dirfd;
@@ -35,6 +39,11 @@ struct wal_files {
 	bool urgent; /* somebody waits for what is wanted */
 	struct wal_file *made;     /* that nobody has taken yet */
 	struct croft_error failed; /* why none could be made the last time */
+	struct wal_file *cold[COLD_MOST]; /* to be read, the first up to `warm_bytes` */
+	size_t cold_count;
+	const struct wal_file *reading; /* by the maker just now; or NULL */
+	uint64_t warm_bytes;
+	uint8_t *read; /* the maker's, READ_STEP bytes that nobody looks at */
 };
 
 static void name_of(unsigned number, char name[NAME_BYTES])
@@ -95,20 +104,23 @@ static bool is_urgent(struct wal_files *files)
 }
 
 /* A little at a time, unless somebody waits for it: the disk has the journal's groups to write meanwhile, and each
- * of those is waited for. */
+ * of those is waited for. Room is taken for all of it at once and its metadata synced at the end only, since a file
+ * system's own commit holds up the groups, too. */
 static bool fill(struct wal_files *files, int fd, const char *name, struct croft_error *err)
 {
-	CROFT_CLEANUP_FREE void *zeros = croft_zalloc(ZEROS);
-	struct timespec pause = {0, PAUSE_MS * 1000000L};
-	for (uint64_t at = 0; at < WAL_SEGMENT; at += ZEROS) {
-		if (!croft_pwrite_all(fd, zeros, ZEROS, at, name, err))
+	CROFT_CLEANUP_FREE void *zeros = croft_zalloc(STEP);
+	if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, WAL_SEGMENT) < 0 && errno != EOPNOTSUPP)
+		return croft_error_errno(err, errno, "taking room for %s", name);
+	for (uint64_t at = 0; at < WAL_SEGMENT; at += STEP) {
+		if (!croft_pwrite_all(fd, zeros, STEP, at, name, err))
 			return false;
-		if (fdatasync(fd) < 0)
-			return croft_error_errno(err, errno, "syncing %s", name);
+		if (sync_file_range(fd, (off_t)at, STEP,
+				SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER) < 0)
+			return croft_error_errno(err, errno, "writing %s", name);
 		if (!is_urgent(files))
-			nanosleep(&pause, NULL);
+			nanosleep(&PAUSE, NULL);
 	}
-	return true;
+	return fdatasync(fd) == 0 || croft_error_errno(err, errno, "syncing %s", name);
 }
 
 /* On the maker's thread. */
@@ -130,13 +142,43 @@ static struct wal_file *make_file(struct wal_files *files, unsigned number, stru
 	return file;
 }
 
+/* The lock is held. */
+static void forget_cold(struct wal_files *files, size_t index)
+{
+	if (index == 0)
+		files->warm_bytes = 0;
+	files->cold_count--;
+	memmove(&files->cold[index], &files->cold[index + 1], (files->cold_count - index) * sizeof(*files->cold));
+}
+
+/* The lock is held, but not over the reading. Whoever needs the bytes reads them; a failure is told there. */
+static void warm_some(struct wal_files *files)
+{
+	struct wal_file *file = files->cold[0];
+	uint64_t at = files->warm_bytes;
+	files->reading = file;
+	pthread_mutex_unlock(&files->lock);
+	ssize_t got = pread(file->read_fd, files->read, READ_STEP, (off_t)at);
+	nanosleep(&PAUSE, NULL);
+	pthread_mutex_lock(&files->lock);
+	files->reading = NULL;
+	if (files->cold_count == 0 || files->cold[0] != file)
+		return; /* it is not wanted any more */
+	files->warm_bytes += READ_STEP;
+	if (got < READ_STEP)
+		forget_cold(files, 0);
+}
+
 static void *maker_thread(void *user)
 {
 	struct wal_files *files = user;
 	pthread_mutex_lock(&files->lock);
 	while (!files->stopping) {
 		if (!files->wanted) {
-			pthread_cond_wait(&files->changed, &files->lock);
+			if (files->cold_count)
+				warm_some(files);
+			else
+				pthread_cond_wait(&files->changed, &files->lock);
 			continue;
 		}
 		unsigned number = files->next_name++;
@@ -179,9 +221,38 @@ struct wal_file *wal_files_add(struct wal_files *files, struct croft_error *err)
 	return file;
 }
 
+void wal_files_warm(struct wal_files *files, struct wal_file *file)
+{
+	CROFT_LOCKED(&files->lock);
+	if (file->warm || files->cold_count == COLD_MOST)
+		return;
+	file->warm = true;
+	files->cold[files->cold_count++] = file;
+	pthread_cond_broadcast(&files->changed);
+}
+
+void wal_files_cool(struct wal_files *files, struct wal_file *file)
+{
+	pthread_mutex_lock(&files->lock);
+	for (size_t i = files->cold_count; i-- > 0;)
+		if (files->cold[i] == file)
+			forget_cold(files, i);
+	pthread_mutex_unlock(&files->lock);
+	file->warm = false;
+	posix_fadvise(file->read_fd, 0, 0, POSIX_FADV_DONTNEED); /* else each write would have to */
+}
+
+static bool is_read(struct wal_files *files, const struct wal_file *file)
+{
+	CROFT_LOCKED(&files->lock);
+	return files->reading == file;
+}
+
 void wal_files_retire(struct wal_files *files, struct wal_file *file)
 {
 	char name[NAME_BYTES];
+	if (is_read(files, file))
+		return;
 	name_of(file->name, name);
 	if (unlinkat(files->dirfd, name, 0) < 0)
 		return; /* a spare one more */
@@ -260,6 +331,7 @@ struct wal_files *wal_files_open(const char *path, struct croft_error *err)
 {
 	struct wal_files *files = croft_zalloc(sizeof(*files));
 	files->path = croft_strdup(path);
+	files->read = croft_alloc(READ_STEP);
 	pthread_mutex_init(&files->lock, NULL);
 	pthread_cond_init(&files->changed, NULL);
 	bool ok = take_files(files, err);
@@ -289,6 +361,7 @@ void wal_files_close(struct wal_files *files)
 	pthread_cond_destroy(&files->changed);
 	pthread_mutex_destroy(&files->lock);
 	free(files->files);
+	free(files->read);
 	free(files->path);
 	free(files);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The files of a log (wal.h), and the thread that fills new ones with zeros ahead of need. */
+/* The files of a log (wal.h), and the thread that fills new ones with zeros, and reads old ones, ahead of need. */
 #ifndef CROFT_SCHED_WAL_FILES_H
 #define CROFT_SCHED_WAL_FILES_H
 
@@ -15,6 +15,7 @@ struct wal_file {
 	int fd, read_fd;
 	uint64_t size;
 	bool direct; /* fd: past the page cache */
+	bool warm;   /* what it has is in the page cache, or will be */
 };
 
 struct wal_files;
@@ -29,6 +30,10 @@ struct wal_file *wal_files_at(const struct wal_files *files, size_t index);
 struct wal_file *wal_files_add(struct wal_files *files, struct croft_error *err);
 /* One more will be wanted. */
 void wal_files_prepare(struct wal_files *files);
+/* It will be read soon: brought into the page cache, unless as many others are. */
+void wal_files_warm(struct wal_files *files, struct wal_file *file);
+/* It will not be read any more, and may be written. */
+void wal_files_cool(struct wal_files *files, struct wal_file *file);
 /* Removes a spare one. */
 void wal_files_retire(struct wal_files *files, struct wal_file *file);
 
