@@ -88,6 +88,7 @@ struct task {
 	struct croft_slice request_metadata, response; /* owned */
 	Journal__TaskRecord__Kept kept;
 	struct croft_late_record *late; /* its result for the action cache, until it is announced; owned */
+	bool unindexed;                 /* since before a restart: the journal must have it while `lost` is there */
 	uint64_t late_number;           /* the journal must have it until the store's index has it; 0: it need not */
 	/* Its Action and Command as they were read, when it was leased as soon as it came; else NULL. */
 	struct croft_arena *read;
@@ -188,6 +189,8 @@ struct croft_sched {
 	struct announcements *announcements; /* under way: transitions.c */
 	TAILQ_HEAD(, task) queue; /* in the order in which they came, for people to look at */
 	TAILQ_HEAD(, task) completed; /* the oldest first */
+	struct results_lost *lost; /* the ticker's; NULL: the store has all results of before the restart */
+	uint64_t lost_ns;          /* when they were last tried */
 	TAILQ_HEAD(, task) alone; /* that nobody waits for, and are not done: alone.c */
 	size_t completed_count;
 	size_t queued, running;

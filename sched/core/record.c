@@ -149,7 +149,7 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 		return task;
 	}
 	task->announced = TASK_COMPLETED;
-	results_lost_see(lost, record);
+	task->unindexed = results_lost_see(lost, record);
 	/* What the wall clock says of the time while there was no server; never less than nothing. */
 	int64_t age_ns = croft_unix_ns() - task->completed_unix_ns;
 	task->completed_ns = (int64_t)croft_now_ns() - (age_ns > 0 ? age_ns : 0);

@@ -148,9 +148,9 @@ enum { LOST_AT_ONCE = 1024 };
 struct results_lost {
 	struct croft_store *store;
 	struct croft_arena *arena;
-	struct croft_record records[LOST_AT_ONCE];
-	size_t count;
-	struct croft_error failed; /* the first, but for what is not there any more */
+	struct croft_record *records;
+	size_t count, room;
+	struct croft_error failed; /* the first of the last try, but for what is not there any more */
 };
 
 struct results_lost *results_lost_create(struct croft_store *store)
@@ -161,47 +161,85 @@ struct results_lost *results_lost_create(struct croft_store *store)
 	return lost;
 }
 
-static void put_lost(struct results_lost *lost)
+void results_lost_destroy(struct results_lost *lost)
 {
-	croft_store_record_put_many(lost->store, lost->records, lost->count);
-	for (size_t i = 0; i < lost->count; i++)
-		if (!lost->records[i].ok && lost->records[i].failed.code != CROFT_FAILED_PRECONDITION &&
-			lost->failed.code == CROFT_OK)
-			lost->failed = lost->records[i].failed;
-	lost->count = 0;
-	croft_arena_reset(lost->arena);
+	if (!lost)
+		return;
+	croft_arena_destroy(lost->arena);
+	free(lost->records);
+	free(lost);
 }
 
-void results_lost_see(struct results_lost *lost, const Journal__TaskRecord *record)
+/* Those of actions that were run again meanwhile have a newer one. */
+static void drop_replaced(struct results_lost *lost)
+{
+	size_t left = 0;
+	for (size_t i = 0; i < lost->count; i++)
+		if (!croft_store_record_has(lost->store, lost->records[i].table, lost->records[i].key))
+			lost->records[left++] = lost->records[i];
+	lost->count = left;
+}
+
+/* What names blobs that are not there any more is no result any more. */
+static void put_lost(struct results_lost *lost)
+{
+	size_t left = 0;
+	lost->failed = (struct croft_error)CROFT_ERROR_INIT;
+	croft_store_record_put_many(lost->store, lost->records, lost->count);
+	for (size_t i = 0; i < lost->count; i++) {
+		struct croft_record *record = &lost->records[i];
+		if (record->ok || record->failed.code == CROFT_FAILED_PRECONDITION)
+			continue;
+		if (lost->failed.code == CROFT_OK)
+			lost->failed = record->failed;
+		lost->records[left++] = *record;
+	}
+	lost->count = left;
+	if (left == 0)
+		croft_arena_reset(lost->arena);
+}
+
+/* The next of those that are missing; its parts are in the arena. */
+static struct croft_record *add_lost(struct results_lost *lost)
+{
+	if (lost->count == lost->room) {
+		lost->room = 2 * lost->room + LOST_AT_ONCE;
+		lost->records = croft_realloc(lost->records, lost->room, sizeof(*lost->records));
+	}
+	struct croft_record *record = &lost->records[lost->count];
+	*record = (struct croft_record){0};
+	return record;
+}
+
+bool results_lost_see(struct results_lost *lost, const Journal__TaskRecord *record)
 {
 	struct croft_digest action, input_root;
 	bool failed = record->kept == JOURNAL__TASK_RECORD__KEPT__KEPT_FAILURE;
 	if (record->kept == JOURNAL__TASK_RECORD__KEPT__NOT_KEPT || record->state != JOURNAL__TASK_RECORD__STATE__COMPLETED ||
 		!croft_digest_from_message(record->action_digest, "a task's action", &action, NULL) ||
 		!croft_digest_from_message(record->input_root_digest, "a task's input root", &input_root, NULL))
-		return;
+		return false;
 	struct croft_slice key = record_key(record->instance_name, &action, lost->arena);
 	if (croft_store_record_has(lost->store, failed ? CROFT_RECORD_FAILURE : CROFT_RECORD_ACTION, key))
-		return;
+		return false;
 	const Reapi__ExecuteResponse *response = croft_message_decode(&reapi__execute_response__descriptor,
 		CROFT_SLICE(record->response.data, record->response.len), lost->arena, NULL, NULL);
-	struct croft_record *made = &lost->records[lost->count];
-	*made = (struct croft_record){0};
 	if (!response || !response->result ||
-		!fill_record(made, record->instance_name, &action, &input_root, response->result, failed, lost->arena, NULL))
-		return;
-	if (++lost->count == LOST_AT_ONCE)
+		!fill_record(add_lost(lost), record->instance_name, &action, &input_root, response->result, failed,
+			lost->arena, NULL))
+		return false;
+	/* Where there was no room for some there is none for more. */
+	if (++lost->count >= LOST_AT_ONCE && lost->failed.code == CROFT_OK)
 		put_lost(lost);
+	return true;
 }
 
 bool results_lost_put(struct results_lost *lost, struct croft_error *err)
 {
+	drop_replaced(lost);
 	if (lost->count)
 		put_lost(lost);
-	bool ok = lost->failed.code == CROFT_OK;
-	if (!ok && err)
+	if (lost->count && err)
 		*err = lost->failed;
-	croft_arena_destroy(lost->arena);
-	free(lost);
-	return ok;
+	return lost->count == 0;
 }

@@ -39,8 +39,11 @@ Journal__TaskRecord__Kept result_table(const struct result *result);
 /* Results that the journal has and the store may have lost by a crash. */
 struct results_lost;
 struct results_lost *results_lost_create(struct croft_store *store);
-void results_lost_see(struct results_lost *lost, const Journal__TaskRecord *record);
-/* Puts what is missing; those that name what is not there are left out. */
+void results_lost_destroy(struct results_lost *lost);
+/* True: it is missing, and is known here until it is put. */
+bool results_lost_see(struct results_lost *lost, const Journal__TaskRecord *record);
+/* Puts what is missing, but for those that name what is not there. False: for some there was no room, say; they
+ * are kept for another try. */
 bool results_lost_put(struct results_lost *lost, struct croft_error *err);
 
 #endif

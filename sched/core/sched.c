@@ -17,6 +17,8 @@ enum { DEFAULT_ATTEMPTS = 3, DEFAULT_HEARTBEAT_MS = 2000, DEFAULT_QUEUE = 100000
 static const uint64_t DEFAULT_STALL_CAP_MS = 600000;
 /* How much of what is learned a crash may cost. */
 static const uint64_t LEARNED_NS = UINT64_C(60) * 1000000000;
+/* Between two tries to put what a crash took from the action cache. */
+static const uint64_t LOST_NS = UINT64_C(2) * 1000000000;
 
 /* `lock` held, but not over the writing. Jobs run without it: a failure is only told. */
 static void keep_learned(struct croft_sched *sched)
@@ -37,6 +39,23 @@ static void restore_learned(struct croft_sched *sched)
 	if (learned_read(sched->placement, sched->journal_path, &err) < 0)
 		croft_log(CROFT_LOG_WARNING, "what was learned of jobs is lost: %s", err.message);
 	sched->learned_ns = croft_now_ns();
+}
+
+/* Without the lock, which is taken at the end only. What has no room now stays in the journal, and may have it later. */
+static void put_lost_results(struct croft_sched *sched)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	bool all = results_lost_put(sched->lost, &err);
+	if (!all && !sched->lost_ns) /* said once */
+		croft_log(CROFT_LOG_WARNING, "results of before the restart are missing from the action cache, and are "
+			"tried again: %s", err.message);
+	sched_lock(sched);
+	sched->lost_ns = croft_now_ns();
+	if (all) {
+		results_lost_destroy(sched->lost);
+		sched->lost = NULL;
+	}
+	sched_unlock(sched);
 }
 
 /* Until the next tick; for a shorter time while words are held. */
@@ -71,6 +90,11 @@ static void *ticker_thread(void *user)
 		dispatch(sched); /* agents that refused a while ago may be asked again */
 		if (croft_now_ns() - sched->learned_ns >= LEARNED_NS)
 			keep_learned(sched);
+		if (sched->lost && croft_now_ns() - sched->lost_ns >= LOST_NS) {
+			sched_unlock(sched);
+			put_lost_results(sched);
+			sched_lock(sched);
+		}
 	}
 	keep_learned(sched);
 	return NULL;
@@ -105,9 +129,8 @@ static bool restore_all(struct croft_sched *sched, struct croft_error *err)
 	sched_lock(sched);
 	bool ok = croft_journal_each(sched->journal, restore, &all, err);
 	sched_unlock(sched);
-	struct croft_error failed = CROFT_ERROR_INIT;
-	if (!results_lost_put(all.lost, &failed))
-		croft_log(CROFT_LOG_WARNING, "results are missing from the action cache: %s", failed.message);
+	sched->lost = all.lost;
+	put_lost_results(sched);
 	for (size_t i = 0; ok && i < all.name_count; i++)
 		croft_journal_put(sched->journal, croft_slice_str(all.names[i]), CROFT_SLICE(NULL, 0), false,
 			NULL, NULL);
@@ -246,6 +269,7 @@ void croft_sched_close(struct croft_sched *sched)
 	oplog_close(sched->oplog);
 	croft_journal_close(sched->journal);
 	profiles_close(sched->profiles);
+	results_lost_destroy(sched->lost);
 	free_tasks(sched);
 	while (!LIST_EMPTY(&sched->agents))
 		agent_free(LIST_FIRST(&sched->agents));

@@ -230,6 +230,7 @@ void tasks_expire(struct croft_sched *sched, size_t most)
 	int64_t oldest = (int64_t)croft_now_ns() - KEEP_NS;
 	struct task *task;
 	while (most-- > 0 && (task = TAILQ_FIRST(&sched->completed)) && task->announcing == 0 && !task->changed &&
+		!(task->unindexed && sched->lost) &&
 		(sched->completed_count > KEEP_COMPLETED || task->completed_ns < oldest) &&
 		(task->late_number == 0 || task->late_number <= croft_store_records_indexed(sched->store))) {
 		TAILQ_REMOVE(&sched->completed, task, queue_link);

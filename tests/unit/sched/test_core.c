@@ -2,6 +2,8 @@
 /* Operations from Execute to their end, with agents that do what the test tells them. */
 #include "tests/unit/sched/farm_fixture.h"
 
+#include <sched.h>
+
 static struct fake one, other;
 
 static int set_up(void **state)
@@ -362,16 +364,21 @@ static void what_was_deleted_does_not_come_back_with_a_restart(void **state)
 }
 
 /* As a crash may do: what the journal has is on disk before the store's index has it. */
-static bool result_is_kept(const char *salt, bool lose_it)
+static bool result_of_is_kept(const struct croft_digest *action, bool lose_it)
 {
 	char key[1 + CROFT_HASH_TEXT] = "";
-	struct croft_digest action = farm_action(salt);
-	croft_hash_format(action.hash, key + 1);
+	croft_hash_format(action->hash, key + 1);
 	struct croft_slice slice = CROFT_SLICE(key, 1 + CROFT_HASH_TEXT - 1);
 	bool kept = croft_store_record_has(farm.store, CROFT_RECORD_ACTION, slice);
 	if (lose_it)
 		assert_ok(croft_store_record_delete(farm.store, CROFT_RECORD_ACTION, slice, &err), err);
 	return kept;
+}
+
+static bool result_is_kept(const char *salt, bool lose_it)
+{
+	struct croft_digest action = farm_action(salt);
+	return result_of_is_kept(&action, lose_it);
 }
 
 static void results_that_a_crash_took_from_the_cache_are_back_after_a_restart(void **state)
@@ -391,6 +398,58 @@ static void results_that_a_crash_took_from_the_cache_are_back_after_a_restart(vo
 	assert_true(result_is_kept("good", false));
 	assert_false(result_is_kept("bad", false));
 	assert_true(farm_finish(farm_execute("good"))->cached_result);
+}
+
+/* Until not even a record has room: what is held cannot be evicted. */
+static size_t fill_the_store(struct croft_hold **holds, size_t most)
+{
+	static uint8_t bytes[64 << 10];
+	size_t count = 0;
+	for (size_t size = sizeof(bytes); size >= 64;) {
+		struct croft_error full = CROFT_ERROR_INIT;
+		snprintf((char *)bytes, sizeof(bytes), "filler %zu", count);
+		struct croft_ref ref = {CROFT_REF_BLOB, croft_digest_of(bytes, size)};
+		if (!croft_store_put(farm.store, &ref.digest, CROFT_SLICE(bytes, size), &full)) {
+			assert_int_equal(full.code, CROFT_RESOURCE_EXHAUSTED);
+			size /= 4;
+			continue;
+		}
+		assert_true(count < most);
+		holds[count] = croft_store_hold(farm.store, &ref, 1, &err);
+		assert_ok(holds[count++], err);
+	}
+	return count;
+}
+
+static void results_that_find_no_room_at_the_start_are_put_when_there_is(void **state)
+{
+	struct croft_hold *holds[256];
+	farm_end_server();
+	croft_store_close(farm.store);
+	farm.store = croft_store_open(
+		&(struct croft_store_config){.path = farm.folder, .budget_bytes = 4 << 20}, &err);
+	assert_ok(farm.store, err);
+	farm_serve();
+	fake_connect(&one, 1);
+	struct croft_digest action = farm_action("a");
+	struct croft_stream *stream = farm_execute_with(NULL, action);
+	fake_done(&one, fake_job(&one)->lease, 0);
+	farm_succeeds(stream);
+	assert_true(result_of_is_kept(&action, true));
+	fake_leave(&one);
+	farm_end_server();
+	struct croft_ref asked[] = {{CROFT_REF_BLOB, action}, {CROFT_REF_BLOB, farm.command}};
+	struct croft_hold *kept = croft_store_hold(farm.store, asked, 2, &err);
+	assert_ok(kept, err);
+	size_t count = fill_the_store(holds, 256);
+	farm_serve();
+	assert_false(result_of_is_kept(&action, false));
+	while (count > 0)
+		croft_store_release(holds[--count]);
+	while (!result_of_is_kept(&action, false))
+		sched_yield();
+	assert_true(farm_finish(farm_execute_with(NULL, action))->cached_result);
+	croft_store_release(kept);
 }
 
 static void many_at_once_all_end_once(void **state)
@@ -447,6 +506,7 @@ int main(void)
 		ON_A_FARM(successes_are),
 		ON_A_FARM(what_was_deleted_does_not_come_back_with_a_restart),
 		ON_A_FARM(results_that_a_crash_took_from_the_cache_are_back_after_a_restart),
+		ON_A_FARM(results_that_find_no_room_at_the_start_are_put_when_there_is),
 		ON_A_FARM(many_at_once_all_end_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
