@@ -20,6 +20,34 @@ def bar(name, value, goal, right):
     print(f"BAR {name} {value} {goal} {'ok' if right else 'short'}", flush=True)
 
 
+def processor_by_name(folder, root):
+    """Seconds of each kind of process of an agent: those below it, or that name its folder; and of their children that
+    are gone, which are the sandboxes'."""
+    found, parents = {}, {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                head, words = stat.read().rsplit(")", 1)
+            with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                command = cmdline.read().decode(errors="replace").replace("\0", " ")
+        except OSError:
+            continue
+        words = words.split()
+        parents[int(pid)] = int(words[1])
+        name = command.split()[1] if command.startswith("croft ") else head.split("(", 1)[1]
+        found[int(pid)] = (name, command, [int(word) for word in words[11:15]])
+    seconds = {}
+    for pid, (name, command, ticks) in found.items():
+        above = pid
+        while above not in (0, root):
+            above = parents.get(above, 0)
+        if above != root and folder not in command:
+            continue
+        for label, spent in (name, ticks[0] + ticks[1]), (f"{name}'s children", ticks[2] + ticks[3]):
+            seconds[label] = seconds.get(label, 0) + spent / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
 class Bench:
     def __init__(self, croft, load):
         self.load_program = load
@@ -76,7 +104,13 @@ class Bench:
         self.farm.wait_agents(1)
         arguments = ("--agents", "0", "--clients", "16", "--command", "/bin/true")
         self.load(*arguments, "--operations", "200")
+        before = processor_by_name(f"{self.folder}/real", self.farm.agents["real"].pid)
         run = self.load(*arguments, "--operations", "2000")
+        after = processor_by_name(f"{self.folder}/real", self.farm.agents["real"].pid)
+        spent = {name: (seconds - before.get(name, 0)) / 2000 * 1e6 for name, seconds in after.items()}
+        print("  us of processor time an action: " + ", ".join(
+            f"{name} {each:.0f}" for name, each in sorted(spent.items(), key=lambda item: -item[1]) if each >= 1),
+              flush=True)
         bar("sched-real-actions-per-second", f"{run['per_second']:.0f}", ">=400",
             run["per_second"] >= 400)
         self.farm.stop_agent("real")
