@@ -181,6 +181,7 @@ int main(int argc, char **argv)
 	load.actions = actions = allocate(load.operations, sizeof(*actions));
 	waiting_actions = allocate(queued, sizeof(*waiting_actions));
 	load.latencies = allocate(load.operations, sizeof(float));
+	load.late = allocate(load.operations, sizeof(float));
 	upload_all();
 	if (queued) {
 		struct croft_channel *channel = connect_server();
@@ -191,10 +192,12 @@ int main(int argc, char **argv)
 		agents_start(&load);
 	double seconds = clients_run(&load);
 	qsort(load.latencies, load.operations, sizeof(float), by_value);
+	qsort(load.late, load.operations, sizeof(float), by_value);
 	printf("{\"operations\": %u, \"failures\": %u, \"per_second\": %.0f, \"p50_ms\": %.3f, "
-		   "\"p99_ms\": %.3f}\n",
+		   "\"p99_ms\": %.3f, \"begun_late_p99_ms\": %.3f}\n",
 		load.operations, load.failures, load.operations / seconds,
-		load.latencies[load.operations / 2], load.latencies[load.operations / 100 * 99]);
+		load.latencies[load.operations / 2], load.latencies[load.operations / 100 * 99],
+		load.late[load.operations / 100 * 99]);
 	fflush(stdout);
 	_exit(load.failures > 0);
 }

@@ -12,7 +12,8 @@ struct load {
 	unsigned operations;
 	unsigned rate;            /* operations per second; 0: as fast as they end */
 	const struct croft_digest *actions;
-	float *latencies;         /* milliseconds, of each operation */
+	float *latencies;         /* milliseconds, of each operation, from when it was due */
+	float *late;              /* of these, until it was begun: the load's own share */
 	unsigned failures;
 };
 
