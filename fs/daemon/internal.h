@@ -13,7 +13,8 @@
  *	present.c  how much of a tree the cache holds
  *	handover.c how another process takes the mount over
  *	command.c  the arguments of the hidden command
- *	client.c   the agent's side
+ *	client.c   the agent's side: the daemon's start and end
+ *	calls.c    what the agent asks of it
  *	protocol.c what goes over the socket
  */
 #ifndef CROFT_FS_DAEMON_INTERNAL_H
