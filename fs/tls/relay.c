@@ -111,97 +111,113 @@ static int after(struct tls_thread *thread, struct link *link, int result)
 	return -1;
 }
 
-/* A direction's two steps: fill what is empty, empty what is full. Each says whether it got on. */
-static bool fill_out(struct tls_thread *thread, struct link *link)
+/* Both ends are read and written alike: a count of bytes; 0: none now, or the link was dropped; ENDED: no more will
+ * come. `finish` says so to the other side: false: not now. */
+enum { ENDED = -1 };
+struct end {
+	ssize_t (*take)(struct tls_thread *thread, struct link *link, char *data);
+	ssize_t (*give)(struct tls_thread *thread, struct link *link, const char *data, size_t size);
+	bool (*finish)(struct tls_thread *thread, struct link *link);
+};
+
+static ssize_t take_plain(struct tls_thread *thread, struct link *link, char *data)
 {
-	struct half *half = &link->out;
-	if (half->data || half->ended)
-		return false;
-	half->data = croft_alloc(BUFFER);
-	ssize_t got = recv(link->plain, half->data, BUFFER, MSG_DONTWAIT);
-	half->start = 0;
-	half->end = got > 0 ? (size_t)got : 0;
+	ssize_t got = recv(link->plain, data, BUFFER, MSG_DONTWAIT);
 	if (got > 0)
-		return true;
-	int failure = errno;
-	free(half->data);
-	half->data = NULL;
-	half->ended = got == 0 || (failure != EAGAIN && failure != EINTR);
-	return half->ended;
+		return got;
+	return got < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : ENDED;
 }
 
-static void emptied(struct half *half)
+static ssize_t give_plain(struct tls_thread *thread, struct link *link, const char *data, size_t size)
 {
-	if (half->start < half->end)
-		return;
-	free(half->data);
-	half->data = NULL;
+	ssize_t done = send(link->plain, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (done >= 0)
+		return done;
+	if (errno != EAGAIN && errno != EINTR)
+		drop(thread, link);
+	return 0;
 }
 
-static bool empty_out(struct tls_thread *thread, struct link *link)
+static bool finish_plain(struct tls_thread *thread, struct link *link)
 {
-	struct half *half = &link->out;
+	shutdown(link->plain, SHUT_WR);
+	return true;
+}
+
+static ssize_t take_wire(struct tls_thread *thread, struct link *link, char *data)
+{
 	ERR_clear_error();
-	if (half->data) {
-		int done = SSL_write(link->ssl, half->data + half->start, (int)(half->end - half->start));
-		if (done <= 0) {
-			if (after(thread, link, done) == 2)
-				drop(thread, link);
-			return false;
-		}
-		half->start += (size_t)done;
-		emptied(half);
-		return true;
-	}
-	if (!half->ended || half->finished)
-		return false;
+	int got = SSL_read(link->ssl, data, BUFFER);
+	if (got > 0)
+		return got;
+	return after(thread, link, got) == 2 ? ENDED : 0;
+}
+
+static ssize_t give_wire(struct tls_thread *thread, struct link *link, const char *data, size_t size)
+{
+	ERR_clear_error();
+	int done = SSL_write(link->ssl, data, (int)size);
+	if (done > 0)
+		return done;
+	if (after(thread, link, done) == 2)
+		drop(thread, link);
+	return 0;
+}
+
+static bool finish_wire(struct tls_thread *thread, struct link *link)
+{
+	ERR_clear_error();
 	int done = SSL_shutdown(link->ssl);
 	if (done < 0 && after(thread, link, done) == 0)
 		return false;
-	half->finished = true;
 	shutdown(link->wire, SHUT_WR);
 	return true;
 }
 
-static bool fill_in(struct tls_thread *thread, struct link *link)
+static const struct end plain_end = {take_plain, give_plain, finish_plain};
+static const struct end wire_end = {take_wire, give_wire, finish_wire};
+
+/* A direction's two steps. Each says whether it got on. */
+static bool fill(struct tls_thread *thread, struct link *link, struct half *half, const struct end *from)
 {
-	struct half *half = &link->in;
 	if (half->data || half->ended)
 		return false;
 	half->data = croft_alloc(BUFFER);
-	ERR_clear_error();
-	int got = SSL_read(link->ssl, half->data, BUFFER);
+	ssize_t got = from->take(thread, link, half->data);
 	half->start = 0;
 	half->end = got > 0 ? (size_t)got : 0;
 	if (got > 0)
 		return true;
 	free(half->data);
 	half->data = NULL;
-	half->ended = after(thread, link, got) == 2;
+	half->ended = got == ENDED;
 	return half->ended;
 }
 
-static bool empty_in(struct tls_thread *thread, struct link *link)
+static bool empty(struct tls_thread *thread, struct link *link, struct half *half, const struct end *to)
 {
-	struct half *half = &link->in;
-	if (half->data) {
-		ssize_t done =
-			send(link->plain, half->data + half->start, half->end - half->start, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (done < 0 && (errno == EAGAIN || errno == EINTR))
+	if (!half->data) {
+		if (!half->ended || half->finished)
 			return false;
-		if (done < 0) {
-			drop(thread, link);
-			return false;
-		}
-		half->start += (size_t)done;
-		emptied(half);
-		return true;
+		half->finished = to->finish(thread, link);
+		return half->finished;
 	}
-	if (!half->ended || half->finished)
+	ssize_t done = to->give(thread, link, half->data + half->start, half->end - half->start);
+	if (done == 0)
 		return false;
-	half->finished = true;
-	shutdown(link->plain, SHUT_WR);
+	half->start += (size_t)done;
+	if (half->start == half->end) {
+		free(half->data);
+		half->data = NULL;
+	}
 	return true;
+}
+
+static bool move(struct tls_thread *thread, struct link *link, struct half *half, const struct end *from,
+	const struct end *to)
+{
+	bool got_on = !link->dead && fill(thread, link, half, from);
+	return (!link->dead && empty(thread, link, half, to)) || got_on;
 }
 
 static bool shake(struct tls_thread *thread, struct link *link)
@@ -228,10 +244,8 @@ static void pump(struct tls_thread *thread, struct link *link)
 	bool goes_on = link->shaken || shake(thread, link);
 	size_t moved = 0;
 	while (goes_on && !link->dead && moved < TURN) {
-		goes_on = fill_out(thread, link);
-		goes_on |= !link->dead && empty_out(thread, link);
-		goes_on |= !link->dead && fill_in(thread, link);
-		goes_on |= !link->dead && empty_in(thread, link);
+		goes_on = move(thread, link, &link->out, &plain_end, &wire_end);
+		goes_on |= move(thread, link, &link->in, &wire_end, &plain_end);
 		moved += BUFFER;
 	}
 	if (link->dead)
