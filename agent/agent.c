@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "agent/agent.h"
 
+#include "agent/attach.h"
 #include "agent/image.h"
 #include "agent/opens.h"
 #include "agent/peers.h"
 #include "agent/presence.h"
 #include "agent/session.h"
+#include "agent/uplink.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -25,8 +27,14 @@
 
 enum { LOCK_TRIES = 100 /* a tenth of a second apart */ };
 
+struct signalled {
+	struct croft_machine *machine;
+	struct croft_session *session;
+};
+
 static void *signal_thread(void *user)
 {
+	const struct signalled *signalled = user;
 	sigset_t wanted;
 	sigemptyset(&wanted);
 	sigaddset(&wanted, SIGTERM);
@@ -37,10 +45,10 @@ static void *signal_thread(void *user)
 	do {
 		sigwait(&wanted, &signal_number);
 		if (signal_number == SIGUSR2)
-			croft_session_renew_daemon(user);
+			croft_renew_daemon(signalled->machine);
 	} while (signal_number == SIGUSR2);
 	if (signal_number != SIGUSR1)
-		croft_session_stop(user);
+		croft_session_stop(signalled->session);
 	return NULL;
 }
 
@@ -156,8 +164,9 @@ static bool run_session(const struct croft_agent_config *config, struct croft_ma
 	struct croft_error *err)
 {
 	struct croft_session *session = croft_session_create(config, machine);
+	struct signalled signalled = {machine, session};
 	pthread_t signals;
-	if (pthread_create(&signals, NULL, signal_thread, session) != 0)
+	if (pthread_create(&signals, NULL, signal_thread, &signalled) != 0)
 		abort();
 	croft_log(CROFT_LOG_INFO, "%s with %u slots, for %s", machine->agent_id, config->slots,
 		config->server);
@@ -203,6 +212,7 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 	sigaddset(&blocked, SIGUSR2);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	if (ok) {
+		machine.uplink = croft_uplink_create();
 		machine.presence = croft_presence_create();
 		machine.listeners = croft_listeners_create();
 		machine.peers = config.no_peers ? NULL : croft_peers_create();
@@ -210,9 +220,11 @@ bool croft_agent_run(const struct croft_agent_config *asked, struct croft_error 
 		ok = machine.channel && run_session(&config, &machine, err);
 	}
 	croft_daemon_detach(machine.daemon, false);
+	free(machine.plane_address);
 	croft_presence_destroy(machine.presence);
 	croft_listeners_destroy(machine.listeners);
 	croft_peers_destroy(machine.peers);
+	croft_uplink_destroy(machine.uplink);
 	croft_channel_destroy(machine.channel);
 	croft_launcher_stop(machine.launcher);
 	return ok;

@@ -8,7 +8,7 @@
 #ifndef CROFT_AGENT_IMAGE_H
 #define CROFT_AGENT_IMAGE_H
 
-#include "agent/session.h"
+#include "agent/machine.h"
 
 /* What --root-image says, checked as far as it can be without a server: a directory must be there,
  * and may not hold the agent's own state. */

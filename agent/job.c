@@ -14,6 +14,7 @@
 #include "agent/sealed.h"
 #include "agent/stall.h"
 #include "agent/touched.h"
+#include "agent/uplink.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -23,7 +24,6 @@
 #include <string.h>
 
 struct croft_job {
-	struct croft_session *session;
 	const struct croft_machine *machine;
 	const Farm__Job *message;
 	struct croft_arena *arena; /* the message's, and all that the report holds */
@@ -58,11 +58,10 @@ struct croft_job {
 	const char *cancel_reason;
 };
 
-struct croft_job *croft_job_create(struct croft_session *session,
-	const struct croft_machine *machine, const Farm__Job *message, struct croft_arena *arena)
+struct croft_job *croft_job_create(const struct croft_machine *machine, const Farm__Job *message,
+	struct croft_arena *arena)
 {
 	struct croft_job *job = croft_zalloc(sizeof(*job));
-	job->session = session;
 	job->machine = machine;
 	job->message = message;
 	job->arena = arena;
@@ -164,7 +163,7 @@ static void on_output(void *user, int stream, struct croft_slice data)
 	croft_job_logs_append(job->logs, stream, data);
 	if (stream == 2 && data.size)
 		job->line_open = ((const char *)data.data)[data.size - 1] != '\n';
-	uint64_t connection = croft_session_connection(job->session);
+	uint64_t connection = croft_uplink_connection(job->machine->uplink);
 	if (connection != job->output_connection[stream - 1]) {
 		/* What was printed meanwhile was lost, and the server may know nothing of what came before. */
 		job->output_connection[stream - 1] = connection;
@@ -182,7 +181,7 @@ static void on_output(void *user, int stream, struct croft_slice data)
 	Farm__AgentMessage message = FARM__AGENT_MESSAGE__INIT;
 	message.kind_case = FARM__AGENT_MESSAGE__KIND_JOB_OUTPUT;
 	message.job_output = &output;
-	croft_session_send(job->session, &message);
+	croft_uplink_send(job->machine->uplink, &message);
 }
 
 /* Time spent waiting for lazy fetches does not use up the timeout, within the stated cap. */

@@ -5,13 +5,15 @@
 #ifndef CROFT_AGENT_JOB_H
 #define CROFT_AGENT_JOB_H
 
-#include "agent/session.h"
+#include "agent/machine.h"
+
+#include "croft/v1/farm.pb-c.h"
 
 struct croft_job;
 
 /* Takes the arena that `message` lives in. */
-struct croft_job *croft_job_create(struct croft_session *session,
-	const struct croft_machine *machine, const Farm__Job *message, struct croft_arena *arena);
+struct croft_job *croft_job_create(const struct croft_machine *machine, const Farm__Job *message,
+	struct croft_arena *arena);
 const char *croft_job_lease(const struct croft_job *job);
 /* Runs it to its end on the calling thread. Always leaves a JobDone to be had. */
 void croft_job_run(struct croft_job *job);

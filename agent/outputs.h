@@ -6,7 +6,7 @@
 #define CROFT_AGENT_OUTPUTS_H
 
 #include "agent/paths.h"
-#include "agent/session.h"
+#include "agent/machine.h"
 
 struct croft_outputs {
 	const struct croft_machine *machine;

@@ -163,7 +163,9 @@ def rings_on(s):
         try:
             with open(path, "w") as switch:
                 switch.write("Y")
+            mounts = s.log().count("serving ")
             s.start_anew(True)
+            s.await_log("serving ", mounts + 1)  # the server knows the agent before its daemon mounts
         finally:
             with open(path, "w") as switch:
                 switch.write(before)
