@@ -108,7 +108,7 @@ static const struct option_spec serve_options[] = {
 	{"upstream-ca", 0, "FILE", "PEM authorities of the upstream's certificate (else the system's)"},
 	{"asset-origin", 0, "URL",
 		"Remote Asset may fetch what is below (http://, https://, ending with /); may be repeated"},
-	{"scrub", 0, "SIZE", "bytes a second of the store that are read and checked (4M; 0: none)"},
+	{"scrub", 0, "SIZE", "bytes a second of the store that are read and checked while the machine has time (4M; 0: none)"},
 	{"operation-log", 0, "SIZE",
 		"most bytes of operations.log, a line for each run (256M; 0: none); see croft bench"},
 	{"policy", 0, "NAME", "how jobs are placed (else locality)"},

@@ -38,8 +38,11 @@ struct croft_store_config {
 	 * with others; no blob is a file of its own. */
 	bool chunked;
 	bool read_only;         /* for tools beside a running server: no writer lock, no eviction */
-	/* Bytes a second that a background thread reads and checks, round and round; 0: none. */
+	/* Bytes a second that a background thread reads and checks, round and round; 0: none. While the
+	 * machine is busy, as `scrub_busy` says (NULL: its processors), it waits, up to half a minute each time. */
 	uint64_t scrub_bytes_per_second;
+	bool (*scrub_busy)(void *user);
+	void *scrub_user;
 };
 
 struct croft_store *croft_store_open(const struct croft_store_config *config,

@@ -1,24 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Checking stored blobs against their SHA-256, and the scrub: a thread that does so all the time at
- * a low rate, so that decay is found while another copy can still be had.
+ * Checking stored blobs against their SHA-256: what fsck and the scrub do.
  */
 #include "fs/store/internal.h"
 
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
-#include "proto/base/log.h"
 
 #define XXH_INLINE_ALL
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
-
-enum { LIST = 256 };
 
 ssize_t store_list_blobs(struct croft_store *store, const uint8_t *after,
 	uint8_t (*hashes)[CROFT_HASH_SIZE], size_t room, struct croft_error *err)
@@ -159,72 +154,4 @@ int store_check_blob(struct croft_store *store, const uint8_t *hash, const char 
 		store_segment_unref(store, segment);
 	store_unpin(store, store_key(hash));
 	return good;
-}
-
-/* Waits as long as reading `bytes` may take at the rate; false: the store is closing. */
-static bool pace(struct croft_store *store, uint64_t bytes)
-{
-	uint64_t until_ns = croft_now_ns() + (uint64_t)((double)bytes * 1e9 /
-										  (double)store->config.scrub_bytes_per_second);
-	struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
-	CROFT_LOCKED(&store->lock);
-	while (!store->scrub.stop && croft_now_ns() < until_ns)
-		pthread_cond_timedwait(&store->scrub.wake, &store->lock, &until);
-	return !store->scrub.stop;
-}
-
-static void *scrub(void *user)
-{
-	struct croft_store *store = user;
-	uint8_t hashes[LIST][CROFT_HASH_SIZE], last[CROFT_HASH_SIZE];
-	bool begun = false, go_on = true;
-	while (go_on) {
-		struct croft_error err = CROFT_ERROR_INIT;
-		ssize_t count = store_list_blobs(store, begun ? last : NULL, hashes, LIST, &err);
-		if (count <= 0) { /* from the start again; not at once when there is nothing */
-			if (count < 0)
-				croft_log(CROFT_LOG_WARNING, "%s: scrub: %s", store->path, err.message);
-			begun = false;
-			go_on = pace(store, 10 * store->config.scrub_bytes_per_second);
-			continue;
-		}
-		for (ssize_t i = 0; go_on && i < count; i++) {
-			const char *why;
-			struct store_entry entry;
-			int good = store_check_blob(store, hashes[i], &why, &entry, NULL);
-			if (good == 0) {
-				struct croft_digest digest = {.size_bytes = entry.size};
-				memcpy(digest.hash, hashes[i], CROFT_HASH_SIZE);
-				store_quarantine(store, &digest, &entry, why);
-			}
-			go_on = pace(store, good == 2 ? 0 : entry.size);
-		}
-		memcpy(last, hashes[count - 1], CROFT_HASH_SIZE);
-		begun = true;
-	}
-	return NULL;
-}
-
-bool store_scrub_start(struct croft_store *store, struct croft_error *err)
-{
-	if (!store->config.scrub_bytes_per_second)
-		return true;
-	int code = pthread_create(&store->scrub.thread, NULL, scrub, store);
-	if (code)
-		return croft_error_errno(err, code, "starting the store's scrub");
-	pthread_setname_np(store->scrub.thread, "store-scrub");
-	store->scrub.running = true;
-	return true;
-}
-
-void store_scrub_stop(struct croft_store *store)
-{
-	if (!store->scrub.running)
-		return;
-	pthread_mutex_lock(&store->lock);
-	store->scrub.stop = true;
-	pthread_cond_signal(&store->scrub.wake);
-	pthread_mutex_unlock(&store->lock);
-	pthread_join(store->scrub.thread, NULL);
-	store->scrub.running = false;
 }

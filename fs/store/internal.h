@@ -571,6 +571,7 @@ int store_check_blob(struct croft_store *store, const uint8_t *hash, const char 
 /* Hashes of the index in order, up to `room`, from behind `after` (NULL: the first). -1: error. */
 ssize_t store_list_blobs(struct croft_store *store, const uint8_t *after,
 	uint8_t (*hashes)[CROFT_HASH_SIZE], size_t room, struct croft_error *err);
+bool store_machine_is_busy(const char *loadavg, unsigned processors);
 bool store_scrub_start(struct croft_store *store, struct croft_error *err);
 void store_scrub_stop(struct croft_store *store);
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "fs/store/internal.h"
 #include "tests/unit/fs/store_place.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <semaphore.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -173,6 +175,51 @@ static void a_scrub_finds_damage_by_itself(void **state)
 	place_destroy(place);
 }
 
+struct looks {
+	struct place *place;
+	sem_t opened;
+	_Atomic unsigned count;
+	_Atomic uint64_t quarantined; /* as it was at the last */
+};
+
+static bool busy_twice(void *user)
+{
+	struct looks *looks = user;
+	sem_wait(&looks->opened);
+	sem_post(&looks->opened);
+	looks->quarantined = place_stat(looks->place).quarantined;
+	return ++looks->count <= 2;
+}
+
+static void a_scrub_waits_while_the_machine_is_busy(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.durable = true});
+	struct looks looks = {.place = place};
+	struct croft_digest one = place_put_seed(place, 1, LARGE), two = place_put_seed(place, 2, LARGE);
+	damage(place, memcmp(one.hash, two.hash, CROFT_HASH_SIZE) < 0 ? &two : &one, 0);
+	place_close(place);
+	sem_init(&looks.opened, 0, 0);
+	place->config.scrub_bytes_per_second = 64 << 20;
+	place->config.scrub_busy = busy_twice;
+	place->config.scrub_user = &looks;
+	place_open(place);
+	sem_post(&looks.opened);
+	for (int i = 0; i < 1000 && place_stat(place).quarantined == 0; i++)
+		usleep(10000);
+	assert_int_equal(place_stat(place).quarantined, 1);
+	assert_true(looks.count >= 3);
+	assert_int_equal(looks.quarantined, 0);
+	place_destroy(place);
+	sem_destroy(&looks.opened);
+}
+
+static void a_machine_is_busy_when_more_runs_than_it_has_processors(void **state)
+{
+	assert_false(store_machine_is_busy("9.41 9.20 9.05 2/345 26198\n", 2));
+	assert_true(store_machine_is_busy("0.41 0.20 0.05 3/345 26198\n", 2));
+	assert_false(store_machine_is_busy("", 2));
+}
+
 /* A filesystem of its own, small enough to fill; NULL where mounting is not allowed. */
 struct disk {
 	char mountpoint[32], store[64];
@@ -275,6 +322,8 @@ int main(void)
 		cmocka_unit_test(a_closure_with_a_damaged_directory_is_not_complete),
 		cmocka_unit_test(fsck_finds_and_repairs),
 		cmocka_unit_test(a_scrub_finds_damage_by_itself),
+		cmocka_unit_test(a_scrub_waits_while_the_machine_is_busy),
+		cmocka_unit_test(a_machine_is_busy_when_more_runs_than_it_has_processors),
 		cmocka_unit_test(a_full_disk_refuses_puts_and_leaves_all_readable),
 		cmocka_unit_test(a_disk_filled_by_others_can_still_be_read_evicted_and_reopened),
 	};
