@@ -62,9 +62,12 @@ bool prefetch_end(struct prefetcher *prefetcher, uint64_t group, const struct cr
 
 /* opened.c ---------------------------------------------------------------------------------- */
 
-/* `count` paths in `size` bytes, each with a NUL behind it. Only Directory messages that are here are
+struct opened;
+struct opened *opened_create(struct croft_store *store); /* borrowed */
+void opened_destroy(struct opened *opened);
+/* Any thread. `count` paths in `size` bytes, each with a NUL behind it. Only Directory messages that are here are
  * looked into: a job has looked into those of what it opened. */
-void opened_resolve(struct croft_store *store, const struct croft_digest *root, const char *paths,
+void opened_resolve(struct opened *opened, const struct croft_digest *root, const char *paths,
 	size_t size, struct croft_digest *digests, size_t count);
 
 /* stage.c ----------------------------------------------------------------------------------- */

@@ -1,31 +1,73 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which content stands at the paths that a job opened. */
+/*
+ * Which content stands at the paths that a job opened. Jobs' roots share most of their subtrees, and what they open lies in
+ * the same ones: what was decoded for one is kept for the next.
+ */
 #include "fs/daemon/internal.h"
 
 #include "fs/digest_map.h"
 #include "proto/base/cleanup.h"
 
-enum { DEPTH_AT_MOST = 1024 };
+#include <pthread.h>
 
-struct finder {
-	struct croft_store *store;
-	struct croft_arena *arena;
-	struct croft_digest_map *directories; /* decoded; those that are not here stand for the empty one */
-	Reapi__Directory empty;
+enum {
+	DEPTH_AT_MOST = 1024,
+	KNOWN_BYTES = 8 << 20, /* of Directory messages, which take about three times that; then it starts anew */
 };
 
-static const Reapi__Directory *directory_of(struct finder *finder, const struct croft_digest *digest)
+struct opened {
+	struct croft_store *store;
+	pthread_mutex_t lock; /* guards: all below; held for all of a job's paths */
+	struct croft_arena *arena;
+	struct croft_digest_map *directories; /* decoded */
+	size_t bytes;
+};
+
+struct opened *opened_create(struct croft_store *store)
 {
-	void **place = croft_digest_map_at(finder->directories, digest);
+	struct opened *opened = croft_zalloc(sizeof(*opened));
+	opened->store = store;
+	pthread_mutex_init(&opened->lock, NULL);
+	opened->arena = croft_arena_create();
+	opened->directories = croft_digest_map_create();
+	return opened;
+}
+
+void opened_destroy(struct opened *opened)
+{
+	if (!opened)
+		return;
+	croft_digest_map_destroy(opened->directories);
+	croft_arena_destroy(opened->arena);
+	pthread_mutex_destroy(&opened->lock);
+	free(opened);
+}
+
+static void start_anew(struct opened *opened)
+{
+	croft_digest_map_destroy(opened->directories);
+	opened->directories = croft_digest_map_create();
+	croft_arena_reset(opened->arena);
+	opened->bytes = 0;
+}
+
+/* Borrowed until the next call; NULL: it is not here. */
+static const Reapi__Directory *directory_of(struct opened *opened, const struct croft_digest *digest)
+{
+	Reapi__Directory *directory = croft_digest_map_get(opened->directories, digest);
 	struct croft_slice bytes = {"", 0};
-	if (*place)
-		return *place;
+	if (directory)
+		return directory;
+	if (opened->bytes > KNOWN_BYTES)
+		start_anew(opened);
 	if (!croft_digest_is_empty(digest) &&
-		croft_store_get(finder->store, digest, finder->arena, &bytes, NULL))
-		*place = croft_directory_decode(bytes, finder->arena, NULL);
-	if (!*place)
-		*place = &finder->empty;
-	return *place;
+		!croft_store_get(opened->store, digest, opened->arena, &bytes, NULL))
+		return NULL;
+	opened->bytes += bytes.size;
+	directory = croft_directory_decode(bytes, opened->arena, NULL);
+	if (directory)
+		*croft_digest_map_at(opened->directories, digest) = directory;
+	return directory;
 }
 
 static int compare_name(const char *name, size_t size, const char *other)
@@ -48,12 +90,14 @@ static int compare_name(const char *name, size_t size, const char *other)
 			low = middle + 1;                                                          \
 	}
 
-static bool find_file(struct finder *finder, const struct croft_digest *root, const char *path,
+static bool find_file(struct opened *opened, const struct croft_digest *root, const char *path,
 	struct croft_digest *digest)
 {
 	struct croft_digest at = *root;
 	for (unsigned depth = 0; depth < DEPTH_AT_MOST; depth++) {
-		const Reapi__Directory *directory = directory_of(finder, &at);
+		const Reapi__Directory *directory = directory_of(opened, &at);
+		if (!directory)
+			return false;
 		size_t size = strcspn(path, "/");
 		bool is_last = path[size] == '\0';
 		const Reapi__Digest *found = NULL;
@@ -73,13 +117,11 @@ static bool find_file(struct finder *finder, const struct croft_digest *root, co
 	return false;
 }
 
-void opened_resolve(struct croft_store *store, const struct croft_digest *root, const char *paths,
+void opened_resolve(struct opened *opened, const struct croft_digest *root, const char *paths,
 	size_t size, struct croft_digest *digests, size_t count)
 {
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct finder finder = {store, arena, croft_digest_map_create(), REAPI__DIRECTORY__INIT};
+	CROFT_LOCKED(&opened->lock);
 	for (size_t i = 0; i < count; i++, paths += strlen(paths) + 1)
-		if (!find_file(&finder, root, paths, &digests[i]))
+		if (!find_file(opened, root, paths, &digests[i]))
 			digests[i] = (struct croft_digest){.size_bytes = UINT64_MAX};
-	croft_digest_map_destroy(finder.directories);
 }

@@ -51,6 +51,7 @@ struct prefetcher {
 	struct croft_store *store;
 	struct croft_fetcher *fetcher;
 	struct croft_mount *mount;
+	struct opened *opened;
 	pthread_mutex_t lock; /* guards: all below */
 	struct prefetch *first;
 };
@@ -62,6 +63,7 @@ struct prefetcher *prefetcher_create(struct croft_store *store, struct croft_fet
 	prefetcher->store = store;
 	prefetcher->fetcher = fetcher;
 	prefetcher->mount = mount;
+	prefetcher->opened = opened_create(store);
 	pthread_mutex_init(&prefetcher->lock, NULL);
 	return prefetcher;
 }
@@ -82,6 +84,7 @@ void prefetcher_destroy(struct prefetcher *prefetcher)
 		next = prefetch->link;
 		free_prefetch(prefetch);
 	}
+	opened_destroy(prefetcher->opened);
 	pthread_mutex_destroy(&prefetcher->lock);
 	free(prefetcher);
 }
@@ -388,7 +391,7 @@ bool prefetch_end(struct prefetcher *prefetcher, uint64_t group, const struct cr
 	for (size_t i = 0; i < size; i++)
 		count += paths[i] == '\0';
 	CROFT_CLEANUP_FREE struct croft_digest *digests = croft_array(count + 1, sizeof(*digests));
-	opened_resolve(prefetcher->store, root, paths, size, digests, count);
+	opened_resolve(prefetcher->opened, root, paths, size, digests, count);
 	struct croft_digest_map *opened = croft_digest_map_create();
 	for (size_t i = 0; i < count; i++)
 		*croft_digest_map_at(opened, &digests[i]) = opened;
