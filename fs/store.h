@@ -39,7 +39,7 @@ struct croft_store_config {
 	bool chunked;
 	bool read_only;         /* for tools beside a running server: no writer lock, no eviction */
 	/* Bytes a second that a background thread reads and checks, round and round; 0: none. While the
-	 * machine is busy, as `scrub_busy` says (NULL: its processors), it waits, up to half a minute each time. */
+	 * machine is busy, as `scrub_busy` says (NULL: its processors), it waits, up to 2 s for each MiB. */
 	uint64_t scrub_bytes_per_second;
 	bool (*scrub_busy)(void *user);
 	void *scrub_user;

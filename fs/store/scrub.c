@@ -12,7 +12,6 @@
 #include "proto/base/log.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -20,9 +19,9 @@
 
 enum {
 	LIST = 256,
-	AT_ONCE = 256 << 10, /* bytes between two waits: small blobs are not worth a wake-up each */
-	BUSY_MS = 500,       /* until a busy machine is looked at again */
-	BUSY_LOOKS = 60,     /* as often, then it is this thread's turn */
+	AT_ONCE = 1 << 20, /* bytes between two waits: small blobs are not worth a wake-up each */
+	BUSY_MS = 250,     /* until a busy machine is looked at again */
+	BUSY_LOOKS = 8,    /* as often, then it is this thread's turn: there are farms that are never idle */
 };
 
 /* Whether `running` tasks, of which this thread is one, leave a processor free; /proc/loadavg tells them as
@@ -31,14 +30,6 @@ bool store_machine_is_busy(const char *loadavg, unsigned processors)
 {
 	unsigned running;
 	return sscanf(loadavg, "%*s %*s %*s %u/", &running) == 1 && running > processors;
-}
-
-static unsigned processors(void)
-{
-	cpu_set_t mine;
-	long count = sched_getaffinity(0, sizeof(mine), &mine) == 0 ? CPU_COUNT(&mine)
-																: sysconf(_SC_NPROCESSORS_ONLN);
-	return count > 0 ? (unsigned)count : 1;
 }
 
 static bool busy(const struct croft_store *store)
@@ -51,7 +42,8 @@ static bool busy(const struct croft_store *store)
 	if (size <= 0)
 		return false;
 	text[size] = '\0';
-	return store_machine_is_busy(text, processors());
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+	return store_machine_is_busy(text, processors > 0 ? (unsigned)processors : 1);
 }
 
 /* False: the store is closing. */

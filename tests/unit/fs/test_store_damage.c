@@ -195,7 +195,7 @@ static void a_scrub_waits_while_the_machine_is_busy(void **state)
 {
 	struct place *place = place_create((struct croft_store_config){.durable = true});
 	struct looks looks = {.place = place};
-	struct croft_digest one = place_put_seed(place, 1, LARGE), two = place_put_seed(place, 2, LARGE);
+	struct croft_digest one = place_put_seed(place, 1, 2 * LARGE), two = place_put_seed(place, 2, 2 * LARGE);
 	damage(place, memcmp(one.hash, two.hash, CROFT_HASH_SIZE) < 0 ? &two : &one, 0);
 	place_close(place);
 	sem_init(&looks.opened, 0, 0);
