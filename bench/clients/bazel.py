@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bazel.py CROFT [--targets N] [--bazel 4.2|7.7] [--part farm|here --results FILE] [BAZEL_FLAG...]: the workspace
+"""bazel.py CROFT [--targets N] [--bazel 4.2|7.7] [--part farm|here|faults --results FILE] [BAZEL_FLAG...]: the workspace
 built on a farm that has never seen it, after a clean from the farm's cache, and built here without any sandbox. All of
-it (client, server and agent) has the same CPUs. The flags are for the builds on the farm."""
+it (client, server and agent) has the same CPUs. The flags are for the builds on the farm. `--part faults` is a build in
+whose middle the client, the server and an agent are killed (faults.py)."""
 import argparse
 import glob
 import hashlib
@@ -17,6 +18,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.realpath(f"{HERE}/../..")
 sys.path.insert(0, HERE)
+import faults
 import workspace
 
 CPUS = len(os.sched_getaffinity(0))
@@ -28,24 +30,45 @@ def bar(name, value, goal, text):
 
 
 class Farm:
-    def __init__(self, croft, folder, root):
+    def __init__(self, croft, folder, root, agents=1):
         self.croft, self.folder, self.children = croft, folder, []
         self.environment = dict(os.environ)
-        ports = f"{folder}/ports"
-        self.start("serve", "--state", f"{folder}/server", "--listen", "127.0.0.1:0", "--plane", "127.0.0.1:0",
-                   "--ports-file", ports)
-        self.wait(lambda: os.path.exists(ports) and open(ports).read().strip())
-        self.address = f"grpc://127.0.0.1:{open(ports).read().split()[0]}"
+        self.ports = ["0", "0"]
+        self.serve()
+        self.address = f"grpc://127.0.0.1:{self.ports[0]}"
         self.environment["CROFT_SERVER"] = self.address
         subprocess.run([croft, "import", "--name", "tools", root], env=self.environment, check=True,
                        stdout=subprocess.DEVNULL)
-        self.start("agent", "--state", f"{folder}/agent", "--slots", str(CPUS), "--root-image", "tools")
-        self.wait(lambda: self.status()["agents"])
+        for number in range(agents):
+            self.agent(number, max(1, CPUS // agents))
+        self.wait(lambda: len(self.status()["agents"]) == agents)
+
+    def serve(self):
+        """The server, on the same ports from the second time on."""
+        file = f"{self.folder}/ports"
+        if os.path.exists(file):
+            os.remove(file)
+        grpc, plane = self.ports
+        child = self.start("serve", "--state", f"{self.folder}/server", "--listen", f"127.0.0.1:{grpc}", "--plane",
+                           f"127.0.0.1:{plane}", "--ports-file", file)
+        self.wait(lambda: os.path.exists(file) and open(file).read().strip())
+        self.ports = open(file).read().split()
+        return child
+
+    def agent(self, number, slots):
+        return self.start("agent", "--state", f"{self.folder}/agent-{number}", "--name", f"agent-{number}", "--slots",
+                          str(slots), "--root-image", "tools")
 
     def start(self, *arguments):
         with open(f"{self.folder}/{arguments[0]}.log", "a") as log:
             self.children.append(subprocess.Popen([self.croft, *arguments], env=self.environment, stdout=log,
                                                   stderr=log))
+        return self.children[-1]
+
+    def kill(self, child):
+        child.kill()
+        child.wait()
+        self.children.remove(child)
 
     def wait(self, holds):
         while not holds():
@@ -83,6 +106,23 @@ class Bazel:
 
     def end(self):
         self.run("shutdown")
+
+    def start(self, *arguments):
+        return subprocess.Popen([*self.command, f"--output_user_root={self.folder}/output", *arguments], cwd=self.work,
+                                env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def servers(self):
+        """The processes that do what bazel is told, by whose names it must be known that they are ours."""
+        found = []
+        for place in glob.glob("/proc/[0-9]*"):
+            try:
+                with open(f"{place}/cmdline", "rb") as file:
+                    words = file.read().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if words[0].startswith("bazel(") and any(self.folder in word for word in words):
+                found.append(int(place[6:]))
+        return found
 
     def run(self, *arguments):
         started = time.monotonic()
@@ -239,9 +279,13 @@ def on_this_machine(bazel, found):
     found["local_processors"], found["here"] = sum(parts.values()), bazel.programs()
 
 
-def tell(found, targets):
+def same_programs(found, targets):
     if len(found["there"]) < targets * 3 // 10 or found["there"] != found["here"]:
         raise SystemExit("what was built there and here differs")
+
+
+def tell(found, targets):
+    same_programs(found, targets)
     bar("bazel-remote-of-local", found["farm"] / found["local"], 1.3,
         f"{found['farm']:.1f} s on the farm, {found['local']:.1f} s here; processors "
         f"{found['farm_processors']:.1f} and {found['local_processors']:.1f} s: {found['farm_processors'] / found['local_processors']:.3f}")
@@ -263,10 +307,16 @@ def main(croft, options, flags):
     bazel = (Bazel if options.bazel == "4.2" else Bazel7)(folder, installed)
     workspace.make(bazel.work, headers, bazel.settings, options.targets)
     try:
-        if options.part != "here":
+        if options.part == "faults":
+            farm = Farm(os.path.realpath(croft), folder, bazel.root, agents=2)
+            try:
+                found["there"] = faults.build(farm, bazel, options.targets, flags)
+            finally:
+                farm.stop()
+        elif options.part != "here":
             on_farm(croft, folder, bazel, flags, found)
         bazel.run("clean")
-        if options.part != "farm":
+        if options.part != "farm" and not (options.part == "faults" and "here" in found):
             on_this_machine(bazel, found)
     finally:
         bazel.end()
@@ -274,7 +324,10 @@ def main(croft, options, flags):
     if options.results:
         with open(options.results, "w") as file:
             json.dump(found, file)
-    if "farm" in found and "local" in found:
+    if options.part == "faults":
+        same_programs(found, options.targets)
+        print(f"{len(found['there'])} programs are those of a build here")
+    elif "farm" in found and "local" in found:
         tell(found, options.targets)
 
 
@@ -282,7 +335,7 @@ parser = argparse.ArgumentParser(prog="bench/run clients")
 parser.add_argument("croft")
 parser.add_argument("--targets", type=int, default=500)
 parser.add_argument("--bazel", choices=["4.2", "7.7"], default="7.7")
-parser.add_argument("--part", choices=["farm", "here"], help="only this of the two; with --results")
+parser.add_argument("--part", choices=["farm", "here", "faults"], help="only this; with --results")
 parser.add_argument("--results", metavar="FILE", help="what the parts found, one run after the other")
 options, more = parser.parse_known_args()
 main(options.croft, options, more)

@@ -11,6 +11,7 @@ sys.path.insert(0, f"{HERE}/../demo")
 from debian import Apt
 
 PER_PACKAGE = 10  # seven libraries, each on the one before it, two binaries and a test
+JOBS_PER_TARGET = 2  # an object, and an archive or a program of it
 # What the sources include, in turn: a third of a second to a second of compiler each.
 HEADERS = ["boost/lexical_cast.hpp", "boost/optional.hpp", "boost/algorithm/string/trim.hpp",
            "boost/container/flat_map.hpp", "boost/variant.hpp", "boost/range/algorithm.hpp"]
