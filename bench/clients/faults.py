@@ -39,7 +39,8 @@ def counted(said):
 
 
 def build(farm, bazel, targets, flags):
-    command = ["build", f"--remote_executor={farm.address}", f"--jobs={4 * len(os.sched_getaffinity(0))}", *flags, "//..."]
+    # By itself Bazel tries five times, which a server may be away for three seconds for: ten are half a minute.
+    command = ["build", f"--remote_executor={farm.address}", "--remote_retries=10", f"--jobs={4 * len(os.sched_getaffinity(0))}", *flags, "//..."]
     jobs, server, agents = Jobs(farm), farm.children[0], farm.children[1:]
     bazel.started()
     started = time.monotonic()
@@ -54,10 +55,11 @@ def build(farm, bazel, targets, flags):
     running = bazel.start(*command)
     jobs.wait(2 * targets // 3, running)
     jobs.server_goes()
+    gone = time.monotonic()
     farm.kill(server)
     farm.serve()
     farm.children.insert(0, farm.children.pop())
-    print("the server was killed, and started again", flush=True)
+    print(f"the server was killed, and started again: {time.monotonic() - gone:.1f} s", flush=True)
 
     jobs.wait(targets, running)
     farm.kill(agents[0])
