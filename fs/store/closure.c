@@ -282,9 +282,31 @@ bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref
 
 struct croft_hold {
 	struct croft_store *store;
-	struct nodes nodes;
-	struct keys keys;
+	uint32_t node_count, key_count;
+	/* Nodes, then keys; in one piece of just that size, since each job of a queue has a hold. */
+	union {
+		struct node *node;
+		uint64_t key;
+	} items[];
 };
+
+/* It takes over what the walk holds. */
+static struct croft_hold *hold_of(struct walk *walk)
+{
+	struct nodes *nodes = &walk->roots;
+	struct keys *keys = &walk->keys;
+	struct croft_hold *hold =
+		croft_alloc(sizeof(*hold) + (nodes->count + keys->count) * sizeof(hold->items[0]));
+	hold->store = walk->store;
+	hold->node_count = (uint32_t)nodes->count;
+	hold->key_count = (uint32_t)keys->count;
+	for (size_t i = 0; i < nodes->count; i++)
+		hold->items[i].node = nodes->items[i];
+	for (size_t i = 0; i < keys->count; i++)
+		hold->items[nodes->count + i].key = keys->items[i];
+	nodes->count = keys->count = 0;
+	return hold;
+}
 
 struct croft_hold *croft_store_hold(struct croft_store *store, const struct croft_ref *refs,
 	size_t count, struct croft_error *err)
@@ -292,10 +314,7 @@ struct croft_hold *croft_store_hold(struct croft_store *store, const struct crof
 	struct walk walk = {.store = store};
 	struct croft_hold *hold = NULL;
 	if (walk_refs(&walk, refs, count)) {
-		hold = croft_zalloc(sizeof(*hold));
-		*hold = (struct croft_hold){store, walk.roots, walk.keys};
-		walk.roots = (struct nodes){0};
-		walk.keys = (struct keys){0};
+		hold = hold_of(&walk);
 	} else if (!walk.failed) {
 		char text[CROFT_DIGEST_TEXT];
 		croft_digest_format(&walk.missing.list.items[0], '/', text);
@@ -312,9 +331,11 @@ void croft_store_release(struct croft_hold *hold)
 {
 	if (!hold)
 		return;
-	nodes_release(hold->store, &hold->nodes);
-	keys_unpin(hold->store, &hold->keys);
 	pthread_mutex_lock(&hold->store->lock);
+	for (uint32_t i = 0; i < hold->node_count; i++)
+		node_release(hold->store, hold->items[i].node);
+	for (uint32_t i = 0; i < hold->key_count; i++)
+		store_unpin(hold->store, hold->items[hold->node_count + i].key);
 	hold->store->keeper.barren_ns = 0;
 	pthread_mutex_unlock(&hold->store->lock);
 	free(hold);

@@ -57,63 +57,76 @@ struct live_log {
 	uint64_t start; /* offset of data[0] in the whole stream */
 };
 
+/* The newest output of a running job. */
+struct live_logs {
+	struct live_log streams[2];
+};
+
+/* An action as it was read, in the arena that it brings. */
+struct action_read {
+	struct croft_arena *arena;
+	const Reapi__Action *action;
+	const Reapi__Command *command;
+};
+
+/* Hundreds of thousands may be queued: what only a job has that was given to an agent stands behind pointers. */
 struct task {
 	LIST_ENTRY(task) lease_link;  /* of its lease's bucket, while leased or running */
 	LIST_ENTRY(task) action_link; /* of its action's bucket, while it may be merged with */
 	TAILQ_ENTRY(task) queue_link; /* of `queue`, while queued; of `completed` afterwards */
 	LIST_ENTRY(task) agent_link;  /* of its agent */
-	char id[NAME_TEXT];
-	enum task_state state;
-	enum task_state announced; /* what clients were told, after it was on disk */
-	bool told;                 /* that it is queued: before, its Execute call waits for the disk */
-	char *instance_name;
+	STAILQ_ENTRY(task) changed_link; /* of `changed` */
+	TAILQ_ENTRY(task) alone_link;    /* of `alone` */
+	LIST_HEAD(, operation) operations;
 	struct croft_digest action, command, input_root;
 	struct task_class *class;
-	int32_t priority;
-	bool do_not_cache, may_merge, action_listed;
-	bool cancelling;
-	bool ending; /* its agent said that it is done: the finisher has it */
+	char *description; /* for people: first argument and outputs */
+	struct croft_slice request_metadata, response; /* owned */
+	struct croft_hold *hold;
 	uint64_t timeout_ms;
 	int64_t queued_unix_ns, completed_unix_ns;
 	int64_t leased_unix_ns; /* 0: before a restart */
 	int64_t completed_ns; /* the same by the clock that does not jump */
 	uint64_t sequence;
 	uint64_t hint; /* tasks of one hint like to run on one agent; 0: those of one input root */
-	unsigned attempts;
-	char lease[NAME_TEXT];
 	char *agent_id; /* of the lease */
 	struct agent *agent;
 	uint64_t agent_lost_ns; /* when its agent went away; 0: it is there */
-	struct croft_hold *hold;
-	struct croft_slice request_metadata, response; /* owned */
-	Journal__TaskRecord__Kept kept;
 	struct croft_late_record *late; /* its result for the action cache, until it is announced; owned */
-	bool unindexed;                 /* since before a restart: the journal must have it while `lost` is there */
 	uint64_t late_number;           /* the journal must have it until the store's index has it; 0: it need not */
-	/* Its Action and Command as they were read, when it was leased as soon as it came; else NULL. */
-	struct croft_arena *read;
-	const Reapi__Action *read_action;
-	const Reapi__Command *read_command;
-	char *description; /* for people: first argument and outputs */
+	struct action_read *read; /* when it was leased as soon as it came; else NULL */
 	struct croft_placement_job *placed; /* what placement knows it as; NULL: not yet, or no more */
 	struct croft_placement_input *inputs; /* for placement, until it knows it; owned */
 	size_t input_count;
-	char *reason;      /* why it was placed as it was */
-	struct croft_candidate *candidates; /* and where else it could have gone; owned */
-	size_t candidate_count;
-	double run_seconds; /* of the run that ended, without waiting for fetches */
-	uint64_t peak_memory_bytes; /* of that run */
-	struct croft_placement_touch *touched; /* by that run; owned */
-	size_t touched_count;
-	struct live_log logs[2];
-	LIST_HEAD(, operation) operations;
-	STAILQ_ENTRY(task) changed_link; /* of `changed` */
-	bool changed;       /* it is written down when the lock is given back */
-	unsigned announcing; /* announcements under way: it must not be freed */
+	struct placed_where *where; /* it was placed; NULL: not since this server started */
+	const struct croft_placement_outcome *outcome; /* of the run that ends it just now, or NULL */
+	struct live_logs *logs; /* NULL: there was no output */
+	uint64_t alone_ns; /* since when it is in `alone`; 0: it is not */
 	size_t waiter_count; /* of all its operations */
-	TAILQ_ENTRY(task) alone_link; /* of `alone` */
-	uint64_t alone_ns; /* since when it is there; 0: it is not */
-	bool abandoned;    /* it ended because nobody waited for it: who asks for it now is to call Execute */
+	int32_t priority;
+	unsigned attempts;
+	unsigned announcing; /* announcements under way: it must not be freed */
+	enum task_state state;
+	enum task_state announced; /* what clients were told, after it was on disk */
+	Journal__TaskRecord__Kept kept;
+	char id[NAME_TEXT];
+	char lease[NAME_TEXT];
+	bool told; /* that it is queued: before, its Execute call waits for the disk */
+	bool do_not_cache, may_merge, action_listed;
+	bool cancelling;
+	bool ending;    /* its agent said that it is done: the finisher has it */
+	bool unindexed; /* since before a restart: the journal must have it while `lost` is there */
+	bool changed;   /* it is written down when the lock is given back */
+	bool abandoned; /* it ended because nobody waited for it: who asks for it now is to call Execute */
+	char instance_name[];
+};
+_Static_assert(sizeof(struct task) <= 576, "a long queue takes much memory: see where else it could be");
+
+/* Why it was placed as it was, and where else it could have gone. */
+struct placed_where {
+	char *reason;
+	size_t candidate_count;
+	struct croft_candidate candidates[];
 };
 
 /* One set of platform requirements. */
@@ -239,6 +252,8 @@ struct task *task_create(struct croft_sched *sched, const char *instance_name,
 	const struct croft_digest *action);
 void task_free(struct croft_sched *sched, struct task *task);
 struct operation *task_add_operation(struct croft_sched *sched, struct task *task, const char *name);
+void placed_where_free(struct placed_where *where);
+void action_read_free(struct action_read *read);
 /* Moves it to the state, and writes that down. Announced, or the lease handed to its agent, only after
  * it is on disk. */
 void task_enqueue(struct croft_sched *sched, struct task *task);

@@ -15,14 +15,13 @@ static void assign(struct croft_sched *sched, const struct croft_decision *decis
 {
 	struct task *task = decision->job_user;
 	struct agent *agent = decision->agent_user;
-	free(task->reason);
-	free(task->candidates);
-	if (asprintf(&task->reason, "%s, after %.1f s", decision->reason, decision->waited_seconds) < 0)
+	placed_where_free(task->where);
+	size_t size = decision->candidate_count * sizeof(*decision->candidates);
+	task->where = croft_alloc(sizeof(*task->where) + size);
+	task->where->candidate_count = decision->candidate_count;
+	memcpy(task->where->candidates, decision->candidates, size);
+	if (asprintf(&task->where->reason, "%s, after %.1f s", decision->reason, decision->waited_seconds) < 0)
 		abort();
-	size_t size = decision->candidate_count * sizeof(*task->candidates);
-	task->candidates = croft_alloc(size);
-	memcpy(task->candidates, decision->candidates, size);
-	task->candidate_count = decision->candidate_count;
 	task_lease(sched, task, agent);
 }
 
@@ -39,9 +38,7 @@ void dispatch(struct croft_sched *sched)
 struct job_source {
 	char lease[NAME_TEXT];
 	struct croft_digest action, command, input_root;
-	struct croft_arena *read; /* the next two, or NULL: they are to be read */
-	const Reapi__Action *read_action;
-	const Reapi__Command *read_command;
+	struct action_read *read; /* NULL: it is to be read */
 	char *instance_name, *operation;
 	uint64_t timeout_ms;
 	int64_t queued_unix_ns;
@@ -75,15 +72,13 @@ struct job_source *job_source(struct task *task, struct croft_arena *arena)
 	};
 	memcpy(source->lease, task->lease, NAME_TEXT);
 	source->read = task->read;
-	source->read_action = task->read_action;
-	source->read_command = task->read_command;
 	task->read = NULL;
 	return source;
 }
 
 void job_source_finish(struct job_source *source)
 {
-	croft_arena_destroy(source->read);
+	action_read_free(source->read);
 }
 
 static void *read_stored(struct croft_sched *sched, const struct croft_digest *digest,
@@ -123,12 +118,12 @@ Farm__Job *job_make(struct croft_sched *sched, const struct job_source *source,
 	job->operation = source->operation;
 	job->action_digest = croft_digest_to_message(&source->action, arena);
 	job->action = source->read
-		? (Reapi__Action *)source->read_action
+		? (Reapi__Action *)source->read->action
 		: read_stored(sched, &source->action, &reapi__action__descriptor, arena, err);
 	if (!job->action)
 		return NULL;
 	job->command = source->read
-		? (Reapi__Command *)source->read_command
+		? (Reapi__Command *)source->read->command
 		: read_stored(sched, &source->command, &reapi__command__descriptor, arena, err);
 	if (!job->command)
 		return NULL;

@@ -315,10 +315,11 @@ static struct task *new_task(struct execution *execution, struct croft_hold *hol
 	task->hold = hold;
 	task->description = describe(execution->command);
 	struct croft_slice metadata = croft_call_header(execution->call, REQUEST_METADATA);
-	void *copy = croft_alloc(metadata.size);
-	if (metadata.size)
+	if (metadata.size) {
+		void *copy = croft_alloc(metadata.size);
 		memcpy(copy, metadata.data, metadata.size);
-	task->request_metadata = CROFT_SLICE(copy, metadata.size);
+		task->request_metadata = CROFT_SLICE(copy, metadata.size);
+	}
 	struct croft_slice hint = croft_call_header(execution->call, LOCALITY_HINT);
 	if (hint.size)
 		task->hint = XXH3_64bits(hint.data, hint.size) | 1;
@@ -357,9 +358,8 @@ static void give_read(struct execution *execution, struct task *task)
 {
 	if (task->state != TASK_LEASED)
 		return;
-	task->read = execution->read;
-	task->read_action = execution->action;
-	task->read_command = execution->command;
+	task->read = croft_arena_alloc(execution->read, sizeof(*task->read));
+	*task->read = (struct action_read){execution->read, execution->action, execution->command};
 	execution->read = NULL;
 }
 

@@ -176,8 +176,8 @@ static const char *why_waiting(struct croft_sched *sched, const struct task *tas
 
 static const char *why_there(const struct task *task, struct croft_arena *arena)
 {
-	if (task->reason)
-		return croft_arena_strdup(arena, task->reason);
+	if (task->where)
+		return croft_arena_strdup(arena, task->where->reason);
 	return task->agent_id
 		? "it was placed before the server was started anew: why, and where else it could have gone, is not kept"
 		: "";
@@ -223,8 +223,8 @@ static bool explain(struct croft_call *call, void *user, struct croft_error *err
 		explanation.stage = (char *)state_name(task->state);
 		if (task->agent_id)
 			explanation.agent_id = croft_arena_strdup(arena, task->agent_id);
-		const struct croft_candidate *candidates = task->candidates;
-		size_t count = task->candidate_count;
+		const struct croft_candidate *candidates = task->where ? task->where->candidates : NULL;
+		size_t count = task->where ? task->where->candidate_count : 0;
 		explanation.reason = (char *)(task->state == TASK_QUEUED
 				? why_waiting(sched, task, arena, &candidates, &count)
 				: why_there(task, arena));

@@ -122,7 +122,7 @@ static struct finished *begin_end(struct croft_sched *sched, struct task *task,
 		.action = task->action,
 		.input_root = task->input_root,
 		.instance_name = croft_arena_strdup(arena, task->instance_name),
-		.reason = task->reason ? croft_arena_strdup(arena, task->reason) : NULL,
+		.reason = task->where ? croft_arena_strdup(arena, task->where->reason) : NULL,
 		.do_not_cache = task->do_not_cache,
 		.cancelled = task->cancelling,
 		.upstream = sched->upstream,
@@ -232,19 +232,21 @@ static void end_task(struct croft_sched *sched, struct finished *finished)
 	struct task *task = find_lease(sched, finished->lease);
 	if (!task)
 		return; /* reported a second time, or given up meanwhile */
-	task->run_seconds = run_seconds_of(finished->done);
-	task->peak_memory_bytes = finished->done->peak_memory_bytes;
-	free(task->touched);
-	task->touched = finished->touched;
-	task->touched_count = finished->touched_count;
+	struct croft_placement_outcome outcome = {
+		.run_seconds = run_seconds_of(finished->done),
+		.memory_bytes = finished->done->peak_memory_bytes,
+		.touched = finished->touched,
+		.touched_count = finished->touched_count,
+	};
 	if (task->placed)
-		croft_placement_job_handed(sched->placement, task->placed, task->run_seconds, &finished->handed);
-	finished->touched = NULL;
+		croft_placement_job_handed(sched->placement, task->placed, outcome.run_seconds, &finished->handed);
 	finished->ended = true;
 	task->kept = result_table(&finished->result);
 	task->late = finished->result.late;
 	finished->result.late = NULL;
+	task->outcome = &outcome;
 	task_complete(sched, task, finished->result.response, finished->result.failed);
+	task->outcome = NULL;
 	finished->result.response = CROFT_SLICE(NULL, 0);
 }
 

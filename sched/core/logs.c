@@ -25,9 +25,11 @@ static uint64_t known_bytes(struct live_log *log, uint64_t offset, uint64_t end)
 void log_append(struct croft_sched *sched, struct task *task, int stream, uint64_t offset,
 	struct croft_slice data)
 {
-	struct live_log *log = &task->logs[stream];
 	if (data.size == 0)
 		return;
+	if (!task->logs)
+		task->logs = croft_zalloc(sizeof(*task->logs));
+	struct live_log *log = &task->logs->streams[stream];
 	uint64_t known = known_bytes(log, offset, offset + data.size);
 	if (known >= data.size)
 		return;
@@ -51,10 +53,10 @@ void log_append(struct croft_sched *sched, struct task *task, int stream, uint64
 
 void logs_free(struct task *task)
 {
-	for (int i = 0; i < 2; i++) {
-		free(task->logs[i].data);
-		task->logs[i] = (struct live_log){0};
-	}
+	for (int i = 0; task->logs && i < 2; i++)
+		free(task->logs->streams[i].data);
+	free(task->logs);
+	task->logs = NULL;
 }
 
 /* "operations/NAME/stdout" */
@@ -150,7 +152,9 @@ bool croft_sched_read_log(struct croft_sched *sched, const char *resource_name, 
 			*finished = true;
 			return !has || read_result_log(sched, &digest, offset, arena, data, finished, err);
 		}
-		bool ok = read_live_log(&operation->task->logs[stream], offset, arena, data, err);
+		const struct live_logs *logs = operation->task->logs;
+		bool ok = read_live_log(
+			logs ? &logs->streams[stream] : &(struct live_log){0}, offset, arena, data, err);
 		*finished = false;
 		if (!ok || data->size > 0 || late || sched->stopping) {
 			sched_unlock(sched);

@@ -169,13 +169,9 @@ void placed_end(struct croft_sched *sched, struct task *task)
 {
 	if (!task->placed)
 		return;
-	struct croft_placement_outcome outcome = {
-		.run_seconds = task->run_seconds,
-		.memory_bytes = task->peak_memory_bytes,
-		.touched = task->touched,
-		.touched_count = task->touched_count,
-	};
-	croft_placement_job_end(sched->placement, task->placed, &outcome, placed_now());
+	static const struct croft_placement_outcome unknown = {0};
+	croft_placement_job_end(
+		sched->placement, task->placed, task->outcome ? task->outcome : &unknown, placed_now());
 	task->placed = NULL;
 }
 

@@ -12,7 +12,7 @@ struct croft_slice task_record(const struct task *task, struct croft_arena *aren
 	Journal__TaskRecord record = JOURNAL__TASK_RECORD__INIT;
 	record.id = (char *)task->id;
 	record.state = (Journal__TaskRecord__State)task->state;
-	record.instance_name = task->instance_name;
+	record.instance_name = (char *)task->instance_name;
 	record.action_digest = croft_digest_to_message(&task->action, arena);
 	record.command_digest = croft_digest_to_message(&task->command, arena);
 	record.input_root_digest = croft_digest_to_message(&task->input_root, arena);
@@ -131,7 +131,8 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 	task->queued_unix_ns = record->queued_unix_ns;
 	task->completed_unix_ns = record->completed_unix_ns;
 	task->attempts = record->attempts;
-	task->request_metadata = own(&record->request_metadata);
+	if (record->request_metadata.len)
+		task->request_metadata = own(&record->request_metadata);
 	task->response = own(&record->response);
 	task->description = croft_strdup(record->description);
 	task->sequence = record->sequence;

@@ -19,13 +19,26 @@ const char *state_name(enum task_state state)
 struct task *task_create(struct croft_sched *sched, const char *instance_name,
 	const struct croft_digest *action)
 {
-	struct task *task = croft_zalloc(sizeof(*task));
+	struct task *task = croft_zalloc(sizeof(*task) + strlen(instance_name) + 1);
 	make_name(task->id);
-	task->instance_name = croft_strdup(instance_name);
+	strcpy(task->instance_name, instance_name);
 	task->action = *action;
 	task->sequence = sched->next_sequence++;
 	LIST_INIT(&task->operations);
 	return task;
+}
+
+void placed_where_free(struct placed_where *where)
+{
+	if (where)
+		free(where->reason);
+	free(where);
+}
+
+void action_read_free(struct action_read *read)
+{
+	if (read)
+		croft_arena_destroy(read->arena); /* and it */
 }
 
 static void operation_free(struct croft_sched *sched, struct operation *operation)
@@ -56,14 +69,11 @@ void task_free(struct croft_sched *sched, struct task *task)
 	croft_store_record_drop(sched->store, task->late);
 	free((void *)task->request_metadata.data);
 	free((void *)task->response.data);
-	free(task->instance_name);
 	free(task->agent_id);
 	free(task->description);
-	croft_arena_destroy(task->read);
-	free(task->reason);
+	action_read_free(task->read);
+	placed_where_free(task->where);
 	free(task->inputs);
-	free(task->touched);
-	free(task->candidates);
 	logs_free(task);
 	free(task);
 }
@@ -103,7 +113,7 @@ void task_enqueue(struct croft_sched *sched, struct task *task)
 	leave_agent(sched, task);
 	free(task->agent_id);
 	task->agent_id = NULL;
-	croft_arena_destroy(task->read);
+	action_read_free(task->read);
 	task->read = NULL;
 	task->lease[0] = '\0';
 	task->agent_lost_ns = 0;
@@ -162,7 +172,7 @@ void task_complete(struct croft_sched *sched, struct task *task, struct croft_sl
 	sched->completed_count++;
 	croft_store_release(task->hold);
 	task->hold = NULL;
-	croft_arena_destroy(task->read);
+	action_read_free(task->read);
 	task->read = NULL;
 	pthread_cond_broadcast(&sched->log_changed);
 	task_changed(sched, task);
