@@ -8,7 +8,7 @@
  *	croft_upstream_bring(upstream, missing, count);   // then look into the store again
  *
  * URLs: grpc://HOST:PORT[/INSTANCE], grpcs://…, unix:/PATH: any Remote Execution API CAS and action
- * cache. http://HOST[:PORT][/PATH], https://…: an HTTP cache (/cas/<sha256>, /ac/<sha256>), such as Bazel's,
+ * cache. http://[USER:PASSWORD@]HOST[:PORT][/PATH], https://…: an HTTP cache (/cas/<sha256>, /ac/<sha256>), such as Bazel's,
  * bazel-remote, nginx, or a blob plane. s3://BUCKET[/PREFIX]: the same paths in a bucket of S3 or of what
  * AWS_ENDPOINT_URL names; credentials are looked for where AWS's own tools do.
  *

@@ -23,8 +23,10 @@ struct link {
 static bool ask(struct link *link, struct upstream_request *request, const uint8_t *body_hash, int *status,
 	struct croft_error *err)
 {
-	if (!link->is_signed)
+	if (!link->is_signed) {
+		request->fields = link->upstream->account_fields;
 		return upstream_ask(link->host, request, status, err);
+	}
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	request->fields = s3_sign(&link->account, &(struct s3_request){
 		.method = request->method,

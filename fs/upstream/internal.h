@@ -40,7 +40,8 @@ struct upstream_sender;
 
 struct croft_upstream {
 	struct croft_store *store;
-	char *url, *authority_file /* or NULL */;
+	char *url /* without a password */, *authority_file /* or NULL */;
+	char *account_fields; /* of each request's head, to HTTP; or NULL */
 	unsigned timeout_ms;
 	const struct upstream_kind *kind;
 	void *link;
@@ -82,6 +83,11 @@ struct croft_store_writer *upstream_write(struct croft_upstream *upstream,
 	const struct croft_digest *digest);
 void upstream_written(struct croft_upstream *upstream, struct croft_store_writer *writer,
 	const struct croft_digest *digest);
+
+/* account.c: the URL without USER:PASSWORD@, and the line of a request's head that says them (NULL: none). Both in
+ * the arena, or borrowed from the URL. No failure shows them. */
+bool upstream_account(const char *url, struct croft_arena *arena, const char **plain, const char **fields,
+	struct croft_error *err);
 
 /* send.c */
 struct upstream_sender *upstream_sender_start(struct croft_upstream *upstream,

@@ -213,22 +213,27 @@ static const struct upstream_kind *kind_of(const char *url)
 struct croft_upstream *croft_upstream_start(const struct croft_upstream_config *config,
 	struct croft_error *err)
 {
-	const struct upstream_kind *kind = kind_of(config->url);
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	const char *url, *account_fields;
+	if (!upstream_account(config->url, arena, &url, &account_fields, err))
+		return NULL;
+	const struct upstream_kind *kind = kind_of(url);
 	if (!kind) {
 		croft_error_set(err, CROFT_INVALID_ARGUMENT,
-			"'%s' is no upstream: grpc://, grpcs://, unix:, http://, https:// and s3:// are known", config->url);
+			"'%s' is no upstream: grpc://, grpcs://, unix:, http://, https:// and s3:// are known", url);
 		return NULL;
 	}
 	struct croft_upstream *upstream = croft_zalloc(sizeof(*upstream));
 	upstream->store = config->store;
-	upstream->url = croft_strdup(config->url);
+	upstream->url = croft_strdup(url);
+	upstream->account_fields = account_fields ? croft_strdup(account_fields) : NULL;
 	upstream->authority_file = config->authority_file ? croft_strdup(config->authority_file) : NULL;
 	upstream->timeout_ms = config->timeout_ms ? config->timeout_ms : TIMEOUT_MS;
 	upstream->kind = kind;
 	upstream->coming = croft_digest_map_create();
 	pthread_mutex_init(&upstream->lock, NULL);
 	pthread_cond_init(&upstream->arrived, NULL);
-	upstream->link = kind->create(upstream, config->url, err);
+	upstream->link = kind->create(upstream, url, err);
 	if (upstream->link && (upstream->sender = upstream_sender_start(upstream, err)))
 		return upstream;
 	croft_upstream_stop(upstream);
@@ -247,6 +252,7 @@ void croft_upstream_stop(struct croft_upstream *upstream)
 	pthread_cond_destroy(&upstream->arrived);
 	free(upstream->url);
 	free(upstream->authority_file);
+	free(upstream->account_fields);
 	free(upstream);
 }
 

@@ -294,6 +294,33 @@ static void brings_once_what_many_want(void **state)
 	croft_upstream_stop(crowd.upstream);
 }
 
+static void a_user_and_password_of_the_url_are_shown_to_http_upstreams(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_plane *plane = croft_plane_start(&(struct croft_plane_config){.address = "127.0.0.1:0",
+		.store = fixture->behind.store, .writable = true, .key = "a:b@c/d"}, &err);
+	assert_ok(plane, err);
+	static const char *const accounts[] = {"croft:a:b%40c%2Fd@", "croft:a:b@c%2fd@", "", "croft:other@"};
+	for (uint32_t i = 0; i < 4; i++) {
+		bool is_let_in = i < 2;
+		char url[128];
+		snprintf(url, sizeof(url), "http://%s127.0.0.1:%d", accounts[i], croft_plane_port(plane));
+		struct croft_upstream *upstream = start(fixture, url, 0);
+		struct croft_digest there = put(fixture->behind.store, 300, 5100 + i);
+		croft_upstream_bring(upstream, &there, 1);
+		assert_int_equal(has(fixture->store, &there), is_let_in);
+		assert_int_equal(stat_of(upstream).failures > 0, !is_let_in);
+		struct croft_digest here = put(fixture->store, 300, 5200 + i);
+		croft_upstream_send(upstream, &here, 1);
+		if (is_let_in)
+			wait_until_sent(upstream);
+		assert_int_equal(has(fixture->behind.store, &here), is_let_in);
+		croft_upstream_stop(upstream);
+	}
+	croft_plane_stop(plane);
+}
+
 /* Tests: ones that misbehave --------------------------------------------------------------------- */
 
 /* A server of canned answers, one connection after another, till the test closes it. */
@@ -485,12 +512,17 @@ static void refuses_urls_of_other_kinds(void **state)
 {
 	struct fixture *fixture = *state;
 	static const char *const urls[] = {"", "cache", "https://", "ftp://cache", "http://", "s3://", "s3:///path", "s3://a b",
-		"http://:80", "http://user@host", "http://host:80:90"};
+		"http://:80", "http://host:80:90",
+		"http://user@host", "http://:secret@host", "http://us%3aer:secret@host", "http://user:secret%0@host",
+		"http://user:secret%0d@host", "http://user:secret%@host", "http://user:secret\r\n@host",
+		"http://user:secret@host:80:90", "http://user:secret@", "ftp://user:secret@host",
+		"grpc://user:secret@host:80", "s3://user:secret@bucket"};
 	for (size_t i = 0; i < sizeof(urls) / sizeof(urls[0]); i++) {
 		struct croft_error err = CROFT_ERROR_INIT;
 		assert_null(croft_upstream_start(
 			&(struct croft_upstream_config){.store = fixture->store, .url = urls[i]}, &err));
 		assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
+		assert_null(strstr(err.message, "secret"));
 	}
 }
 
@@ -522,6 +554,7 @@ int main(void)
 		cmocka_unit_test(brings_and_sends_values_that_are_no_results),
 		cmocka_unit_test(brings_a_blob_by_its_hash_alone),
 		cmocka_unit_test(brings_once_what_many_want),
+		cmocka_unit_test(a_user_and_password_of_the_url_are_shown_to_http_upstreams),
 		cmocka_unit_test(takes_no_wrong_bytes),
 		cmocka_unit_test(takes_no_result_without_its_outputs),
 		cmocka_unit_test(survives_nonsense),
