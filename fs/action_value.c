@@ -51,6 +51,7 @@ static bool forget(struct croft_store *store, struct croft_slice key, struct cro
 	return false;
 }
 
+/* Whose it is is written down here, too, and not only when it is read: a read needs no room. */
 static bool put_plain(struct croft_store *store, struct croft_slice tenant, struct croft_slice key,
 	struct croft_slice value, struct croft_error *err)
 {

@@ -2,7 +2,7 @@
 /*
  * A child process writes and tells of every acknowledged blob through a pipe; it is killed at a
  * random moment; in some tests the machine's power fails with it (power.h). CROFT_CRASHES=200 makes it
- * the long test of the issue; CROFT_SEED repeats one.
+ * the long test of the issue; CROFT_SEED repeats one. An argument is a pattern of the tests to run.
  */
 #include "tests/unit/fs/power.h"
 #include "tests/unit/fs/store_place.h"
@@ -204,8 +204,10 @@ static void a_durable_store_has_all_that_it_acknowledged_after_power_failures(vo
 	power_folder[0] = 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_killed_durable_store_has_all_that_it_acknowledged),
 		cmocka_unit_test(a_killed_chunked_store_has_all_that_it_acknowledged),

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Whose blobs are whose: what was granted, to whom, and for how long. */
+#include "fs/action_value.h"
+#include "fs/action_value.h"
 #include "fs/private.h"
 #include "tests/unit/fs/store_place.h"
 
@@ -183,6 +185,15 @@ static void records_grant_what_they_name(void **state)
 	assert_false(sees(bob, &file));
 }
 
+static void a_value_that_is_no_result_is_its_authors_once_it_is_put(void **state)
+{
+	struct croft_slice value = place_bytes(place, 1, 100);
+	struct croft_digest digest = croft_digest_of(value.data, value.size), action = croft_digest_of("an action", 9);
+	assert_ok(croft_action_value_put(place->store, "ann", ann, action.hash, value, &err), err);
+	assert_true(sees(ann, &digest)); /* before anybody read it: reading must not need room for a grant */
+	assert_false(sees(bob, &digest));
+}
+
 static struct croft_store_writer *begin(const struct croft_digest *digest)
 {
 	struct croft_store_writer *writer = croft_store_write(place->store, digest, &err);
@@ -220,6 +231,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			what_was_known_of_a_closure_is_forgotten_with_its_parts, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(records_grant_what_they_name, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_value_that_is_no_result_is_its_authors_once_it_is_put, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			putting_what_is_there_writes_nothing_and_is_verified, set_up, tear_down),
 	};
