@@ -72,7 +72,7 @@ struct action_read {
 /* Hundreds of thousands may be queued: what only a job has that was given to an agent stands behind pointers. */
 struct task {
 	LIST_ENTRY(task) lease_link;  /* of its lease's bucket, while leased or running */
-	LIST_ENTRY(task) action_link; /* of its action's bucket, while it may be merged with */
+	LIST_ENTRY(task) action_link; /* of its action's bucket, while it may be merged with or is found as ended */
 	TAILQ_ENTRY(task) queue_link; /* of `queue`, while queued; of `completed` afterwards */
 	LIST_ENTRY(task) agent_link;  /* of its agent */
 	STAILQ_ENTRY(task) changed_link; /* of `changed` */
@@ -114,6 +114,7 @@ struct task {
 	bool told; /* that it is queued: before, its Execute call waits for the disk */
 	bool do_not_cache, may_merge, action_listed;
 	bool cancelling;
+	bool ran;       /* it ended by a run: who asks for the action before clients are told joins it still */
 	bool ending;    /* its agent said that it is done: the finisher has it */
 	bool unindexed; /* since before a restart: the journal must have it while `lost` is there */
 	bool changed;   /* it is written down when the lock is given back */
@@ -244,7 +245,11 @@ void make_name(char name[NAME_TEXT]);
 size_t bucket_of(const char *text);
 struct operation *find_operation(struct croft_sched *sched, const char *name);
 struct task *find_lease(struct croft_sched *sched, const char *lease);
+/* One whose end nobody was told yet. */
 struct task *find_mergeable(struct croft_sched *sched, const char *instance_name,
+	const struct croft_digest *action);
+/* One that was told, and whose result went into the action cache. */
+struct task *find_ended(struct croft_sched *sched, const char *instance_name,
 	const struct croft_digest *action);
 
 /* task.c: life; the lock is held for all of these --------------------------------------------- */
@@ -252,6 +257,8 @@ struct task *task_create(struct croft_sched *sched, const char *instance_name,
 	const struct croft_digest *action);
 void task_free(struct croft_sched *sched, struct task *task);
 struct operation *task_add_operation(struct croft_sched *sched, struct task *task, const char *name);
+/* Clients are told its end from now on. */
+void task_announced_end(struct croft_sched *sched, struct task *task);
 void placed_where_free(struct placed_where *where);
 void action_read_free(struct action_read *read);
 /* Moves it to the state, and writes that down. Announced, or the lease handed to its agent, only after

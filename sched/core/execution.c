@@ -39,6 +39,12 @@ static struct croft_slice tenant(const struct execution *execution)
 		croft_slice_str(execution->request->instance_name));
 }
 
+/* It takes the result of another run. */
+static bool may_share(const struct execution *execution)
+{
+	return !execution->request->skip_cache_lookup && !execution->action->do_not_cache;
+}
+
 /* Missing blobs --------------------------------------------------------------------------------- */
 
 /* FAILED_PRECONDITION with one MISSING violation per digest, so that the client uploads them. */
@@ -363,6 +369,28 @@ static void give_read(struct execution *execution, struct task *task)
 	execution->read = NULL;
 }
 
+/* Takes the lock, and then returns 0 with a task to be joined, or NULL. Otherwise the same action ended since the action
+ * cache was asked: its answer. */
+static int lock_and_find(struct execution *execution, struct task **task, struct croft_error *err)
+{
+	struct croft_sched *sched = execution->sched;
+	const char *instance_name = execution->request->instance_name;
+	*task = NULL;
+	sched_lock(sched);
+	if (!may_share(execution))
+		return 0;
+	*task = find_mergeable(sched, instance_name, &execution->action_digest);
+	if (*task || !find_ended(sched, instance_name, &execution->action_digest))
+		return 0;
+	sched_unlock(sched);
+	int answered = answer_from_cache(execution, err);
+	if (answered != 0)
+		return answered;
+	sched_lock(sched);
+	*task = find_mergeable(sched, instance_name, &execution->action_digest);
+	return 0;
+}
+
 /* Joins the same action in flight, or becomes a task. */
 static bool enqueue(struct execution *execution, struct croft_error *err)
 {
@@ -378,11 +406,13 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 	execution->inputs = placed_inputs(sched, &execution->input_root, &execution->input_count);
 	/* A worker's thread may see the stream close before the operation has its waiter: the lock orders
 	 * the two, since waiter_closed takes it. */
-	sched_lock(sched);
-	struct task *task = NULL;
-	if (!execution->action->do_not_cache && !execution->request->skip_cache_lookup)
-		task = find_mergeable(
-			sched, execution->request->instance_name, &execution->action_digest);
+	struct task *task;
+	int answered = lock_and_find(execution, &task, err);
+	if (answered != 0) {
+		croft_store_release(hold);
+		free(execution->inputs);
+		return answered > 0;
+	}
 	bool merged = task != NULL;
 	if (!merged)
 		task = new_task(execution, hold, timeout_ms);
@@ -414,7 +444,7 @@ static bool execute_read(struct execution *execution, struct croft_error *err)
 {
 	if (!read_action(execution, err))
 		return false;
-	if (!execution->request->skip_cache_lookup && !execution->action->do_not_cache) {
+	if (may_share(execution)) {
 		int answered = answer_from_cache(execution, err);
 		if (answered != 0)
 			return answered > 0;

@@ -244,6 +244,7 @@ static void end_task(struct croft_sched *sched, struct finished *finished)
 	task->kept = result_table(&finished->result);
 	task->late = finished->result.late;
 	finished->result.late = NULL;
+	task->ran = finished->result.ran;
 	task->outcome = &outcome;
 	task_complete(sched, task, finished->result.response, finished->result.failed);
 	task->outcome = NULL;

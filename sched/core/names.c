@@ -55,14 +55,26 @@ struct task *find_lease(struct croft_sched *sched, const char *lease)
 	return NULL;
 }
 
-struct task *find_mergeable(struct croft_sched *sched, const char *instance_name,
-	const struct croft_digest *action)
+static struct task *find_action(struct croft_sched *sched, const char *instance_name,
+	const struct croft_digest *action, bool ended)
 {
 	struct task *task;
 	size_t bucket = XXH3_64bits(action->hash, CROFT_HASH_SIZE) % BUCKETS;
 	LIST_FOREACH (task, &sched->actions[bucket], action_link)
 		if (croft_digest_equal(&task->action, action) && !task->cancelling &&
-			strcmp(task->instance_name, instance_name) == 0)
+			(task->announced == TASK_COMPLETED) == ended && strcmp(task->instance_name, instance_name) == 0)
 			return task;
 	return NULL;
+}
+
+struct task *find_mergeable(struct croft_sched *sched, const char *instance_name,
+	const struct croft_digest *action)
+{
+	return find_action(sched, instance_name, action, false);
+}
+
+struct task *find_ended(struct croft_sched *sched, const char *instance_name,
+	const struct croft_digest *action)
+{
+	return find_action(sched, instance_name, action, true);
 }

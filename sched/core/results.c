@@ -46,6 +46,7 @@ static void not_kept(struct result *result, struct croft_error *err)
 	free((void *)result->response.data);
 	result->response = encode(response);
 	result->failed = true;
+	result->ran = false;
 }
 
 /* Among what the agent says of the run. */
@@ -103,7 +104,7 @@ void result_make(struct result *result, const struct result_source *source,
 		status.code = done->status->code;
 		status.message = done->status->message;
 	}
-	bool ran = status.code == CROFT_OK && done->result;
+	bool ran = result->ran = status.code == CROFT_OK && done->result;
 	result->failed = !ran || done->result->exit_code != 0;
 	if (done->result)
 		add_placement(source, done->result, result->arena);

@@ -27,6 +27,7 @@ struct result {
 	bool to_keep;                /* there is one */
 	struct croft_late_record *late; /* the same, made ready for the store; owned */
 	struct croft_slice response; /* malloc'ed: the encoded ExecuteResponse */
+	bool ran;                    /* there is one, of a success or a failure of its own */
 	bool failed;                 /* it was no success */
 };
 void result_make(

@@ -159,7 +159,8 @@ void task_complete(struct croft_sched *sched, struct task *task, struct croft_sl
 		placed_unqueue(sched, task);
 	leave_agent(sched, task);
 	placed_end(sched, task);
-	unlist_action(task);
+	if (!task->ran)
+		unlist_action(task);
 	alone_end(sched, task);
 	task->state = TASK_COMPLETED;
 	free((void *)task->response.data);
@@ -178,6 +179,17 @@ void task_complete(struct croft_sched *sched, struct task *task, struct croft_sl
 	task_changed(sched, task);
 	/* A few with each that is new: thousands at once would hold up everybody. */
 	tasks_expire(sched, EXPIRE_WITH_EACH);
+}
+
+/* One ended task of an action is enough: it says to look into the action cache. */
+void task_announced_end(struct croft_sched *sched, struct task *task)
+{
+	struct task *earlier = find_ended(sched, task->instance_name, &task->action);
+	if (earlier)
+		unlist_action(earlier);
+	task->announced = TASK_COMPLETED;
+	if (task->kept != JOURNAL__TASK_RECORD__KEPT__KEPT_RESULT)
+		unlist_action(task);
 }
 
 void task_complete_error(struct croft_sched *sched, struct task *task, enum croft_code code,

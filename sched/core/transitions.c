@@ -179,6 +179,8 @@ static void announce(void *user, const struct croft_error *failed)
 		task_complete(sched, task, error_response(failed->code, failed->message), true);
 	} else if (!failed) {
 		task->told = true;
+		if (announcement->state == TASK_COMPLETED)
+			task_announced_end(sched, task);
 		task->announced = announcement->state;
 		/* Nobody finds it before it is on disk, and everybody before its client hears of the end. */
 		if (task->late)
