@@ -2,6 +2,7 @@
 #include "agent/job.h"
 
 #include "agent/account.h"
+#include "agent/command.h"
 #include "agent/image.h"
 #include "agent/logs.h"
 #include "agent/nested.h"
@@ -15,6 +16,7 @@
 #include "agent/stall.h"
 #include "agent/touched.h"
 #include "agent/uplink.h"
+#include "agent/verdict.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -196,35 +198,6 @@ static uint64_t on_extend(void *user)
 
 /* Running ---------------------------------------------------------------------------------- */
 
-static const char *const *environment_of(struct croft_job *job)
-{
-	const Reapi__Command *command = job->message->command;
-	size_t count = command->n_environment_variables;
-	const char **environment = croft_arena_array(job->arena, count + 3, sizeof(char *));
-	bool time_zone = job->options.time_zone != NULL, locale = job->options.locale != NULL;
-	for (size_t i = 0; i < count; i++) {
-		const Reapi__Command__EnvironmentVariable *variable = command->environment_variables[i];
-		environment[i] = croft_arena_printf(job->arena, "%s=%s", variable->name, variable->value);
-		/* What the command says itself stands. */
-		time_zone &= strcmp(variable->name, "TZ") != 0;
-		locale &= strcmp(variable->name, "LC_ALL") != 0;
-	}
-	if (time_zone)
-		environment[count++] = croft_arena_printf(job->arena, "TZ=%s", job->options.time_zone);
-	if (locale)
-		environment[count++] = croft_arena_printf(job->arena, "LC_ALL=%s", job->options.locale);
-	return environment;
-}
-
-static const char *const *arguments_of(struct croft_job *job)
-{
-	const Reapi__Command *command = job->message->command;
-	const char **arguments = croft_arena_array(job->arena, command->n_arguments + 1, sizeof(char *));
-	for (size_t i = 0; i < command->n_arguments; i++)
-		arguments[i] = command->arguments[i];
-	return arguments;
-}
-
 /* The empty tree is in no store: an empty folder stands for it. */
 static bool stage_input(struct croft_job *job, struct croft_error *err)
 {
@@ -327,8 +300,8 @@ static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_er
 		.writable_directories = job->layout.writable,
 		.writable_count = job->layout.writable_count,
 		.root_writable = !job->sealed,
-		.arguments = arguments_of(job),
-		.environment = environment_of(job),
+		.arguments = croft_command_arguments(job->message->command, job->arena),
+		.environment = croft_command_environment(job->message->command, &job->options, job->arena),
 		.working_directory = job->layout.working_directory,
 		.uid = job->options.uid,
 		.gid = job->options.gid,
@@ -359,46 +332,6 @@ static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_er
 		.opens = croft_opens_fd(job->opens),
 	};
 	return croft_sandbox_prepare(job->machine->launcher, &spec, err);
-}
-
-static const char *how_it_ended(enum croft_end end)
-{
-	switch (end) {
-	case CROFT_END_WALL_CLOCK:
-		return "it ran into its timeout";
-	case CROFT_END_MEMORY:
-		return "it ran out of memory";
-	case CROFT_END_DISK:
-		return "it wrote more than its share of disk";
-	case CROFT_END_LOG:
-		return "it printed more than the log may hold";
-	default:
-		return "";
-	}
-}
-
-/* What the sandbox's end means for the operation: an exit (of any code) is a result; a limit is an
- * error of the job with a code of its own; a cancel is neither. */
-static bool judge(struct croft_job *job, const struct croft_sandbox_result *ended,
-	struct croft_error *err)
-{
-	if (ended->message[0])
-		job->done.message = croft_arena_strdup(job->arena, ended->message);
-	job->result.exit_code = ended->exit_code;
-	switch (ended->end) {
-	case CROFT_END_WALL_CLOCK:
-		return croft_error_set(err, CROFT_DEADLINE_EXCEEDED, "%s",
-			ended->message[0] ? ended->message : how_it_ended(ended->end));
-	case CROFT_END_KILLED:
-		return croft_error_set(err, CROFT_CANCELLED, "%s", ended->message);
-	case CROFT_END_MEMORY:
-	case CROFT_END_DISK:
-	case CROFT_END_LOG:
-		return croft_error_set(err, CROFT_RESOURCE_EXHAUSTED, "%s",
-			ended->message[0] ? ended->message : how_it_ended(ended->end));
-	default:
-		return true;
-	}
 }
 
 static void fill_touched(struct croft_job *job, Farm__InputAccount *inputs)
@@ -465,6 +398,9 @@ static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct
 	job->metadata.execution_completed_timestamp = now(job);
 	if (ok) {
 		job->done.peak_memory_bytes = ended.peak_memory_bytes;
+		job->result.exit_code = ended.exit_code;
+		if (ended.message[0])
+			job->done.message = croft_arena_strdup(job->arena, ended.message);
 		fill_sandbox_account(job, &ended);
 		hint_at_image(job, &ended);
 	}
@@ -481,7 +417,7 @@ static bool execute(struct croft_job *job, struct croft_sandbox *sandbox, struct
 	if (lost.code != CROFT_OK)
 		return croft_error_set(err, CROFT_UNAVAILABLE,
 			"the filesystem daemon ended while the job ran: what it read may be less than there is");
-	if (!ok || !judge(job, &ended, err))
+	if (!ok || !croft_verdict(&ended, err))
 		return false;
 	/* A job that could not read an input may still have exited with 0: its result means nothing. */
 	if (account.errors > 0)
