@@ -100,6 +100,7 @@ struct task {
 	size_t input_count;
 	struct placed_where *where; /* it was placed; NULL: not since this server started */
 	const struct croft_placement_outcome *outcome; /* of the run that ends it just now, or NULL */
+	char *account;          /* of tries that gave no result, for people; NULL: there were none */
 	struct live_logs *logs; /* NULL: there was no output */
 	uint64_t alone_ns; /* since when it is in `alone`; 0: it is not */
 	size_t waiter_count; /* of all its operations */
@@ -298,6 +299,17 @@ void waiter_add(struct waiter *waiter, struct operation *operation);
 void waiter_leave(struct waiter *waiter);
 void waiter_closed(void *user);
 struct croft_slice error_response(enum croft_code code, const char *message);
+
+/* account.c: what became of tries, for people; the lock is held but where it says otherwise -------- */
+/* A try ends without a result; its agent is the task's still. */
+void account_try(struct task *task, const char *why);
+/* The task ends, by this answer, to which the account is added where there is something to tell. */
+void account_end(struct task *task, enum croft_code code, const char *message, struct croft_slice *response);
+/* The same by what an agent said. */
+void account_run(struct task *task, const Farm__JobDone *done, struct croft_slice *response);
+void account_drop(struct task *task);
+/* Without the lock: into the store, of tasks that are done. */
+void accounts_put(struct croft_sched *sched, struct task *const *tasks, size_t count);
 
 /* class.c: platform requirements ------------------------------------------------------------- */
 struct task_class *class_of(struct croft_sched *sched, const Reapi__Platform *platform);

@@ -245,6 +245,7 @@ static void end_task(struct croft_sched *sched, struct finished *finished)
 	task->late = finished->result.late;
 	finished->result.late = NULL;
 	task->ran = finished->result.ran;
+	account_run(task, finished->done, &finished->result.response);
 	task->outcome = &outcome;
 	task_complete(sched, task, finished->result.response, finished->result.failed);
 	task->outcome = NULL;

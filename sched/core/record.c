@@ -45,6 +45,8 @@ struct croft_slice task_record(const struct task *task, struct croft_arena *aren
 	record.hint = task->hint;
 	record.kept = task->kept;
 	record.abandoned = task->abandoned;
+	if (task->account && task->state != TASK_COMPLETED)
+		record.account = task->account;
 	struct operation *operation;
 	LIST_FOREACH (operation, &task->operations, link)
 		record.n_operations++;
@@ -139,6 +141,8 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 	task->hint = record->hint;
 	task->kept = record->kept;
 	task->abandoned = record->abandoned;
+	if (*record->account)
+		task->account = croft_strdup(record->account);
 	if (record->sequence >= sched->next_sequence)
 		sched->next_sequence = record->sequence + 1;
 	for (size_t i = 0; i < record->n_operations; i++)

@@ -71,6 +71,7 @@ void task_free(struct croft_sched *sched, struct task *task)
 	free((void *)task->response.data);
 	free(task->agent_id);
 	free(task->description);
+	account_drop(task);
 	action_read_free(task->read);
 	placed_where_free(task->where);
 	free(task->inputs);
@@ -195,12 +196,15 @@ void task_announced_end(struct croft_sched *sched, struct task *task)
 void task_complete_error(struct croft_sched *sched, struct task *task, enum croft_code code,
 	const char *message)
 {
-	task_complete(sched, task, error_response(code, message), true);
+	struct croft_slice response = error_response(code, message);
+	account_end(task, code, message, &response);
+	task_complete(sched, task, response, true);
 }
 
 void task_lost(struct croft_sched *sched, struct task *task, const char *why)
 {
 	unsigned most = sched->config.max_attempts;
+	account_try(task, why);
 	if (task->cancelling) {
 		task_complete_error(sched, task, CROFT_CANCELLED, "cancelled by its client");
 	} else if (task->attempts >= most) {

@@ -30,7 +30,9 @@ struct announcements {
 		Farm__Job *job; /* NULL: it cannot be made */
 		struct croft_error failed;
 	} *handings;
-	size_t word_count, word_room, handing_count, handing_room;
+	/* Ends that are told once their accounts are in the store. */
+	struct announcement **accounted;
+	size_t word_count, word_room, handing_count, handing_room, accounted_count, accounted_room;
 };
 
 /* The lock ----------------------------------------------------------------------------------------- */
@@ -44,6 +46,7 @@ struct announcement {
 };
 
 static void announce(void *user, const struct croft_error *failed);
+static void announce_now(struct announcement *announcement, const struct croft_error *failed);
 
 static void write_task(struct croft_sched *sched, struct task *task, struct croft_arena *arena)
 {
@@ -171,6 +174,18 @@ static void hand_out(struct croft_sched *sched, struct task *task, const char *l
 static void announce(void *user, const struct croft_error *failed)
 {
 	struct announcement *announcement = user;
+	struct announcements *all = announcement->sched->announcements;
+	if (failed || announcement->state != TASK_COMPLETED || !announcement->task->account) {
+		announce_now(announcement, failed);
+		return;
+	}
+	all->accounted = grown(
+		all->arena, all->accounted, all->accounted_count, &all->accounted_room, sizeof(*all->accounted));
+	all->accounted[all->accounted_count++] = announcement;
+}
+
+static void announce_now(struct announcement *announcement, const struct croft_error *failed)
+{
 	struct croft_sched *sched = announcement->sched;
 	struct task *task = announcement->task;
 	task->announcing--;
@@ -324,11 +339,30 @@ static void give_jobs(struct croft_sched *sched, struct announcements *all)
 	}
 }
 
+/* The lock is held, but not over the putting. */
+static void put_accounts(struct croft_sched *sched, struct announcements *all)
+{
+	struct task **tasks = croft_arena_array(all->arena, all->accounted_count, sizeof(*tasks));
+	for (size_t i = 0; i < all->accounted_count; i++)
+		tasks[i] = all->accounted[i]->task; /* it stays while it is announced, as it is done */
+	sched_unlock(sched);
+	accounts_put(sched, tasks, all->accounted_count);
+	sched_lock(sched);
+	for (size_t i = 0; i < all->accounted_count; i++) {
+		account_drop(tasks[i]);
+		announce_now(all->accounted[i], NULL);
+	}
+}
+
 void announcements_end(void *user)
 {
 	struct croft_sched *sched = user;
 	struct announcements *all = sched->announcements;
 	agents_send(sched);
+	if (all->accounted_count) {
+		put_accounts(sched, all);
+		agents_send(sched);
+	}
 	sched->announcements = NULL;
 	sched_unlock(sched);
 	make_jobs(sched, all);
