@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "sched/serve.h"
 
+#include "sched/memory.h"
 #include "sched/plane_key.h"
 
 #include "fs/plane.h"
@@ -8,6 +9,7 @@
 #include "proto/base/log.h"
 #include "sched/services.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -176,11 +178,21 @@ static void stop(struct serving *serving)
 	croft_arena_destroy(serving->arena);
 }
 
+static int wait_for_end(const sigset_t *ending)
+{
+	const struct timespec turn = {.tv_sec = MEMORY_TURN_SECONDS};
+	struct memory_watch watch = {0};
+	int signal_number;
+	while ((signal_number = sigtimedwait(ending, NULL, &turn)) < 0)
+		if (errno == EAGAIN)
+			memory_turn(&watch, memory_processor_ms());
+	return signal_number;
+}
+
 static bool serve(struct serving *serving, const struct croft_serve_config *config,
 	const sigset_t *ending, struct croft_error *err)
 {
 	const char *address = config->address ? config->address : default_address;
-	int signal_number;
 	if (!open_store(serving, config, err) || !start_upstream(serving, config, err) ||
 		!start_plane(serving, config, address, err) ||
 		!open_sched(serving, config, err) || !start_server(serving, config, address, err))
@@ -188,8 +200,7 @@ static bool serve(struct serving *serving, const struct croft_serve_config *conf
 	if (config->ready)
 		config->ready(config->user, croft_server_port(serving->server),
 			croft_plane_port(serving->plane));
-	sigwait(ending, &signal_number);
-	croft_log(CROFT_LOG_INFO, "%s: shutting down", strsignal(signal_number));
+	croft_log(CROFT_LOG_INFO, "%s: shutting down", strsignal(wait_for_end(ending)));
 	return true;
 }
 
@@ -207,6 +218,7 @@ bool croft_serve_run(const struct croft_serve_config *config, struct croft_error
 {
 	struct serving serving = {.arena = croft_arena_create()};
 	raise_descriptor_limit();
+	memory_set_up();
 	sigset_t ending, before;
 	sigemptyset(&ending);
 	sigaddset(&ending, SIGTERM);
