@@ -50,6 +50,8 @@ static void print_explanation(const Farm__Explanation *why)
 {
 	char there[SIZE_TEXT], missing[SIZE_TEXT];
 	printf("%s is %s%s%s\n", why->operation, why->stage, *why->agent_id ? " on " : "", why->agent_id);
+	if (*why->requested_by)
+		printf("asked for by %s\n", why->requested_by);
 	if (*why->reason)
 		printf("%s\n", why->reason);
 	if (why->n_candidates)
@@ -83,8 +85,8 @@ static json_t *json_explanation(const Farm__Explanation *why)
 				"bytes_there", (json_int_t)candidate->bytes_there, "bytes_missing",
 				(json_int_t)candidate->bytes_missing));
 	}
-	return json_pack("{s:s, s:s, s:s, s:s, s:o}", "operation", why->operation, "stage", why->stage,
-		"agent", why->agent_id, "reason", why->reason, "candidates", candidates);
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "operation", why->operation, "stage", why->stage,
+		"agent", why->agent_id, "requested_by", why->requested_by, "reason", why->reason, "candidates", candidates);
 }
 
 static int why_run(const struct options *options, struct croft_error *err)

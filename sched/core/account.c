@@ -45,6 +45,24 @@ __attribute__((format(printf, 2, 3))) static void add(struct task *task, const c
 	task->account = whole;
 }
 
+const char *requested_by(const struct task *task, struct croft_arena *arena)
+{
+	const Reapi__RequestMetadata *metadata = croft_message_decode(
+		&reapi__request_metadata__descriptor, task->request_metadata, arena, NULL, NULL);
+	const char *text = "";
+	if (!metadata)
+		return text;
+	const Reapi__ToolDetails *tool = metadata->tool_details;
+	const char *const parts[][2] = {{"", tool ? tool->tool_name : ""}, {" ", tool ? tool->tool_version : ""},
+		{" invocation ", metadata->tool_invocation_id}, {" target ", metadata->target_id},
+		{" ", metadata->action_mnemonic}};
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+		if (*parts[i][1])
+			text = croft_arena_printf(arena, "%s%s%s", text, parts[i][0] + (*text == '\0' && *parts[i][0]),
+				parts[i][1]);
+	return text;
+}
+
 void account_try(struct task *task, const char *why)
 {
 	char from[TIME_TEXT], to[TIME_TEXT];
@@ -90,11 +108,13 @@ void account_end(struct task *task, enum croft_code code, const char *message, s
 		account_drop(task);
 		return;
 	}
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	const char *by = requested_by(task, arena);
 	char *tries = task->account;
 	task->account = NULL;
 	croft_digest_format(&task->action, '/', action);
-	add(task, "action %s of '%s': %s\nqueued %s\n%s", action, task->instance_name,
-		task->description ? task->description : "", time_text(task->queued_unix_ns, queued), tries ? tries : "");
+	add(task, "action %s of '%s': %s\nqueued %s%s%s\n%s", action, task->instance_name,
+		task->description ? task->description : "", time_text(task->queued_unix_ns, queued), *by ? " by " : "", by, tries ? tries : "");
 	free(tries);
 	add(task, "ended %s: %s%s%s\n", time_text(croft_unix_ns(), ended), croft_code_name(code), *message ? ": " : "",
 		message);

@@ -308,6 +308,8 @@ void account_end(struct task *task, enum croft_code code, const char *message, s
 /* The same by what an agent said. */
 void account_run(struct task *task, const Farm__JobDone *done, struct croft_slice *response);
 void account_drop(struct task *task);
+/* Who asked for it, as its RequestMetadata says, or ""; in the arena. */
+const char *requested_by(const struct task *task, struct croft_arena *arena);
 /* Without the lock: into the store, of tasks that are done. */
 void accounts_put(struct croft_sched *sched, struct task *const *tasks, size_t count);
 

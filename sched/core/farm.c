@@ -228,6 +228,7 @@ static bool explain(struct croft_call *call, void *user, struct croft_error *err
 		explanation.reason = (char *)(task->state == TASK_QUEUED
 				? why_waiting(sched, task, arena, &candidates, &count)
 				: why_there(task, arena));
+		explanation.requested_by = (char *)requested_by(task, arena);
 		add_candidates(sched, &explanation, candidates, count, arena);
 	}
 	sched_unlock(sched);

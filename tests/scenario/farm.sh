@@ -5,12 +5,41 @@
 
 mkdir -p "$folder/root/bin"
 cp /bin/busybox "$folder/root/bin/sh"
-start_farm -n 2 --slots 1
+start_farm -n 2 --slots 1 --policy round-robin
 
 echo "a farm runs jobs"
 ready 2
 "$CROFT" import --name root "$folder/root" >/dev/null
 same 42 "$("$CROFT" run -q -d root -- sh -c 'echo 42')"
+
+echo "jobs are placed by the policy that was asked for"
+"$CROFT" run --json -d root -- sh -c 'echo 44' >"$folder/job.json" 2>/dev/null
+operation=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["operation"])' <"$folder/job.json")
+"$CROFT" why "$operation" | grep -F "its turn in the round" >/dev/null
+fails 1 "no-such" "$CROFT" serve --state "$folder/none" --listen 127.0.0.1:0 --policy no-such
+
+echo "croft top shows what began after its first look"
+python3 - "$CROFT" <<'PYTHON'
+import os, pty, re, select, signal, subprocess, sys, time
+croft = sys.argv[1]
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(croft, [croft, "top"])
+printed, until = b"", time.monotonic() + 60
+def read_to(pattern):
+    global printed
+    while not re.search(pattern, printed):
+        assert select.select([terminal], [], [], max(0, until - time.monotonic()))[0], printed
+        printed += os.read(terminal, 1 << 16)
+read_to(rb" ready ")
+assert b" sh" not in printed, printed
+job = subprocess.Popen([croft, "run", "-q", "-d", "root", "--", "sh", "-c", "sleep 100"], stderr=subprocess.DEVNULL)
+read_to(rb" running +\S+ .* sh\r?\n")
+os.kill(pid, signal.SIGINT)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (-signal.SIGINT, 130), printed
+job.send_signal(signal.SIGINT)
+job.wait()
+PYTHON
 
 echo "what dies is started again"
 children() { ps -o pid=,args= --ppid "$farm" | grep "croft $1 " | awk '{print $1}'; }

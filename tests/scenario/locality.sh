@@ -51,6 +51,21 @@ for row in rows:
     assert row["makespan"] > 3, row
 END
 
+"$CROFT" bench locality --trace "$folder/trace" --mode recorded --agents 2 --csv --svg "$folder/chart" >"$folder/csv"
+python3 - "$folder" <<'END'
+import csv, json, sys, xml.etree.ElementTree as xml
+folder = sys.argv[1]
+rows = list(csv.DictReader(open(folder + "/csv")))
+reported = json.load(open(folder + "/report"))
+assert [row["policy"] for row in rows] == [row["policy"] for row in reported]
+for row, same in zip(rows, reported):
+    assert abs(float(row["makespan"]) - same["makespan"]) < 0.001 * same["makespan"], (row, same)
+name = "{http://www.w3.org/2000/svg}"
+chart = xml.parse(folder + "/chart").getroot()
+assert {row["policy"] for row in rows} <= {text.text for text in chart.iter(name + "text")}
+assert len(chart.findall(name + "rect")) == 3 * len(rows)
+END
+
 echo 'kind: manual
 depends: [loop.bst]' >"$folder/outer/elements/loop.bst"
 if make_trace >/dev/null 2>"$folder/why"; then exit 1; fi

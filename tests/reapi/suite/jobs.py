@@ -551,6 +551,8 @@ def timeout(s):
     equal(response.status.code, 4, "status (4 is DEADLINE_EXCEEDED)")
     check(time.time() - began < 40, "an end long before the command's own")
     check(not cached(s, job), "nothing in the action cache")
+    for name, log in response.server_logs.items():
+        equal(len(s.read(s.read_name(log.digest))), log.digest.size_bytes, f"bytes of the server log {name}")
 
 
 @error("A negative timeout is an invalid argument.")

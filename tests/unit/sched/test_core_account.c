@@ -99,6 +99,33 @@ static void of_plain_runs_there_is_nothing_to_tell(void **state)
 	}
 }
 
+/* Among what the agent itself says of the run. */
+static void a_result_says_why_it_ran_there(void **state)
+{
+	Farm__JobDone done = FARM__JOB_DONE__INIT;
+	Reapi__ActionResult result = REAPI__ACTION_RESULT__INIT;
+	Reapi__ExecutedActionMetadata metadata = REAPI__EXECUTED_ACTION_METADATA__INIT;
+	Google__Protobuf__Any said = GOOGLE__PROTOBUF__ANY__INIT, *auxiliary[] = {&said};
+	said.type_url = (char *)"type.googleapis.com/agent.Said";
+	metadata.n_auxiliary_metadata = 1;
+	metadata.auxiliary_metadata = auxiliary;
+	result.execution_metadata = &metadata;
+	done.result = &result;
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	done.lease = fake_job(&one)->lease;
+	fake_say(&one, FARM__AGENT_MESSAGE__KIND_JOB_DONE, &done);
+	const Reapi__ExecutedActionMetadata *told = farm_finish(stream)->result->execution_metadata;
+	assert_int_equal(told->n_auxiliary_metadata, 2);
+	assert_string_equal(told->auxiliary_metadata[0]->type_url, said.type_url);
+	assert_string_equal(told->auxiliary_metadata[1]->type_url, "type.googleapis.com/croft.v1.Placement");
+	const ProtobufCBinaryData *value = &told->auxiliary_metadata[1]->value;
+	const Farm__Placement *placement = croft_message_decode(
+		&farm__placement__descriptor, CROFT_SLICE(value->data, value->len), farm.arena, NULL, &err);
+	assert_ok(placement, err);
+	says(placement->reason, "the least expected seconds");
+}
+
 static void who_cancelled_is_told_nothing(void **state)
 {
 	struct croft_stream *stream = farm_execute("a");
@@ -123,6 +150,7 @@ int main(void)
 		ON_A_FARM(so_has_one_that_an_agent_could_not_run),
 		ON_A_FARM(a_success_tells_of_tries_before_it),
 		ON_A_FARM(of_plain_runs_there_is_nothing_to_tell),
+		ON_A_FARM(a_result_says_why_it_ran_there),
 		ON_A_FARM(who_cancelled_is_told_nothing),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -207,6 +207,32 @@ static void jobs_of_one_hint_stay_together(void **state)
 	}
 }
 
+/* Each is the real server's, and says why in its own words; the result says so, too. */
+static void every_policy_places_jobs(void **state)
+{
+	static const char *const words[][2] = {{"random", "by chance"}, {"round-robin", "its turn in the round"},
+		{"least-loaded", "the least loaded agent"}, {"last-used", "where this kind of job ran last"},
+		{"bounded-hash", "hash of its kind"}, {"local-bytes", "the fewest missing bytes"},
+		{"dask", "the least queued work"}, {"locality", "the least expected seconds"}};
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		farm_end_server();
+		farm.config.policy = words[i][0];
+		farm_serve();
+		fake_connect(&one, 1);
+		struct croft_stream *stream = farm_execute(words[i][0]);
+		const char *name = croft_arena_strdup(farm.arena, farm_read(stream)->name);
+		fake_done(&one, fake_job(&one)->lease, 0);
+		farm_succeeds(stream);
+		Farm__ExplainRequest request = FARM__EXPLAIN_REQUEST__INIT;
+		request.operation = (char *)name;
+		const Farm__Explanation *why =
+			farm_call("/croft.v1.Farm/Explain", &request.base, &farm__explanation__descriptor);
+		assert_ok(why, err);
+		assert_non_null(strstr(why->reason, words[i][1]));
+		fake_leave(&one);
+	}
+}
+
 static size_t listed(const char *filter)
 {
 	Longrunning__ListOperationsRequest request = LONGRUNNING__LIST_OPERATIONS_REQUEST__INIT;
@@ -221,12 +247,15 @@ static void operations_are_listed_by_what_they_are(void **state)
 	Reapi__RequestMetadata build = REAPI__REQUEST_METADATA__INIT;
 	build.tool_invocation_id = (char *)"build 7";
 	build.target_id = (char *)"//a:b";
+	Reapi__ToolDetails tool = REAPI__TOOL_DETAILS__INIT;
+	tool.tool_name = (char *)"make";
+	build.tool_details = &tool;
 	struct croft_metadata metadata = {
 		REQUEST_METADATA, croft_message_encode(&build.base, farm.arena)};
 	struct croft_call_options options = {.metadata = &metadata, .metadata_count = 1};
 	fake_connect(&one, 1);
 	struct croft_stream *running = farm_execute_with(&options, farm_action("running"));
-	farm_read(running);
+	char *name = croft_arena_strdup(farm.arena, farm_read(running)->name);
 	struct croft_stream *queued = farm_execute("queued");
 	farm_read(queued);
 	assert_int_equal(listed(""), 2);
@@ -239,6 +268,12 @@ static void operations_are_listed_by_what_they_are(void **state)
 	char action[16 + CROFT_HASH_TEXT] = "action=";
 	croft_hash_format(farm_action("queued").hash, action + 7);
 	assert_int_equal(listed(action), 1);
+	Farm__ExplainRequest request = FARM__EXPLAIN_REQUEST__INIT;
+	request.operation = name;
+	const Farm__Explanation *why =
+		farm_call("/croft.v1.Farm/Explain", &request.base, &farm__explanation__descriptor);
+	assert_ok(why, err);
+	assert_string_equal(why->requested_by, "make invocation build 7 target //a:b");
 	assert_int_equal(listed("stage"), SIZE_MAX);
 	assert_int_equal(err.code, CROFT_INVALID_ARGUMENT);
 	assert_int_equal(listed("colour=blue"), SIZE_MAX);
@@ -257,6 +292,7 @@ int main(void)
 		ON_A_FARM(draining_outlasts_the_server),
 		ON_A_FARM(a_lost_delta_is_made_up_for),
 		ON_A_FARM(jobs_of_one_hint_stay_together),
+		ON_A_FARM(every_policy_places_jobs),
 		ON_A_FARM(operations_are_listed_by_what_they_are),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
