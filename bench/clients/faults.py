@@ -39,8 +39,8 @@ def counted(said):
 
 
 def build(farm, bazel, targets, flags):
-    # By itself Bazel tries five times, which a server may be away for three seconds for: ten are half a minute.
-    command = ["build", f"--remote_executor={farm.address}", "--remote_retries=10", f"--jobs={4 * len(os.sched_getaffinity(0))}", *flags, "//..."]
+    jobs_at_once = 4 * len(os.sched_getaffinity(0))
+    command = ["build", f"--remote_executor={farm.address}", f"--jobs={jobs_at_once}", *flags, "//..."]
     jobs, server, agents = Jobs(farm), farm.children[0], farm.children[1:]
     bazel.started()
     started = time.monotonic()

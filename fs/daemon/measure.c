@@ -222,7 +222,7 @@ static bool add_up(struct measurer *measurer, const struct croft_digest *digest,
 				       (uint64_t)directory->files[i]->digest->size_bytes, &sum.bytes);
 	for (size_t i = 0; i < directory->n_directories; i++) {
 		struct croft_digest child;
-		struct croft_tree_totals below;
+		struct croft_tree_totals below = {0};
 		if (!croft_digest_from_message(directory->directories[i]->digest, "a directory", &child,
 			    err) ||
 			!add_up(measurer, &child, depth + 1, &below, err))

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -97,9 +98,10 @@ static void make_slots(struct ring *ring)
 static struct io_uring_sqe *take_sqe(struct ring *ring)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+	if (!sqe)
+		abort();
 	/* With IORING_SETUP_SQE128, of which the type does not know. */
-	memset(sqe, 0, sizeof(*sqe));
-	memset(sqe + 1, 0, sizeof(*sqe));
+	memset(sqe, 0, 2 * sizeof(*sqe));
 	return sqe;
 }
 

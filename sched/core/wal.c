@@ -142,7 +142,7 @@ static bool look_at_files(struct replay *replay, struct croft_error *err)
 static bool find_end(struct replay *replay, struct croft_error *err)
 {
 	struct wal *wal = replay->wal;
-	struct header first, last;
+	struct header first, last = {0};
 	if (!load(wal->newest, &replay->content, err))
 		return false;
 	if (!group_at(&replay->content, 0, &first))
