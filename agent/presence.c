@@ -13,6 +13,7 @@ enum { MOST_ROOTS = 1 << 16 }; /* then the table starts anew */
 struct known_root {
 	struct croft_digest digest;
 	bool directory;
+	bool unsettled; /* a large file that a job read whole becomes a blob a little after its end */
 	uint64_t present, total;
 };
 
@@ -20,6 +21,7 @@ struct croft_presence {
 	pthread_mutex_t lock; /* guards: all below */
 	struct croft_digest_map *roots; /* to struct known_root */
 	size_t position;                /* of refresh */
+	size_t unsettled;               /* how many of the roots are */
 	uint64_t epoch, sequence;       /* of the last delta */
 };
 
@@ -69,7 +71,7 @@ static struct known_root *take(struct croft_presence *presence, const Farm__Trac
 	if (croft_digest_map_count(presence->roots) >= MOST_ROOTS) {
 		forget(presence);
 		presence->roots = croft_digest_map_create();
-		presence->position = 0;
+		presence->position = presence->unsettled = 0;
 	}
 	void **place = croft_digest_map_at(presence->roots, &digest);
 	*new = !*place;
@@ -93,8 +95,11 @@ void croft_presence_of_job(struct croft_presence *presence, struct croft_daemon 
 		struct known_root *root = take(presence, job->roots[i], &new);
 		if (!root)
 			continue;
-		if (fetched || new)
+		/* To look whether one file is there costs nothing. */
+		if (fetched || new || (!root->directory && root->present < root->total))
 			croft_daemon_present(daemon, &root->digest, root->directory, &root->present, NULL);
+		presence->unsettled += fetched && !root->unsettled;
+		root->unsettled |= fetched;
 		done->roots[done->n_roots++] = describe(root, arena);
 	}
 }
@@ -136,22 +141,35 @@ Farm__PresenceDelta *croft_presence_snapshot(struct croft_presence *presence,
 	return delta;
 }
 
+static void look_again(struct croft_presence *presence, struct croft_daemon *daemon, struct known_root *root,
+	Farm__PresenceDelta *delta, struct croft_arena *arena)
+{
+	uint64_t before = root->present;
+	presence->unsettled -= root->unsettled;
+	root->unsettled = false;
+	if (croft_daemon_present(daemon, &root->digest, root->directory, &root->present, NULL) &&
+		root->present != before)
+		add(delta, root, arena);
+}
+
 Farm__PresenceDelta *croft_presence_refresh(struct croft_presence *presence,
 	struct croft_daemon *daemon, size_t count, struct croft_arena *arena)
 {
 	CROFT_LOCKED(&presence->lock);
 	presence->sequence++;
-	Farm__PresenceDelta *delta = new_delta(presence, count, arena);
+	Farm__PresenceDelta *delta = new_delta(presence, count + presence->unsettled, arena);
+	struct known_root *root;
+	size_t position = 0;
+	while (presence->unsettled > 0 && (root = croft_digest_map_next(presence->roots, &position)))
+		if (root->unsettled)
+			look_again(presence, daemon, root, delta, arena);
 	for (size_t i = 0; i < count; i++) {
-		struct known_root *root = croft_digest_map_next(presence->roots, &presence->position);
+		root = croft_digest_map_next(presence->roots, &presence->position);
 		if (!root) {
 			presence->position = 0;
 			break;
 		}
-		uint64_t before = root->present;
-		if (croft_daemon_present(daemon, &root->digest, root->directory, &root->present, NULL) &&
-			root->present != before)
-			add(delta, root, arena);
+		look_again(presence, daemon, root, delta, arena);
 	}
 	if (delta->n_present || delta->n_gone)
 		return delta;

@@ -22,7 +22,8 @@ void croft_presence_of_job(struct croft_presence *presence, struct croft_daemon 
 /* All that is known, as the first delta of a new epoch; in the arena. */
 Farm__PresenceDelta *croft_presence_snapshot(struct croft_presence *presence,
 	struct croft_arena *arena);
-/* Looks again at the next few roots, since eviction tells nobody. NULL: nothing has changed. */
+/* Looks again at the roots of jobs that fetched since the last time, and at the next few others, since eviction tells
+ * nobody. NULL: nothing has changed. */
 Farm__PresenceDelta *croft_presence_refresh(struct croft_presence *presence,
 	struct croft_daemon *daemon, size_t count, struct croft_arena *arena);
 
