@@ -42,7 +42,8 @@ static double now(void)
 
 static struct kind *kind_of(const unsigned char *data, size_t size)
 {
-	static const char *const packed[] = {"\x1f\x8b", "BZh", ("\xfd" "7zXZ"), "\x28\xb5\x2f\xfd", "PK\x03\x04", "\x89PNG", "\xff\xd8\xff"};
+	static const char *const packed[] = {
+		"\x1f\x8b", "BZh", ("\xfd" "7zXZ"), "\x28\xb5\x2f\xfd", "PK\x03\x04", "\x89PNG", "\xff\xd8\xff"};
 	if (size >= 4 && (memcmp(data, "\x7f" "ELF", 4) == 0 || memcmp(data, "!<ar", 4) == 0))
 		return &kinds[0];
 	for (size_t i = 0; i < sizeof(packed) / sizeof(packed[0]); i++)
