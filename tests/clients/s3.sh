@@ -33,15 +33,6 @@ front() {
     address=127.0.0.1:0 plane=127.0.0.1:0
     serve "$1" --upstream s3://blobs/some/where "${@:2}"
 }
-# till COMMAND...: waits until it succeeds.
-till() {
-    for _ in $(seq 300); do
-        "$@" >/dev/null 2>&1 && return 0
-        sleep 0.1
-    done
-    echo "in vain: $*" >&2
-    return 1
-}
 # stored COUNT: so many objects are in the bucket.
 stored() { [ "$(find "$folder/buckets/blobs" -name '*_object' | wc -l)" -ge "$1" ]; }
 

@@ -7,6 +7,16 @@ export LC_ALL=C.UTF-8
 folder=$(mktemp -d "${TMPDIR:-/var/tmp}/croft-scenario-XXXXXX")
 pids=()
 
+# till COMMAND...: waits until it succeeds, a minute at most.
+till() {
+    for _ in $(seq 600); do
+        "$@" >/dev/null 2>&1 && return 0
+        sleep 0.1
+    done
+    echo "in vain: $*" >&2
+    return 1
+}
+
 # finish [STATUS]
 finish() {
     local status=${1:-$?}

@@ -10,16 +10,6 @@ another() {
     serve "$@"
 }
 
-# till COMMAND...: waits until it succeeds.
-till() {
-    for _ in $(seq 600); do
-        "$@" >/dev/null 2>&1 && return 0
-        sleep 0.1
-    done
-    echo "in vain: $*" >&2
-    return 1
-}
-
 # On a port that is free; nothing else may be had from nginx but what is below /cache.
 # start_nginx LISTEN_OPTION SETTING...
 nginx_pid=
