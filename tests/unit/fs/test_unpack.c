@@ -3,19 +3,12 @@
 #include "fs/unpack.h"
 #include "proto/base/cleanup.h"
 #include "tests/unit/fs/tree_memory.h"
+#include "tests/unit/pack.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <fcntl.h>
 #include <unistd.h>
 
 enum { ROOM = 8 << 20, LARGE = CROFT_UNPACK_SMALL + 300000 };
-
-struct packed {
-	const char *path, *data, *hard_link, *symlink;
-	size_t size; /* 0: as long as the text is */
-	int type;    /* 0: a file */
-};
 
 /* What is read, and what came of it. */
 static char *bytes;
@@ -40,35 +33,6 @@ static int tear_down(void **state)
 	memory_destroy(memory);
 	free(bytes);
 	return 0;
-}
-
-static void pack(int format, int filter, const struct packed *entries, size_t count)
-{
-	struct archive *archive = archive_write_new();
-	archive_write_set_format(archive, format);
-	archive_write_add_filter(archive, filter);
-	archive_write_set_bytes_in_last_block(archive, 1);
-	assert_int_equal(archive_write_open_memory(archive, bytes, ROOM, &packed_size), ARCHIVE_OK);
-	for (size_t i = 0; i < count; i++) {
-		const struct packed *one = &entries[i];
-		size_t size = one->size ? one->size : one->data ? strlen(one->data) : 0;
-		struct archive_entry *entry = archive_entry_new();
-		archive_entry_set_pathname(entry, one->path);
-		archive_entry_set_filetype(entry, one->type ? (unsigned)one->type : AE_IFREG);
-		archive_entry_set_perm(entry, 0644);
-		if (one->symlink)
-			archive_entry_set_symlink(entry, one->symlink);
-		if (one->hard_link)
-			archive_entry_set_hardlink(entry, one->hard_link);
-		else
-			archive_entry_set_size(entry, (int64_t)size);
-		assert_int_equal(archive_write_header(archive, entry), ARCHIVE_OK);
-		if (size > 0)
-			assert_int_equal(archive_write_data(archive, one->data, size), size);
-		archive_entry_free(entry);
-	}
-	assert_int_equal(archive_write_close(archive), ARCHIVE_OK);
-	archive_write_free(archive);
 }
 
 static ssize_t read_packed(void *user, void *buffer, size_t size, uint64_t offset, struct croft_error *error)
@@ -162,7 +126,7 @@ static void files_come_with_their_digests(void **state)
 	static const int filters[] = {ARCHIVE_FILTER_NONE, ARCHIVE_FILTER_GZIP, ARCHIVE_FILTER_XZ, ARCHIVE_FILTER_ZSTD};
 	struct croft_digest first = {0};
 	for (size_t i = 0; i < 8; i++) {
-		pack(formats[i % 2], filters[i / 2], entries, 7);
+		packed_size = pack(formats[i % 2], filters[i / 2], entries, 7, bytes, ROOM);
 		small_files = large_files = 0;
 		assert_ok(unpack_with((struct croft_unpack_bounds){0}, false, i % 2), err);
 		assert_int_equal(small_files, 3);
@@ -176,7 +140,7 @@ static void files_come_with_their_digests(void **state)
 static void one_of_the_servers_names_is_refused_and_one_of_the_users_made_relative(void **state)
 {
 	const struct packed entries[] = {{.path = "/a", .data = "x"}, {.path = "fifo", .type = AE_IFIFO}};
-	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 2);
+	packed_size = pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 2, bytes, ROOM);
 	assert_refused((struct croft_unpack_bounds){0}, CROFT_INVALID_ARGUMENT);
 	assert_ok(unpack_with((struct croft_unpack_bounds){0}, true, true), err);
 	assert_int_equal(skipped, 1);
@@ -188,7 +152,7 @@ static void entries_are_counted(void **state)
 {
 	const struct packed entries[] = {{.path = "d", .type = AE_IFDIR}, {.path = "d/a", .data = "x"},
 		{.path = "d/a", .data = "y"}, {.path = "l", .type = AE_IFLNK, .symlink = "d"}};
-	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 4);
+	packed_size = pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 4, bytes, ROOM);
 	assert_taken((struct croft_unpack_bounds){.entries = 4});
 	assert_refused((struct croft_unpack_bounds){.entries = 3}, CROFT_RESOURCE_EXHAUSTED);
 }
@@ -199,7 +163,7 @@ static void bytes_are_counted_as_they_come_out(void **state)
 	CROFT_CLEANUP_FREE char *large = croft_zalloc(2 << 20);
 	const struct packed entries[] = {
 		{.path = "a", .data = "abc"}, {.path = "b", .data = large, .size = 2 << 20}, {.path = "c", .data = "abc"}};
-	pack(ARCHIVE_FORMAT_TAR_PAX_RESTRICTED, ARCHIVE_FILTER_GZIP, entries, 3);
+	packed_size = pack(ARCHIVE_FORMAT_TAR_PAX_RESTRICTED, ARCHIVE_FILTER_GZIP, entries, 3, bytes, ROOM);
 	assert_true(packed_size < 10000);
 	assert_taken((struct croft_unpack_bounds){.bytes = (2 << 20) + 6});
 	assert_refused((struct croft_unpack_bounds){.bytes = (2 << 20) + 5}, CROFT_RESOURCE_EXHAUSTED);
@@ -213,13 +177,13 @@ static void names_are_counted_with_targets(void **state)
 {
 	const struct packed entries[] = {{.path = "12345", .data = "x"},
 		{.path = "67", .type = AE_IFLNK, .symlink = "890"}, {.path = "h", .hard_link = "12345"}};
-	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 3);
+	packed_size = pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 3, bytes, ROOM);
 	assert_taken((struct croft_unpack_bounds){.name_bytes = 16});
 	assert_refused((struct croft_unpack_bounds){.name_bytes = 15}, CROFT_RESOURCE_EXHAUSTED);
 	assert_taken((struct croft_unpack_bounds){.name_size = 5});
 	assert_refused((struct croft_unpack_bounds){.name_size = 4}, CROFT_INVALID_ARGUMENT);
 	const struct packed pointing[] = {{.path = "a", .type = AE_IFLNK, .symlink = "far/away"}};
-	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, pointing, 1);
+	packed_size = pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, pointing, 1, bytes, ROOM);
 	assert_taken((struct croft_unpack_bounds){.name_size = 8});
 	assert_refused((struct croft_unpack_bounds){.name_size = 7}, CROFT_INVALID_ARGUMENT);
 }
@@ -227,7 +191,7 @@ static void names_are_counted_with_targets(void **state)
 static void depth_is_of_parts_that_count(void **state)
 {
 	const struct packed entries[] = {{.path = "./a/./b//c", .data = "x"}};
-	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 1);
+	packed_size = pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 1, bytes, ROOM);
 	assert_taken((struct croft_unpack_bounds){.depth = 3});
 	assert_refused((struct croft_unpack_bounds){.depth = 2}, CROFT_INVALID_ARGUMENT);
 }
@@ -236,7 +200,7 @@ static void it_ends_when_it_is_told_to(void **state)
 {
 	CROFT_CLEANUP_FREE char *large = croft_zalloc(2 << 20);
 	const struct packed entries[] = {{.path = "a", .data = large, .size = 2 << 20}};
-	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_GZIP, entries, 1);
+	packed_size = pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_GZIP, entries, 1, bytes, ROOM);
 	for (pieces_most = 0; pieces_most < 4; pieces_most++) {
 		asked = 0;
 		assert_refused((struct croft_unpack_bounds){0}, CROFT_CANCELLED);

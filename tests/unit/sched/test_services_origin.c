@@ -3,12 +3,11 @@
 #include "build/bazel/remote/asset/v1/remote_asset.pb-c.h"
 #include "google/rpc/status.pb-c.h"
 #include "proto/base/cleanup.h"
+#include "tests/unit/pack.h"
 #include "tests/unit/sched/loopback.h"
 
 #include "fs/tree.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <openssl/evp.h>
@@ -226,44 +225,12 @@ static void prefixes_are_whole_paths(void **state)
 
 /* Directories -------------------------------------------------------------------------------------- */
 
-struct packed {
-	const char *path, *data, *symlink, *hard_link;
-	mode_t type, mode;
-	size_t size; /* 0: that of data */
-};
-
-/* In the arena; format: of libarchive. */
-static void pack(int format, int filter, const struct packed *entries, size_t count)
+/* What the origin gives from now on. */
+static void give_packed(int format, int filter, const struct packed *entries, size_t count)
 {
 	enum { ROOM = 16 << 20 };
 	char *bytes = croft_arena_alloc(loopback.arena, ROOM);
-	size_t packed = 0;
-	struct archive *archive = archive_write_new();
-	archive_write_set_format(archive, format);
-	archive_write_add_filter(archive, filter);
-	archive_write_set_bytes_in_last_block(archive, 1);
-	assert_int_equal(archive_write_open_memory(archive, bytes, ROOM, &packed), ARCHIVE_OK);
-	for (size_t i = 0; i < count; i++) {
-		const struct packed *one = &entries[i];
-		struct archive_entry *entry = archive_entry_new();
-		size_t size = one->size ? one->size : one->data ? strlen(one->data) : 0;
-		archive_entry_set_pathname(entry, one->path);
-		archive_entry_set_filetype(entry, one->type ? one->type : AE_IFREG);
-		archive_entry_set_perm(entry, one->mode ? one->mode : 0644);
-		if (one->symlink)
-			archive_entry_set_symlink(entry, one->symlink);
-		if (one->hard_link)
-			archive_entry_set_hardlink(entry, one->hard_link);
-		else
-			archive_entry_set_size(entry, (int64_t)size);
-		assert_int_equal(archive_write_header(archive, entry), ARCHIVE_OK);
-		if (size)
-			assert_int_equal(archive_write_data(archive, one->data, size), size);
-		archive_entry_free(entry);
-	}
-	assert_int_equal(archive_write_close(archive), ARCHIVE_OK);
-	archive_write_free(archive);
-	set_archive(bytes, packed);
+	set_archive(bytes, pack(format, filter, entries, count, bytes, ROOM));
 }
 
 static const Asset__FetchDirectoryResponse *fetch_directory(const char *name, const char *value)
@@ -334,7 +301,7 @@ static void archives_become_trees(void **state)
 		{ARCHIVE_FORMAT_TAR_GNUTAR, ARCHIVE_FILTER_ZSTD}, {ARCHIVE_FORMAT_ZIP, ARCHIVE_FILTER_NONE}};
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		bool zip = kinds[i][0] == ARCHIVE_FORMAT_ZIP; /* which has no hard links */
-		pack(kinds[i][0], kinds[i][1], entries, zip ? 7 : 8);
+		give_packed(kinds[i][0], kinds[i][1], entries, zip ? 7 : 8);
 		const Asset__FetchDirectoryResponse *answer = fetch_directory(NULL, NULL);
 		assert_file(answer, "top/run", "#!", 2);
 		assert_true(entry_at(answer, "top/run").executable);
@@ -355,7 +322,7 @@ static void archives_become_trees(void **state)
 static void an_archive_is_verified_before_it_is_unpacked(void **state)
 {
 	const struct packed entries[] = {{.path = "f", .data = "verified"}};
-	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 1);
+	give_packed(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, entries, 1);
 	struct croft_digest digest = croft_digest_of(archive_bytes, archive_size), file = croft_digest_of("verified", 8);
 	assert_int_equal(fetch_directory("checksum.sri", OTHER_SHA256)->status->code, CROFT_ABORTED);
 	bool there;
@@ -384,7 +351,7 @@ static void hostile_archives_are_refused(void **state)
 		{{.path = ".", .data = "x"}},
 	};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, bad[i], bad[i][1].path ? 2 : 1);
+		give_packed(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_NONE, bad[i], bad[i][1].path ? 2 : 1);
 		const Asset__FetchDirectoryResponse *answer = fetch_directory(NULL, NULL);
 		if (answer->status->code != CROFT_INVALID_ARGUMENT)
 			fail_msg("archive %zu: %d %s", i, answer->status->code, answer->status->message);
@@ -395,10 +362,10 @@ static void hostile_archives_are_refused(void **state)
 		deep[i] = i % 2 ? '/' : 'd';
 	deep[sizeof(deep) - 1] = '\0';
 	const struct packed nested[] = {{.path = deep, .data = "x"}};
-	pack(ARCHIVE_FORMAT_TAR_PAX_RESTRICTED, ARCHIVE_FILTER_NONE, nested, 1);
+	give_packed(ARCHIVE_FORMAT_TAR_PAX_RESTRICTED, ARCHIVE_FILTER_NONE, nested, 1);
 	assert_int_equal(fetch_directory(NULL, NULL)->status->code, CROFT_INVALID_ARGUMENT);
 	const struct packed good[] = {{.path = "f", .data = "some bytes"}};
-	pack(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_GZIP, good, 1);
+	give_packed(ARCHIVE_FORMAT_TAR_USTAR, ARCHIVE_FILTER_GZIP, good, 1);
 	set_archive(archive_bytes, archive_size / 2);
 	assert_int_equal(fetch_directory(NULL, NULL)->status->code, CROFT_INVALID_ARGUMENT);
 	set_archive("this is a page, and no archive", 30);
