@@ -114,7 +114,8 @@ void account_end(struct task *task, enum croft_code code, const char *message, s
 	task->account = NULL;
 	croft_digest_format(&task->action, '/', action);
 	add(task, "action %s of '%s': %s\nqueued %s%s%s\n%s", action, task->instance_name,
-		task->description ? task->description : "", time_text(task->queued_unix_ns, queued), *by ? " by " : "", by, tries ? tries : "");
+		task->description ? task->description : "", time_text(task->queued_unix_ns, queued), *by ? " by " : "", by,
+		tries ? tries : "");
 	free(tries);
 	add(task, "ended %s: %s%s%s\n", time_text(croft_unix_ns(), ended), croft_code_name(code), *message ? ": " : "",
 		message);
