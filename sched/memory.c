@@ -4,19 +4,9 @@
 #include <malloc.h>
 #include <sys/resource.h>
 
-enum {
-	KEPT_AT_END = 32 << 20, /* of each heap: more than an upload's stream has on its way */
-	OWN_MAPPING = 8 << 20,  /* what is larger is no heap's; above the pieces in which blobs are stored */
-	/* A twentieth of a processor: more than heartbeats and the scrub take. A heap is locked while it is looked
-	 * through, so that is not done beside work. */
-	QUIET_MS = MEMORY_TURN_SECONDS * 1000 / 20,
-};
-
-void memory_set_up(void)
-{
-	mallopt(M_TRIM_THRESHOLD, KEPT_AT_END);
-	mallopt(M_MMAP_THRESHOLD, OWN_MAPPING);
-}
+/* A twentieth of a processor: more than heartbeats and the scrub take. A heap is locked while it is looked through, so
+ * that is not done beside work. */
+enum { QUIET_MS = MEMORY_TURN_SECONDS * 1000 / 20 };
 
 static uint64_t milliseconds(struct timeval time)
 {

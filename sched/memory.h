@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Private to sched/serve.c: the memory of a server's heaps. While there is work, what is freed is kept for what
- * comes next: giving pages back and taking new ones cost a tenth of a large upload. When the work is over, it goes
- * back to the system.
+ * Private to sched/serve.c: what a server's heaps hold free goes back to the system when the work is over. The C
+ * library by itself keeps much of it for ever.
  *
- *	memory_set_up();
  *	struct memory_watch watch = {0};
  *	for (;;) // every MEMORY_TURN_SECONDS
  *		memory_turn(&watch, processor_ms());
@@ -22,8 +20,6 @@ struct memory_watch {
 	bool worked;      /* since memory was given back */
 };
 
-/* For the process: before its threads start. */
-void memory_set_up(void);
 /* Of processor, all that the process has used. */
 uint64_t memory_processor_ms(void);
 /* Whether memory was given back: once, in the first quiet turn behind work. */

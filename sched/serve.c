@@ -218,7 +218,6 @@ bool croft_serve_run(const struct croft_serve_config *config, struct croft_error
 {
 	struct serving serving = {.arena = croft_arena_create()};
 	raise_descriptor_limit();
-	memory_set_up();
 	sigset_t ending, before;
 	sigemptyset(&ending);
 	sigaddset(&ending, SIGTERM);

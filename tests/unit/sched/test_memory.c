@@ -57,7 +57,6 @@ static void it_is_given_back_once_and_not_beside_work(void **state)
 
 int main(void)
 {
-	memory_set_up();
 	const struct CMUnitTest tests[] = {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 		cmocka_unit_test(what_work_freed_is_given_back_when_it_is_over),
