@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "fs/action_result.h"
 
+#include "proto/base/log.h"
+
 struct list {
 	struct croft_ref *refs;
 	size_t count;
@@ -57,4 +59,13 @@ bool croft_action_result_refs(const Reapi__ActionResult *result, struct croft_ar
 	*refs = list.refs;
 	*count = list.count;
 	return true;
+}
+
+void croft_action_result_prefer(
+	struct croft_store *store, int32_t priority, const struct croft_ref *refs, size_t count)
+{
+	static const uint64_t hour_ms = 3600 * 1000;
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (priority < 0 && !croft_store_prefer(store, refs, count, (uint64_t)-(int64_t)priority * hour_ms, &err))
+		croft_log(CROFT_LOG_WARNING, "a result is not kept for longer, as its client wants it: %s", err.message);
 }

@@ -12,5 +12,9 @@
  * missing or malformed. */
 bool croft_action_result_refs(const Reapi__ActionResult *result, struct croft_arena *arena,
 	struct croft_ref **refs, size_t *count, struct croft_error *err);
+/* By ResultsCachePolicy's priority: for each one below 0 what the result names counts as used an hour later than now, in
+ * the order of eviction. 0 and above change nothing: another result may name the same. */
+void croft_action_result_prefer(struct croft_store *store, int32_t priority,
+	const struct croft_ref *refs, size_t count);
 
 #endif

@@ -154,6 +154,12 @@ bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref
 	size_t count, uint64_t lease_ms, struct croft_arena *arena,
 	struct croft_digest **missing, size_t *missing_count, struct croft_error *err);
 
+/* In the order of eviction the closure counts as used so much later than now, if it is complete: what was used
+ * meanwhile goes first. It is not held back by it where all else has gone. A crash may undo what is minutes old. */
+#define CROFT_STORE_PREFER_MS (UINT64_C(720) * 3600 * 1000) /* no more than that */
+bool croft_store_prefer(struct croft_store *store, const struct croft_ref *refs, size_t count, uint64_t later_ms,
+	struct croft_error *err);
+
 /* Holds a closure (found complete by the call above) with no end in time, until released: for
  * queued and running operations. Kept in memory; whoever needs it after a restart takes it anew. */
 struct croft_hold;

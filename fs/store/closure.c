@@ -280,6 +280,25 @@ bool croft_store_lease_closure(struct croft_store *store, const struct croft_ref
 	return true;
 }
 
+bool croft_store_prefer(struct croft_store *store, const struct croft_ref *refs, size_t count, uint64_t later_ms,
+	struct croft_error *err)
+{
+	struct walk walk = {.store = store};
+	if (walk_refs(&walk, refs, count)) {
+		CROFT_LOCKED(&store->lock);
+		uint64_t used_ms = store_now_ms(store) + (later_ms < CROFT_STORE_PREFER_MS ? later_ms : CROFT_STORE_PREFER_MS);
+		for (size_t i = 0; i < walk.roots.count; i++)
+			node_use(store, walk.roots.items[i], used_ms);
+		for (size_t i = 0; i < walk.keys.count; i++)
+			store_use(store_activity_get(&store->activity, walk.keys.items[i]), used_ms);
+	}
+	if (walk.failed && err)
+		*err = walk.err;
+	bool ok = !walk.failed;
+	walk_finish(&walk);
+	return ok;
+}
+
 struct croft_hold {
 	struct croft_store *store;
 	uint32_t node_count, key_count;

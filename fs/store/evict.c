@@ -25,7 +25,8 @@ struct candidate {
 
 struct scan {
 	uint8_t key[AGE_KEY]; /* where to go on */
-	uint64_t started_ms; /* what was used since then is not looked at: otherwise there is no end */
+	uint64_t until_ms; /* what was used since then is not looked at: otherwise there is no end */
+	bool later; /* what counts as used after now is all that is looked at */
 	bool ended;
 	struct candidate found[CANDIDATES];
 	size_t count;
@@ -70,7 +71,7 @@ static bool scan_next(struct croft_store *store, struct scan *scan, struct croft
 	if (!code)
 		code = mdb_cursor_get(ages, &key, &value, MDB_SET_RANGE);
 	while (code == 0 && scan->count < CANDIDATES) {
-		if (used_of(key.mv_data) > scan->started_ms) {
+		if (used_of(key.mv_data) > scan->until_ms) {
 			code = MDB_NOTFOUND;
 			break;
 		}
@@ -136,6 +137,8 @@ static bool mark(struct croft_store *store, struct scan *scan, struct quota want
 			continue;
 		struct store_active *active = store_activity_find(&store->activity, key);
 		if (active && active->used_ms > candidate->entry.used_ms) {
+			if (scan->later && active->used_ms <= now_ms)
+				continue; /* it is being used, and would be met again and again */
 			candidate->entry.used_ms = active->used_ms;
 			active->unsaved = 0;
 			store_pending_set(&store->pending, candidate->hash, STORE_PRESENT, &candidate->entry,
@@ -254,11 +257,22 @@ static bool compact_one(struct croft_store *store, unsigned dead_percent)
 	return !segment;
 }
 
+/* What counts as used later than it was goes when all else is gone. */
+static void scan_later(struct croft_store *store, struct scan *scan)
+{
+	uint64_t ordered = __builtin_bswap64(store_now_ms(store) + 1);
+	memset(scan->key, 0, AGE_KEY);
+	memcpy(scan->key, &ordered, sizeof(ordered));
+	scan->until_ms = UINT64_MAX;
+	scan->later = true;
+	scan->ended = false;
+}
+
 bool store_evict(struct croft_store *store, uint64_t target_bytes, uint64_t target_inodes)
 {
 	CROFT_CLEANUP_FREE struct scan *scan = croft_zalloc(sizeof(*scan));
 	bool progress = false;
-	scan->started_ms = store_now_ms(store);
+	scan->until_ms = store_now_ms(store);
 	/* What is still pending cannot be evicted. */
 	if (!store_checkpoint(store, NULL))
 		return false;
@@ -276,7 +290,11 @@ bool store_evict(struct croft_store *store, uint64_t target_bytes, uint64_t targ
 			progress |= mark(store, scan, wanted);
 			if (!store_checkpoint(store, NULL))
 				return false;
-		} else if (!wanted.bytes || !compact_one(store, 10)) {
+		} else if (wanted.bytes && compact_one(store, 10)) {
+			continue;
+		} else if (!scan->later) {
+			scan_later(store, scan);
+		} else {
 			/* Writers may have used up what was freed: then there is another round. */
 			return progress;
 		}

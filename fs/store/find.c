@@ -33,8 +33,7 @@ void store_unpin(struct croft_store *store, uint64_t key)
 static struct store_active *touch(struct croft_store *store, uint64_t key)
 {
 	struct store_active *active = store_activity_get(&store->activity, key);
-	active->used_ms = store_now_ms(store);
-	active->unsaved = 1;
+	store_use(active, store_now_ms(store));
 	return active;
 }
 

@@ -408,7 +408,13 @@ bool store_find_places(struct croft_store *store, const struct croft_digest *dig
 bool store_find_sums(struct croft_store *store, const uint8_t *hash, struct croft_slice *sums,
 	struct croft_error *err);
 
-/* `lock` held. */
+/* `lock` held. Some count as used later than they were: croft_store_prefer. */
+static inline void store_use(struct store_active *active, uint64_t used_ms)
+{
+	if (active->used_ms < used_ms)
+		active->used_ms = used_ms;
+	active->unsaved = 1;
+}
 void store_pin(struct croft_store *store, uint64_t key);
 void store_unpin(struct croft_store *store, uint64_t key);
 bool store_is_protected(const struct croft_store *store, uint64_t key, uint64_t now_ms);

@@ -64,8 +64,7 @@ uint64_t store_lease_bytes(const struct croft_store *store)
 void store_lease(struct croft_store *store, uint64_t key, uint64_t until_ms, uint64_t grant_ms)
 {
 	struct store_active *active = store_activity_get(&store->activity, key);
-	active->used_ms = store_now_ms(store);
-	active->unsaved = 1;
+	store_use(active, store_now_ms(store));
 	if (active->lease_ms >= until_ms)
 		return;
 	active->lease_ms = grant_ms;

@@ -127,6 +127,14 @@ void node_lease(struct croft_store *store, struct node *node, uint64_t until_ms)
 		node_lease(store, node->subs[i], until_ms);
 }
 
+void node_use(struct croft_store *store, const struct node *node, uint64_t used_ms)
+{
+	for (size_t i = 0; i < node->keys.count; i++)
+		store_use(store_activity_get(&store->activity, node->keys.items[i]), used_ms);
+	for (size_t i = 0; i < node->sub_count; i++)
+		node_use(store, node->subs[i], used_ms);
+}
+
 void store_closures_sweep(struct croft_store *store, uint64_t now_ms)
 {
 	struct store_closures *closures = store->closures;

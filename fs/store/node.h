@@ -40,6 +40,8 @@ void keys_append(struct keys *keys, const struct croft_digest *digest);
 void node_hold(struct croft_store *store, struct node *node);
 void node_release(struct croft_store *store, struct node *node);
 void node_lease(struct croft_store *store, struct node *node, uint64_t until_ms);
+/* All below it counts as used then, if not later. */
+void node_use(struct croft_store *store, const struct node *node, uint64_t used_ms);
 /* Enters a node that was just found complete and is held once by its maker; one that someone else
  * entered meanwhile is taken instead. */
 struct node *node_enter(struct croft_store *store, struct node *node);

@@ -100,11 +100,12 @@ struct task {
 	size_t input_count;
 	struct placed_where *where; /* it was placed; NULL: not since this server started */
 	const struct croft_placement_outcome *outcome; /* of the run that ends it just now, or NULL */
-	char *account;          /* of tries that gave no result, for people; NULL: there were none */
+	char *account;          /* of tries that gave no result, for people; NULL: none, or it is in the store */
 	struct live_logs *logs; /* NULL: there was no output */
 	uint64_t alone_ns; /* since when it is in `alone`; 0: it is not */
 	size_t waiter_count; /* of all its operations */
 	int32_t priority;
+	int32_t keep_priority; /* of its result in the cache: the lowest that was asked for */
 	unsigned attempts;
 	unsigned announcing; /* announcements under way: it must not be freed */
 	enum task_state state;
@@ -310,7 +311,8 @@ void account_run(struct task *task, const Farm__JobDone *done, struct croft_slic
 void account_drop(struct task *task);
 /* Who asked for it, as its RequestMetadata says, or ""; in the arena. */
 const char *requested_by(const struct task *task, struct croft_arena *arena);
-/* Without the lock: into the store, of tasks that are done. */
+/* Without the lock: into the store, of tasks that are done. The journal has them until then: a response that names a
+ * log which is not there is never told. */
 void accounts_put(struct croft_sched *sched, struct task *const *tasks, size_t count);
 
 /* class.c: platform requirements ------------------------------------------------------------- */

@@ -6,6 +6,7 @@
 
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
+#include "fs/action_result.h"
 #include "fs/private.h"
 #include "proto/base/io.h"
 
@@ -43,6 +44,11 @@ static struct croft_slice tenant(const struct execution *execution)
 static bool may_share(const struct execution *execution)
 {
 	return !execution->request->skip_cache_lookup && !execution->action->do_not_cache;
+}
+
+static int32_t keep_priority(const Reapi__ExecuteRequest *request)
+{
+	return request->results_cache_policy ? request->results_cache_policy->priority : 0;
 }
 
 /* Missing blobs --------------------------------------------------------------------------------- */
@@ -208,6 +214,16 @@ static bool find_result(struct execution *execution, struct croft_slice *value,
 		croft_store_grant_record(store, tenant(execution), CROFT_RECORD_FAILURE, key, err);
 }
 
+/* Who takes it may want it kept for longer. */
+static void prefer_result(struct execution *execution, const Reapi__ActionResult *result)
+{
+	struct croft_ref *refs;
+	size_t count;
+	if (keep_priority(execution->request) < 0 &&
+		croft_action_result_refs(result, croft_call_arena(execution->call), &refs, &count, NULL))
+		croft_action_result_prefer(execution->sched->store, keep_priority(execution->request), refs, count);
+}
+
 /* 1: answered from the cache. 0: not there. -1: an error. */
 static int answer_from_cache(struct execution *execution, struct croft_error *err)
 {
@@ -224,6 +240,7 @@ static int answer_from_cache(struct execution *execution, struct croft_error *er
 		croft_message_decode(&reapi__action_result__descriptor, value, arena, NULL, err);
 	if (!result)
 		return -1;
+	prefer_result(execution, result);
 	struct task task = {.announced = TASK_COMPLETED, .action = execution->action_digest};
 	struct operation operation = {.task = &task};
 	make_name(operation.name);
@@ -314,6 +331,7 @@ static struct task *new_task(struct execution *execution, struct croft_hold *hol
 	task->class = class_of(sched,
 		execution->action->platform ? execution->action->platform : execution->command->platform);
 	task->priority = request->execution_policy ? request->execution_policy->priority : 0;
+	task->keep_priority = keep_priority(request);
 	task->do_not_cache = execution->action->do_not_cache;
 	task->may_merge = !execution->action->do_not_cache;
 	task->timeout_ms = timeout_ms;
@@ -427,6 +445,8 @@ static bool enqueue(struct execution *execution, struct croft_error *err)
 	operation->joining = merged;
 	waiter_add(park(sched, execution->call), operation);
 	if (merged) {
+		if (task->keep_priority > keep_priority(execution->request))
+			task->keep_priority = keep_priority(execution->request);
 		operation_write_down(sched, operation);
 	} else {
 		task_enqueue(sched, task);

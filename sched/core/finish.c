@@ -125,6 +125,8 @@ static struct finished *begin_end(struct croft_sched *sched, struct task *task,
 		.reason = task->where ? croft_arena_strdup(arena, task->where->reason) : NULL,
 		.do_not_cache = task->do_not_cache,
 		.cancelled = task->cancelling,
+		.keep_priority = task->keep_priority,
+		.store = sched->store,
 		.upstream = sched->upstream,
 	};
 	return finished;

@@ -28,6 +28,7 @@ struct croft_slice task_record(const struct task *task, struct croft_arena *aren
 		record.requirements[i] = property;
 	}
 	record.priority = task->priority;
+	record.keep_priority = task->keep_priority;
 	record.do_not_cache = task->do_not_cache;
 	record.may_merge = task->may_merge;
 	record.timeout_ms = task->timeout_ms;
@@ -45,7 +46,7 @@ struct croft_slice task_record(const struct task *task, struct croft_arena *aren
 	record.hint = task->hint;
 	record.kept = task->kept;
 	record.abandoned = task->abandoned;
-	if (task->account && task->state != TASK_COMPLETED)
+	if (task->account)
 		record.account = task->account;
 	struct operation *operation;
 	LIST_FOREACH (operation, &task->operations, link)
@@ -127,6 +128,7 @@ struct task *task_restore(struct croft_sched *sched, struct croft_slice bytes, s
 	task->state = (enum task_state)record->state;
 	task->told = true;
 	task->priority = record->priority;
+	task->keep_priority = record->keep_priority;
 	task->do_not_cache = record->do_not_cache;
 	task->may_merge = record->may_merge;
 	task->timeout_ms = record->timeout_ms;

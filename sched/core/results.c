@@ -129,9 +129,12 @@ void result_kept(struct result *result, const struct result_source *source)
 		return;
 	if (!result->record.ok)
 		not_kept(result, &result->record.failed);
-	else if (result->record.table == CROFT_RECORD_ACTION)
+	else if (result->record.table == CROFT_RECORD_ACTION) {
+		croft_action_result_prefer(
+			source->store, source->keep_priority, result->record.refs, result->record.ref_count);
 		croft_upstream_send_result(
 			source->upstream, source->instance_name, &source->action, result->record.value);
+	}
 }
 
 Journal__TaskRecord__Kept result_table(const struct result *result)

@@ -17,6 +17,8 @@ struct result_source {
 	const char *instance_name;
 	const char *reason; /* why it was placed where it ran */
 	bool do_not_cache, cancelled;
+	int32_t keep_priority;
+	struct croft_store *store;
 	struct croft_upstream *upstream; /* is told, too; or NULL */
 };
 

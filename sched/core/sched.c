@@ -123,6 +123,20 @@ static bool restore(void *user, struct croft_slice key, struct croft_slice value
 	return task != NULL;
 }
 
+/* Of tasks that ended just before a crash; before clients ask. */
+static void put_lost_accounts(struct croft_sched *sched)
+{
+	struct task *task, **tasks = croft_array(sched->completed_count + 1, sizeof(struct task *));
+	size_t count = 0;
+	TAILQ_FOREACH (task, &sched->completed, queue_link)
+		if (task->account)
+			tasks[count++] = task;
+	accounts_put(sched, tasks, count);
+	for (size_t i = 0; i < count; i++)
+		account_drop(tasks[i]);
+	free(tasks);
+}
+
 static bool restore_all(struct croft_sched *sched, struct croft_error *err)
 {
 	struct restore all = {.sched = sched, .lost = results_lost_create(sched->store)};
@@ -131,6 +145,7 @@ static bool restore_all(struct croft_sched *sched, struct croft_error *err)
 	sched_unlock(sched);
 	sched->lost = all.lost;
 	put_lost_results(sched);
+	put_lost_accounts(sched);
 	for (size_t i = 0; ok && i < all.name_count; i++)
 		croft_journal_put(sched->journal, croft_slice_str(all.names[i]), CROFT_SLICE(NULL, 0), false,
 			NULL, NULL);

@@ -234,6 +234,8 @@ static bool update_action_result(struct croft_call *call, void *user, struct cro
 	if (!croft_store_record_put(services->store, CROFT_RECORD_ACTION,
 			action_key(request->instance_name, &action, arena), value, refs, count, 0, err))
 		return false;
+	if (request->results_cache_policy)
+		croft_action_result_prefer(services->store, request->results_cache_policy->priority, refs, count);
 	croft_upstream_send_result(services->upstream, request->instance_name, &action, value);
 	return croft_call_write(call, &result->base, err);
 }

@@ -202,6 +202,54 @@ static void collect_frees_down_to_a_target(void **state)
 	place_destroy(place);
 }
 
+/* Until nothing else is left. */
+static void what_is_preferred_goes_after_what_was_used_since(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.budget_bytes = 16 * MIB, .lease_ms = 1});
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_ref old = {CROFT_REF_BLOB, place_put_seed(place, 0, MIB)};
+	assert_ok(croft_store_prefer(place->store, &old, 1, 3600000, &err), err);
+	struct croft_digest later[4];
+	for (unsigned i = 0; i < 4; i++)
+		later[i] = place_put_seed(place, i + 1, MIB);
+	assert_true(place_has(place, &old.digest)); /* which is a use, but an earlier one */
+	for (int reopened = 0; reopened < 2; reopened++) {
+		usleep(5000); /* no lease holds */
+		croft_store_collect(place->store, (3 - (unsigned)reopened) * MIB, NULL, NULL, &err);
+		assert_true(place_has(place, &old.digest));
+		assert_false(place_has(place, &later[0]));
+		assert_true(place_has(place, &later[3]) || reopened);
+		place_reopen(place);
+	}
+	usleep(5000); /* no lease holds */
+	croft_store_collect(place->store, 1, NULL, NULL, &err);
+	assert_false(place_has(place, &old.digest));
+	place_destroy(place);
+}
+
+static void a_directory_is_preferred_with_all_below_it(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.budget_bytes = 16 * MIB, .lease_ms = 1});
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_digest file = place_put_seed(place, 0, MIB);
+	Reapi__FileNode node = REAPI__FILE_NODE__INIT, *nodes[] = {&node};
+	node.name = (char *)"f";
+	node.digest = croft_digest_to_message(&file, place->arena);
+	Reapi__Directory root = REAPI__DIRECTORY__INIT;
+	root.n_files = 1;
+	root.files = nodes;
+	struct croft_slice bytes = croft_message_encode(&root.base, place->arena);
+	struct croft_ref refs[] = {{CROFT_REF_DIRECTORY, croft_digest_of(bytes.data, bytes.size)}};
+	assert_ok(croft_store_put(place->store, &refs[0].digest, bytes, &err), err);
+	assert_ok(croft_store_prefer(place->store, refs, 1, UINT64_MAX, &err), err);
+	struct croft_digest later = place_put_seed(place, 1, MIB);
+	usleep(5000); /* no lease holds */
+	croft_store_collect(place->store, 3 * MIB / 2, NULL, NULL, &err);
+	assert_true(place_has(place, &file) && place_has(place, &refs[0].digest));
+	assert_false(place_has(place, &later));
+	place_destroy(place);
+}
+
 static void a_record_whose_blob_was_evicted_is_not_found(void **state)
 {
 	struct place *place = place_create((struct croft_store_config){.budget_bytes = 8 * MIB,
@@ -265,6 +313,8 @@ int main(void)
 		cmocka_unit_test(the_budget_of_inodes_holds),
 		cmocka_unit_test(the_budget_holds_with_small_blobs),
 		cmocka_unit_test(collect_frees_down_to_a_target),
+		cmocka_unit_test(what_is_preferred_goes_after_what_was_used_since),
+		cmocka_unit_test(a_directory_is_preferred_with_all_below_it),
 		cmocka_unit_test(a_record_whose_blob_was_evicted_is_not_found),
 		cmocka_unit_test(a_lease_outlasts_a_crash_and_ends),
 	};

@@ -22,6 +22,8 @@ struct loopback {
 	const char *const *origins; /* to be set before the start */
 	size_t origin_count;
 	bool private_blobs;
+	bool in_files; /* what is over 64 KiB, so that each can be evicted by itself */
+	uint64_t lease_ms;
 };
 
 static inline void loopback_start(struct loopback *loopback)
@@ -33,7 +35,8 @@ static inline void loopback_start(struct loopback *loopback)
 	assert_non_null(mkdtemp(loopback->folder));
 	loopback->arena = croft_arena_create();
 	loopback->store = croft_store_open(
-		&(struct croft_store_config){.path = loopback->folder, .budget_bytes = 1 << 30, .chunked = true}, &err);
+		&(struct croft_store_config){.path = loopback->folder, .budget_bytes = 1 << 30, .chunked = !loopback->in_files,
+			.lease_ms = loopback->lease_ms}, &err);
 	assert_ok(loopback->store, err);
 	loopback->services = croft_services_create(
 		&(struct croft_services_config){.store = loopback->store,

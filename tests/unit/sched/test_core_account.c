@@ -65,6 +65,29 @@ static void so_has_one_that_an_agent_could_not_run(void **state)
 	says(log_of(response), "DEADLINE_EXCEEDED: as the test wants it\n  placed there: ");
 }
 
+/* The server may be killed when its journal has the end and its store not yet the log. */
+static void a_log_that_a_crash_took_is_there_after_the_restart(void **state)
+{
+	fake_connect(&one, 1);
+	struct croft_stream *stream = farm_execute("a");
+	const char *name = croft_arena_strdup(farm.arena, farm_read(stream)->name);
+	fake_failed(&one, fake_job(&one)->lease, CROFT_DEADLINE_EXCEEDED);
+	log_of(farm_finish(stream));
+	fake_leave(&one);
+	farm_end_server();
+	/* As if it never had come there. */
+	croft_store_close(farm.store);
+	struct croft_store_config config = {.path = farm.folder, .budget_bytes = 1 << 30};
+	char index[96];
+	for (int i = 0; i < 2; i++) {
+		snprintf(index, sizeof(index), "%s/%s", farm.folder, i ? "index" : "segments");
+		assert_ok(croft_remove_tree(AT_FDCWD, index, &err), err);
+	}
+	assert_ok((farm.store = croft_store_open(&config, &err)) != NULL, err);
+	farm_serve();
+	says(log_of(farm_finish(farm_wait(name))), "DEADLINE_EXCEEDED: as the test wants it");
+}
+
 /* Also what was before a restart. */
 static void a_success_tells_of_tries_before_it(void **state)
 {
@@ -148,6 +171,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ON_A_FARM(a_job_that_loses_its_agents_has_its_tries_told),
 		ON_A_FARM(so_has_one_that_an_agent_could_not_run),
+		ON_A_FARM(a_log_that_a_crash_took_is_there_after_the_restart),
 		ON_A_FARM(a_success_tells_of_tries_before_it),
 		ON_A_FARM(of_plain_runs_there_is_nothing_to_tell),
 		ON_A_FARM(a_result_says_why_it_ran_there),

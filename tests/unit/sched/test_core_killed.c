@@ -144,6 +144,45 @@ static void killed_while_it_hears_of_a_result(void **state)
 	}
 }
 
+static struct croft_digest log_of(const Reapi__ExecuteResponse *response)
+{
+	struct croft_digest digest;
+	assert_int_equal(response->n_server_logs, 1);
+	assert_ok(croft_digest_from_message(response->server_logs[0]->value->digest, "log", &digest, &err), err);
+	return digest;
+}
+
+/* Whatever the client is told then, the log that it names is there. */
+static void killed_while_it_hears_of_a_failure(void **state)
+{
+	unsigned seed = (unsigned)getpid();
+	struct croft_digest logs[ROUNDS];
+	print_message("seed %u\n", seed);
+	for (int round = 0; round < ROUNDS; round++) {
+		char *name;
+		const char *lease;
+		struct croft_stream *stream = begin(round, &name, &lease);
+		fake_failed(&one, lease, CROFT_DEADLINE_EXCEEDED);
+		for (volatile int spins = round ? rand_r(&seed) % MOST_SPINS : 0; spins > 0; spins--)
+			;
+		kill_server();
+		croft_stream_destroy(stream);
+		start_server();
+		if (fake_connect_with(&one, 1, lease)->n_revoked_leases == 0)
+			fake_failed(&one, lease, CROFT_DEADLINE_EXCEEDED);
+		logs[round] = log_of(farm_finish(farm_wait(name)));
+	}
+	kill_server();
+	farm.store = croft_store_open(&(struct croft_store_config){.path = farm.folder, .budget_bytes = 1 << 30}, &err);
+	assert_ok(farm.store, err);
+	struct croft_slice text;
+	for (int round = 0; round < ROUNDS; round++)
+		assert_ok(croft_store_get(farm.store, &logs[round], farm.arena, &text, &err), err);
+	croft_store_close(farm.store);
+	start_server();
+	fake_connect(&one, 1);
+}
+
 static void killed_before_the_agent_hears_that_it_is_acknowledged(void **state)
 {
 	char *name;
@@ -181,6 +220,7 @@ int main(int argc, char **argv)
 		be_server(argv[1]);
 	const struct CMUnitTest tests[] = {
 		ON_A_FARM(killed_while_it_hears_of_a_result),
+		ON_A_FARM(killed_while_it_hears_of_a_failure),
 		ON_A_FARM(killed_before_the_agent_hears_that_it_is_acknowledged),
 		ON_A_FARM(killed_once_it_is_acknowledged),
 	};

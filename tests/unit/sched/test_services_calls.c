@@ -7,6 +7,8 @@
 #include "google/rpc/status.pb-c.h"
 #include "tests/unit/sched/loopback_calls.h"
 
+#include <unistd.h>
+
 #define CAS "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
 #define AC "/build.bazel.remote.execution.v2.ActionCache/"
 
@@ -80,6 +82,53 @@ static void inlined_outputs_become_blobs(void **state)
 	assert_string_equal(got->stdout_digest->hash, message(&out)->hash);
 	struct croft_slice data;
 	assert_ok(croft_store_get(loopback.store, &out, loopback.arena, &data, &err), err);
+}
+
+static int set_up_with_short_leases(void **state)
+{
+	loopback.lease_ms = 1;
+	loopback.in_files = true;
+	return set_up(state);
+}
+
+static int tear_down_with_short_leases(void **state)
+{
+	loopback.lease_ms = 0;
+	loopback.in_files = false;
+	return tear_down(state);
+}
+
+static bool is_there(const struct croft_digest *digest)
+{
+	struct croft_slice data;
+	return croft_store_get(loopback.store, digest, loopback.arena, &data, NULL);
+}
+
+/* ResultsCachePolicy: of two results the one that was put first stays, if its priority says so. */
+static void a_result_of_a_low_priority_is_kept_for_longer(void **state)
+{
+	static uint8_t bytes[1 << 20];
+	struct croft_digest outputs[2];
+	for (int i = 0; i < 2; i++) {
+		bytes[0] = (uint8_t)i;
+		outputs[i] = croft_digest_of(bytes, sizeof(bytes));
+		struct croft_digest action = croft_digest_of(&i, sizeof(i));
+		Reapi__ActionResult result = REAPI__ACTION_RESULT__INIT;
+		result.stdout_raw = (ProtobufCBinaryData){sizeof(bytes), bytes};
+		Reapi__ResultsCachePolicy policy = REAPI__RESULTS_CACHE_POLICY__INIT;
+		policy.priority = i == 0 ? -1 : 1;
+		Reapi__UpdateActionResultRequest request = REAPI__UPDATE_ACTION_RESULT_REQUEST__INIT;
+		request.action_digest = message(&action);
+		request.action_result = &result;
+		request.results_cache_policy = &policy;
+		assert_ok(call(AC "UpdateActionResult", &request.base, &reapi__action_result__descriptor), err);
+	}
+	struct croft_store_stat stat;
+	usleep(5000); /* no lease holds */
+	croft_store_stat(loopback.store, &stat);
+	croft_store_collect(loopback.store, stat.disk_bytes - sizeof(bytes) / 2, NULL, NULL, &err);
+	assert_true(is_there(&outputs[0]));
+	assert_false(is_there(&outputs[1]));
 }
 
 static void every_missing_output_is_named_as_a_violation(void **state)
@@ -189,6 +238,8 @@ int main(void)
 			get_tree_sends_directories_as_they_were_uploaded, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			instances_have_separate_action_caches, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_result_of_a_low_priority_is_kept_for_longer, set_up_with_short_leases,
+			tear_down_with_short_leases),
 		cmocka_unit_test_setup_teardown(inlined_outputs_become_blobs, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			every_missing_output_is_named_as_a_violation, set_up, tear_down),
