@@ -2,7 +2,11 @@
 /* Look-ups per second that the mount answers, one at a time, from two threads and from eight: by FUSE over
  * io_uring, by /dev/fuse with one thread, and, to know what the latter is worth, by libfuse's own loop with one
  * thread over a file system that does nothing. Every name is asked for once in a new mount, so that the kernel
- * answers none itself. */
+ * answers none itself.
+ *
+ * What /dev/fuse does for one client hangs upon where the kernel wakes its thread: on the client's CPU, as a ring's
+ * thread always is, or on another, which has to be woken as well. So both are measured too, with client and thread
+ * held in their places. */
 #include "fs/mount.h"
 #include "fs/tree.h"
 #include "proto/base/cleanup.h"
@@ -12,6 +16,7 @@
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,8 +80,26 @@ static char set_offer(char wanted)
 	return before;
 }
 
+/* CPUs of the client and of the thread that serves it by /dev/fuse; -1: any. */
+struct places {
+	int client, server;
+};
+static struct places places = {-1, -1};
+
+static void stay_on(int cpu)
+{
+	cpu_set_t own;
+	CPU_ZERO(&own);
+	CPU_SET(cpu < 0 ? 0 : cpu, &own);
+	if (cpu >= 0 && sched_setaffinity(0, sizeof(own), &own) != 0) {
+		perror("bench fs lookups: staying on a CPU");
+		exit(1);
+	}
+}
+
 static void *run_mount(void *user)
 {
+	stay_on(places.server);
 	struct croft_error err = CROFT_ERROR_INIT;
 	if (!croft_mount_run(user, &err))
 		die("serving the mount", &err);
@@ -92,6 +115,7 @@ struct client {
 static void *look(void *user)
 {
 	struct client *client = user;
+	stay_on(places.client);
 	for (int i = client->first; i < NAMES && !client->failed; i += client->step) {
 		char path[128];
 		struct stat stat_of;
@@ -215,6 +239,35 @@ static double median(double *values)
 	return values[PAIRS / 2];
 }
 
+/* Of one client, with both held in their places. */
+static double measure_placed(struct places where)
+{
+	double rates[PAIRS];
+	places = where;
+	for (int i = 0; i < PAIRS; i++)
+		rates[i] = measure(false, 1);
+	places = (struct places){-1, -1};
+	return median(rates);
+}
+
+/* The first two CPUs that this process may use. */
+static void compare_places(void)
+{
+	cpu_set_t all;
+	int cpus[2], count = 0;
+	sched_getaffinity(0, sizeof(all), &all);
+	for (int cpu = 0; cpu < CPU_SETSIZE && count < 2; cpu++)
+		if (CPU_ISSET(cpu, &all))
+			cpus[count++] = cpu;
+	if (count < 2)
+		return;
+	double beside = measure_placed((struct places){cpus[0], cpus[0]});
+	double apart = measure_placed((struct places){cpus[0], cpus[1]});
+	printf("  1 client, /dev/fuse with its thread on the client's CPU: %.0f look-ups a second; on another: %.0f\n",
+		beside, apart);
+	fflush(stdout);
+}
+
 static void compare(int clients)
 {
 	double ratios[PAIRS], by_rings[PAIRS], classic[PAIRS], plain[PAIRS];
@@ -260,6 +313,7 @@ int main(void)
 	static const int counts[] = {1, 2, CLIENTS_AT_MOST};
 	for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++)
 		compare(counts[i]);
+	compare_places();
 	croft_store_close(store);
 	if (!croft_remove_tree(AT_FDCWD, folder, &err))
 		die("cleaning up", &err);
