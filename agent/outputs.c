@@ -25,7 +25,7 @@ struct capture {
 	struct croft_tree_builder *builder; /* when the path is a directory */
 	/* Directory messages made here, found by digest: struct made, in the result's arena. */
 	void *made;
-	bool want_mtime, want_mode;
+	struct croft_tree_keep keep;
 	bool there; /* something stands at the path */
 };
 
@@ -105,23 +105,8 @@ static bool look_up_input(struct capture *capture, struct croft_slice below,
 static const Reapi__NodeProperties *properties_of(struct capture *capture,
 	const struct croft_capture_entry *entry)
 {
-	if (!capture->want_mtime && !capture->want_mode)
-		return NULL;
-	struct croft_arena *arena = capture->outputs->arena;
-	Reapi__NodeProperties *properties = croft_arena_alloc(arena, sizeof(*properties));
-	reapi__node_properties__init(properties);
-	if (capture->want_mtime) {
-		properties->mtime = croft_arena_alloc(arena, sizeof(*properties->mtime));
-		google__protobuf__timestamp__init(properties->mtime);
-		properties->mtime->seconds = entry->mtime_ns / 1000000000;
-		properties->mtime->nanos = (int32_t)(entry->mtime_ns % 1000000000);
-	}
-	if (capture->want_mode) {
-		properties->unix_mode = croft_arena_alloc(arena, sizeof(*properties->unix_mode));
-		google__protobuf__uint32_value__init(properties->unix_mode);
-		properties->unix_mode->value = entry->mode & 07777;
-	}
-	return properties;
+	struct timespec mtime = {entry->mtime_ns / 1000000000, entry->mtime_ns % 1000000000};
+	return croft_tree_properties(capture->keep, entry->mode, &mtime, capture->outputs->arena);
 }
 
 /* What a captured entry is in a tree; its file's bytes are on their way when this returns. */
@@ -349,8 +334,8 @@ static bool capture_one(const struct croft_outputs *outputs, const struct croft_
 		.outputs = outputs, .path = path, .upload = upload, .result = result};
 	for (size_t i = 0; i < outputs->command->n_output_node_properties; i++) {
 		const char *name = outputs->command->output_node_properties[i];
-		capture.want_mtime |= strcmp(name, "mtime") == 0;
-		capture.want_mode |= strcmp(name, "unix_mode") == 0;
+		capture.keep.mtimes |= strcmp(name, "mtime") == 0;
+		capture.keep.modes |= strcmp(name, "unix_mode") == 0;
 	}
 	struct croft_error failed = CROFT_ERROR_INIT;
 	bool ok = croft_sandbox_capture(outputs->sandbox, path->inside, on_entry, &capture, &failed);

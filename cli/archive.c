@@ -150,6 +150,7 @@ bool load_archive(struct load *load, const char *path, const char *under, struct
 		.size_bytes = (uint64_t)st.st_size,
 		.builder = load->builder,
 		.under = under,
+		.keep = load->keep,
 		.small = take_small,
 		.make_file = make_file,
 		.large = take_large,

@@ -30,6 +30,7 @@ struct import {
 	struct item *items;
 	size_t count;
 	unsigned threads_each;
+	struct croft_tree_keep keep;
 	atomic_size_t next;
 	atomic_bool failed;
 };
@@ -40,6 +41,7 @@ static bool import_item(struct import *import, struct item *item, struct croft_e
 	struct load load;
 	load_init(&load, import->client.remote, &source);
 	load.threads = import->threads_each;
+	load.keep = import->keep;
 	bool ok = true;
 	for (size_t i = 0; ok && i < item->path_count; i++)
 		ok = load_path(&load, item->paths[i], import->under, err);
@@ -190,7 +192,8 @@ static bool import_run_all(struct import *import, const struct options *options,
 static int run(const struct options *options, struct croft_error *err)
 {
 	uint64_t jobs = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
-	struct import import = {.arena = croft_arena_create()};
+	struct import import = {.arena = croft_arena_create(),
+		.keep = {options_given(options, "modes"), options_given(options, "mtimes")}};
 	const char *under = options_value(options, "under");
 	struct ref place;
 	int status = MISUSED;
@@ -218,6 +221,8 @@ static const struct option_spec import_options[] = {
 	{"each", 0, "NAME=PATH", "import this path as a tree of its own; may be given again"},
 	{"list", 0, "FILE", "the same for each line of a file, NAME=PATH or PATH; - is standard input"},
 	{"under", 0, "DIR", "put everything below this directory of the tree"},
+	{"modes", 0, NULL, "keep all permissions, not the executable bits alone"},
+	{"mtimes", 0, NULL, "keep times of modification"},
 	{"jobs", 'j', "N", "trees at a time with --each and --list (else one per CPU)"},
 	{"json", 0, NULL, "print digests and counts as JSON"},
 	{"verbose", 'v', NULL, "say on standard error how much there was and how much was sent"},
@@ -233,8 +238,9 @@ const struct command command_import = {
 		"(its files), or - for an archive on standard input. Several are merged into one tree;\n"
 		"two different files at one place are an error. Only what the farm lacks is sent.\n"
 		"\n"
-		"Kept are names, contents, executable bits and symlinks. Fifos, sockets and devices are\n"
-		"left out with a warning.\n"
+		"Kept are names, contents, executable bits and symlinks; permissions and times on request, since\n"
+		"with them the same content is another tree each time. Owners are not kept; hard links become\n"
+		"files of the same content. Fifos, sockets and devices are left out with a warning.\n"
 		"\n"
 		"  croft import --name zlib ./zlib-install\n"
 		"  croft import --each gcc=gcc.deb --each make=make.deb\n"

@@ -58,6 +58,7 @@ struct found_file {
 	const char *path; /* relative to the directory that is loaded; in the arena */
 	uint64_t size_bytes; /* as the walk saw it */
 	bool executable;
+	const Reapi__NodeProperties *properties; /* in the arena; or NULL */
 	struct croft_digest digest; /* once hashed */
 };
 
@@ -79,6 +80,11 @@ static struct croft_slice place(struct walk *walk, const char *path)
 		*path ? "/" : "", path));
 }
 
+static const Reapi__NodeProperties *properties_of(struct walk *walk, const struct stat *st)
+{
+	return croft_tree_properties(walk->load->keep, st->st_mode, &st->st_mtim, walk->arena);
+}
+
 static void found_regular(struct walk *walk, const char *path, const struct stat *st)
 {
 	if (walk->file_count == walk->file_room) {
@@ -86,18 +92,19 @@ static void found_regular(struct walk *walk, const char *path, const struct stat
 		walk->files = croft_realloc(walk->files, walk->file_room, sizeof(*walk->files));
 	}
 	walk->files[walk->file_count++] = (struct found_file){
-		.path = path, .size_bytes = (uint64_t)st->st_size, .executable = st->st_mode & 0100};
+		.path = path, .size_bytes = (uint64_t)st->st_size, .executable = st->st_mode & 0100,
+		.properties = properties_of(walk, st)};
 }
 
 static bool found_symlink(struct walk *walk, int dirfd, const char *name, const char *path,
-	struct croft_error *err)
+	const struct stat *st, struct croft_error *err)
 {
 	char target[PATH_MAX + 1];
 	ssize_t size = readlinkat(dirfd, name, target, sizeof(target));
 	if (size < 0)
 		return croft_error_errno(err, errno, "reading the symlink %s/%s", walk->name, path);
-	struct croft_tree_entry entry = {
-		.kind = CROFT_ENTRY_SYMLINK, .target = CROFT_SLICE(target, (size_t)size)};
+	struct croft_tree_entry entry = {.kind = CROFT_ENTRY_SYMLINK,
+		.target = CROFT_SLICE(target, (size_t)size), .properties = properties_of(walk, st)};
 	return croft_tree_builder_add(walk->load->builder, place(walk, path), &entry, err);
 }
 
@@ -114,7 +121,7 @@ static bool found(struct walk *walk, int dirfd, const char *name, const char *pa
 		return true;
 	}
 	if (S_ISLNK(st.st_mode))
-		return found_symlink(walk, dirfd, name, path, err);
+		return found_symlink(walk, dirfd, name, path, &st, err);
 	if (!S_ISDIR(st.st_mode)) {
 		warn("%s/%s is left out: a tree cannot hold a %s", walk->name, path,
 			S_ISFIFO(st.st_mode) ? "fifo" : S_ISSOCK(st.st_mode) ? "socket" : "device");
@@ -130,12 +137,15 @@ static bool found(struct walk *walk, int dirfd, const char *name, const char *pa
 /* Takes the descriptor. */
 static bool walk_directory(struct walk *walk, int fd, const char *path, struct croft_error *err)
 {
-	DIR *dir = fdopendir(fd);
+	struct stat st;
+	DIR *dir = fstat(fd, &st) == 0 ? fdopendir(fd) : NULL;
 	if (!dir) {
+		croft_error_errno(err, errno, "listing %s/%s", walk->name, path);
 		close(fd);
-		return croft_error_errno(err, errno, "listing %s/%s", walk->name, path);
+		return false;
 	}
-	struct croft_tree_entry entry = {.kind = CROFT_ENTRY_DIRECTORY, .digest = croft_digest_empty};
+	struct croft_tree_entry entry = {.kind = CROFT_ENTRY_DIRECTORY, .digest = croft_digest_empty,
+		.properties = properties_of(walk, &st)};
 	bool ok = croft_tree_builder_add(walk->load->builder, place(walk, path), &entry, err);
 	while (ok) {
 		errno = 0;
@@ -216,7 +226,8 @@ static bool add_files(struct walk *walk, struct croft_error *err)
 	for (size_t i = 0; i < walk->file_count; i++) {
 		const struct found_file *file = &walk->files[i];
 		struct croft_tree_entry entry = {
-			.kind = CROFT_ENTRY_FILE, .digest = file->digest, .executable = file->executable};
+			.kind = CROFT_ENTRY_FILE, .digest = file->digest, .executable = file->executable,
+			.properties = file->properties};
 		if (!croft_tree_builder_add(load->builder, place(walk, file->path), &entry, err) ||
 			!croft_upload_file(load->upload, &file->digest, walk->dirfd, file->path, err))
 			return false;

@@ -21,6 +21,7 @@ struct load {
 	char *spool;
 	int spool_fd;
 	unsigned threads; /* 0: one per CPU */
+	struct croft_tree_keep keep;
 };
 
 /* The builder and upload are made here. */

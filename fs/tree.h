@@ -8,6 +8,8 @@
 #include "fs/digest.h"
 #include "proto/base/arena.h"
 
+#include <time.h>
+
 /* The canonical form that REAPI asks for: names sorted by bytes, none twice (over files,
  * directories and symlinks together), none empty, ".", "..", or with '/' or NUL; every digest well
  * formed; symlinks with a target. INVALID_ARGUMENT names the entry. */
@@ -57,6 +59,15 @@ struct croft_tree_totals {
 };
 bool croft_tree_measure(const struct croft_tree_source *source, const struct croft_digest *root,
 	struct croft_tree_totals *totals, struct croft_error *err);
+
+/* What a tree keeps beside names, contents, links and executable bits. */
+struct croft_tree_keep {
+	bool modes, mtimes;
+};
+/* As an entry's properties, in the arena; NULL: there is nothing to keep. `mode` with its kind; mtime may be NULL. A
+ * symlink has no mode of its own. */
+const Reapi__NodeProperties *croft_tree_properties(struct croft_tree_keep keep, uint32_t mode,
+	const struct timespec *mtime, struct croft_arena *arena);
 
 /* Building: a tree in memory, to which files, links and whole subtrees are added by path, in any
  * order; parents are made. Adding a directory where one stands merges the two (reading the Directory

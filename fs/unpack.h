@@ -37,6 +37,7 @@ struct croft_unpacking {
 
 	struct croft_tree_builder *builder; /* borrowed */
 	const char *under;                  /* where in it; NULL: its root */
+	struct croft_tree_keep keep;
 	/* A small file, for as long as the call lasts. */
 	bool (*small)(void *user, const struct croft_digest *digest, struct croft_slice data, struct croft_error *err);
 	/* A large one goes into a new file (-1: failed), then that is handed out, and closed. */

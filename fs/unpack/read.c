@@ -109,7 +109,8 @@ static bool add(struct reading *reading, const char *path, const struct croft_tr
 		: croft_arena_printf(reading->arena, "%s%s%s", under, *path ? "/" : "", path);
 	struct met *met = find_met(reading, path);
 	croft_tree_builder_replace(reading->to->builder, met != NULL);
-	bool ok = !*place || croft_tree_builder_add(reading->to->builder, croft_slice_str(place), entry, err);
+	bool nothing = !*place && !entry->properties;
+	bool ok = nothing || croft_tree_builder_add(reading->to->builder, croft_slice_str(place), entry, err);
 	croft_tree_builder_replace(reading->to->builder, false);
 	if (!ok || entry->kind == CROFT_ENTRY_DIRECTORY)
 		return ok;
@@ -185,15 +186,23 @@ static bool take_hard_link(struct reading *reading, const char *path, const char
 	return add(reading, path, &entry, err);
 }
 
-static bool take_symlink(struct reading *reading, const char *path, const char *target, struct croft_error *err)
+static bool take_symlink(struct reading *reading, const char *path, const char *target,
+	const Reapi__NodeProperties *properties, struct croft_error *err)
 {
-	struct croft_tree_entry found = {.kind = CROFT_ENTRY_SYMLINK};
+	struct croft_tree_entry found = {.kind = CROFT_ENTRY_SYMLINK, .properties = properties};
 	if (!target || !*target)
 		return refuse(reading, path, "is a symlink without a usable target", err);
 	if (!name_fits(reading, path, target, err))
 		return false;
 	found.target = croft_slice_str(croft_arena_strdup(reading->arena, target));
 	return add(reading, path, &found, err);
+}
+
+static const Reapi__NodeProperties *properties_of(struct reading *reading, struct archive_entry *entry)
+{
+	struct timespec mtime = {archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)};
+	return croft_tree_properties(reading->to->keep, archive_entry_mode(entry),
+		archive_entry_mtime_is_set(entry) ? &mtime : NULL, reading->arena);
 }
 
 static bool take_entry(struct reading *reading, struct archive_entry *entry, struct croft_error *err)
@@ -205,12 +214,13 @@ static bool take_entry(struct reading *reading, struct archive_entry *entry, str
 		return false;
 	if (hard_link)
 		return take_hard_link(reading, path, hard_link, err);
+	found.properties = properties_of(reading, entry);
 	switch (archive_entry_filetype(entry)) {
 	case AE_IFDIR:
 		found.kind = CROFT_ENTRY_DIRECTORY;
 		return add(reading, path, &found, err);
 	case AE_IFLNK:
-		return take_symlink(reading, path, archive_entry_symlink(entry), err);
+		return take_symlink(reading, path, archive_entry_symlink(entry), found.properties, err);
 	case AE_IFREG:
 		found.kind = CROFT_ENTRY_FILE;
 		found.executable = archive_entry_perm(entry) & 0100;

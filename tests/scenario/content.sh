@@ -38,6 +38,22 @@ same "$digest" "$("$CROFT" export tree - | "$CROFT" import -)"
 "$CROFT" export "$digest" - >"$folder/one.tar"
 "$CROFT" export --compress gzip "${digest/-//}" - | gunzip | cmp - "$folder/one.tar"
 
+echo "permissions and times are kept on request"
+cp -a "$tree" "$folder/kept"
+chmod 640 "$folder/kept/a/one"
+chmod 2711 "$folder/kept/a"
+touch -d '1999-12-31 23:59:59.123456789' "$folder/kept/a/run" "$folder/kept/a"
+touch -hd '2001-01-01' "$folder/kept/dangling"
+touch -d '2002-02-02 02:02:02.02' "$folder/kept"
+kept=$("$CROFT" import --modes --mtimes "$folder/kept")
+same "$kept" "$(tar -C "$folder/kept" --format=pax -cf - . | "$CROFT" import --modes --mtimes -)"
+for option in --modes --mtimes; do
+    some=$("$CROFT" import $option "$folder/kept")
+    [ "$some" != "$kept" ] && [ "$some" != "$digest" ]
+    same "$some" "$(tar -C "$folder/kept" --format=pax -cf - . | "$CROFT" import $option -)"
+done
+same "$digest" "$("$CROFT" import "$folder/kept")"
+
 echo "what is there is not sent again"
 "$CROFT" import --verbose "$tree" 2>&1 | grep >/dev/null ' of which 0 B were sent'
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """identity.py CROFT [SECONDS [TREE]]: what a mount shows is what was imported, as git, rsync, tar and readers of many
-kinds see it; and nothing can be written. By default a tree made here and five seconds of random reads; any
+kinds see it, with every mode and time where those were imported too; and nothing can be written. By default a tree made here and five seconds of random reads; any
 other tree (such as /usr) for as long as wanted."""
 import errno
 import mmap
@@ -57,6 +57,25 @@ def make_tree(top):
     for name, size in (("page", 4096), ("odd-size", 70001), ("mebibytes", 3 << 20), ("large", (9 << 20) + 13)):
         with open(f"{top}/{name}", "wb") as file:
             file.write(os.urandom(size))
+    for number, mode in enumerate((0o400, 0o640, 0o666, 0o711, 0o4755, 0o604)):
+        path = f"{top}/odd/mode-{mode:o}"
+        with open(path, "w") as file:
+            file.write(path)
+        os.chmod(path, mode)
+        os.utime(path, ns=(0, number * 1234567890123456789 % (1 << 61) - 10**9))
+    os.utime(f"{top}/odd/link", ns=(0, 123456789), follow_symlinks=False)
+    os.link(f"{top}/odd/mode-640", f"{top}/odd/other-name")
+    os.chmod(f"{top}/many", 0o3750)
+    os.utime(f"{top}/many", (0, 0))
+
+
+def modes_and_times(top):
+    """Of everything and of the top itself; a link has no mode of its own."""
+    found = {}
+    for path in [".", *entries(top)]:
+        info = os.lstat(f"{top}/{path}")
+        found[path] = (None if stat.S_ISLNK(info.st_mode) else oct(info.st_mode), info.st_mtime_ns)
+    return found
 
 
 def entries(top):
@@ -81,7 +100,8 @@ class Test:
         self.folder = tempfile.mkdtemp(prefix="croft-identity-", dir=os.environ.get("TMPDIR", "/var/tmp"))
         self.farm = Farm(croft, f"{self.folder}/farm")
         self.seconds, self.tree, self.shown = seconds, tree, f"{self.folder}/shown"
-        self.mount = None
+        self.exact = f"{self.folder}/exact"
+        self.mounts = []
 
     def start(self):
         if not self.tree:
@@ -89,14 +109,19 @@ class Test:
             make_tree(self.tree)
         self.farm.serve()
         self.farm.run("import", "--name", "tree", self.tree, timeout=3600)
-        os.mkdir(self.shown)
-        self.mount = self.farm.start("mount", "mount", "--server", f"grpc://{self.farm.address}", "-f", "--state",
-                                     f"{self.folder}/cache", "tree", self.shown)
+        self.farm.run("import", "--modes", "--mtimes", "--name", "exact", self.tree, timeout=3600)
+        self.show("tree", self.shown)
+        self.show("exact", self.exact)
+
+    def show(self, name, place):
+        os.mkdir(place)
+        self.mounts.append(self.farm.start(f"mount-{name}", "mount", "--server", f"grpc://{self.farm.address}", "-f",
+                                           "--state", f"{self.folder}/cache", name, place))
         for _ in range(300):
-            if os.path.ismount(self.shown):
+            if os.path.ismount(place):
                 return
             time.sleep(0.1)
-        raise SystemExit(f"no mount: see {self.folder}/farm/mount.log")
+        raise SystemExit(f"no mount: see {self.folder}/farm/mount-{name}.log")
 
     def the_same_entries(self):
         expected = entries(self.tree)
@@ -108,6 +133,12 @@ class Test:
             if kind != stat.S_IFLNK:
                 mode = 0o755 if kind == stat.S_IFDIR or more[1] else 0o644
                 check(f"mode of {path!r}", mode, stat.S_IMODE(info.st_mode))
+
+    def modes_and_times(self):
+        check("entries", entries(self.tree), entries(self.exact))
+        check("modes and times", modes_and_times(self.tree), modes_and_times(self.exact))
+        changed = out("rsync", "-rlptcni", "--delete", f"{self.tree}/", f"{self.exact}/")
+        check("rsync -pt", b"", changed)
 
     def git(self):
         for top in (self.shown, self.tree):
@@ -125,7 +156,7 @@ class Test:
             check("rsync -c", [], [line for line in changed.splitlines() if not line.startswith(b".")])
 
     def tar(self):
-        options = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX",
+        options = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX,a-st",
                    "--hard-dereference", "-C"]
         def pack(top):
             return subprocess.Popen(["tar", *options, top, "-c", "."], stdout=subprocess.PIPE)
@@ -251,15 +282,15 @@ class Test:
 
     def run(self):
         self.start()
-        for what in (self.the_same_entries, self.random_reads, self.git, self.rsync, self.tar, self.read_only,
+        for what in (self.the_same_entries, self.modes_and_times, self.random_reads, self.git, self.rsync, self.tar, self.read_only,
                      self.directories, self.the_same_entries):
             print(what.__name__.replace("_", " "), flush=True)
             what()
 
     def stop(self):
-        if self.mount:
-            subprocess.run(["umount", "-l", self.shown], check=False)
-            self.mount.wait(30)
+        for place, mount in zip((self.shown, self.exact), self.mounts):
+            subprocess.run(["umount", "-l", place], check=False)
+            mount.wait(30)
         self.farm.stop()
 
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tests/unit/fs/tree_memory.h"
 
+#include <sys/stat.h>
+
 /* Merges roots in order at the root; false with err when it does not go. */
 static bool merge(struct memory *memory, const struct croft_digest *roots, size_t count, bool replace,
 	struct croft_digest *root, struct croft_error *err)
@@ -227,6 +229,26 @@ static void node_properties_are_kept(void **state)
 	memory_destroy(memory);
 }
 
+static void only_what_is_to_be_kept_becomes_properties(void **state)
+{
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct timespec time = {-1, 5};
+	struct croft_tree_keep all = {true, true}, modes = {.modes = true}, mtimes = {.mtimes = true};
+	const Reapi__NodeProperties *kept = croft_tree_properties(all, S_IFREG | 06750, &time, arena);
+	assert_int_equal(kept->unix_mode->value, 06750);
+	assert_int_equal(kept->mtime->seconds, -1);
+	assert_int_equal(kept->mtime->nanos, 5);
+	kept = croft_tree_properties(modes, S_IFDIR, &time, arena);
+	assert_int_equal(kept->unix_mode->value, 0);
+	assert_null(kept->mtime);
+	kept = croft_tree_properties(mtimes, S_IFREG | 0644, &time, arena);
+	assert_null(kept->unix_mode);
+	assert_non_null(kept->mtime);
+	assert_null(croft_tree_properties((struct croft_tree_keep){0}, S_IFREG | 0644, &time, arena));
+	assert_null(croft_tree_properties(mtimes, S_IFREG | 0644, NULL, arena));
+	assert_null(croft_tree_properties(modes, S_IFLNK | 0777, &time, arena));
+}
+
 static void a_missing_directory_is_named(void **state)
 {
 	struct memory *memory = memory_create();
@@ -252,6 +274,7 @@ int main(void)
 		cmocka_unit_test(adding_below_a_merged_directory_opens_it),
 		cmocka_unit_test(bad_paths_are_refused),
 		cmocka_unit_test(node_properties_are_kept),
+		cmocka_unit_test(only_what_is_to_be_kept_becomes_properties),
 		cmocka_unit_test(a_missing_directory_is_named),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
