@@ -4,6 +4,7 @@
 
 #include "cli/commands.h"
 #include "cli/farm_status.h"
+#include "cli/mounted.h"
 #include "cli/output.h"
 #include "cli/ref.h"
 #include "cli/process.h"
@@ -210,8 +211,10 @@ static bool serve(struct mounting *mounting, int ready, struct croft_error *err)
 	bool ok = mount != NULL;
 	if (ok) {
 		catch_signals(mount);
+		struct mounted_line *line = ready < 0 ? mounted_line_start(fetcher) : NULL;
 		ok = ready < 0 || leave_caller(mounting, ready, err);
 		ok = ok && croft_mount_run(mount, err);
+		mounted_line_stop(line);
 		croft_mount_destroy(mount);
 	}
 	croft_fetcher_stop(fetcher);
@@ -270,8 +273,17 @@ static bool serve_behind(const struct mounting *mounting, struct croft_error *er
 		mounting->ref ? mounting->ref : "the farm");
 }
 
+static int tell_status(const struct options *options, struct croft_error *err)
+{
+	if (!options_arguments(options, 1, 1, err))
+		return MISUSED;
+	return mounted_print(options->argv[0], options_given(options, "json"), err) ? 0 : FAILED;
+}
+
 static int run(const struct options *options, struct croft_error *err)
 {
+	if (options_given(options, "status"))
+		return tell_status(options, err);
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
 	CROFT_CLEANUP_ARENA struct croft_arena *asked = croft_arena_create();
 	struct mounting mounting = {.options = options, .arena = arena, .cache_lock = -1, .asked = asked,
@@ -306,6 +318,8 @@ static int run(const struct options *options, struct croft_error *err)
 
 static const struct option_spec mount_options[] = {
 	{"foreground", 'f', NULL, "stay until unmounted or interrupted"},
+	{"status", 0, NULL, "what the mount at DIR has fetched and is fetching"},
+	{"json", 0, NULL, "the same as JSON"},
 	{"plane", 0, "HOST:PORT", "the farm's blob plane (https://HOST:PORT with TLS), its key in"
 		" $CROFT_PLANE_KEY (else the server is asked)"},
 	{"cache", 0, "SIZE", "most bytes that the cache may hold"},
@@ -324,6 +338,8 @@ const struct command command_mount = {
 		   "at DIR/actions/HASH-SIZE and any tree at DIR/by-digest/HASH-SIZE. What names and jobs are\n"
 		   "changes within a second; while the server cannot be reached it is \"Host is down\" after 10 s.\n"
 		   "Nothing is moved before it is read, and what was read stays in a cache for the next mount.\n"
+		   "With --foreground a terminal shows what is fetched; `croft mount --status DIR` tells it of any\n"
+		   "mount, an agent's too.\n"
 		   "`umount DIR` or `fusermount3 -u DIR` ends it.",
 	.options = mount_options,
 	.client = true,

@@ -78,6 +78,15 @@ const char *croft_mount_bound(struct croft_mount *mount);
  * elsewhere. False: it is in use. */
 bool croft_mount_unmount_idle(struct croft_mount *mount);
 
+/* What was fetched since the process that serves began, and what is on its way. */
+struct croft_mount_counters {
+	uint64_t fetched_blobs, fetched_bytes, from_peers_bytes, background_bytes, waiting_blobs, waiting_bytes, retries,
+		failures, bad_bytes;
+};
+void croft_mount_counters_of(const struct croft_fetcher *fetcher, struct croft_mount_counters *counters);
+/* From any process, of the mount that a directory is in; FAILED_PRECONDITION: it is in none of these. */
+bool croft_mount_ask_counters(const char *path, struct croft_mount_counters *counters, struct croft_error *err);
+
 /* Files of at least this size are read in parts: the chunks that hold what is read are fetched. */
 enum { CROFT_MOUNT_PARTS_FROM = 4 << 20 };
 /* Of what chunks the origin makes a file, so that the mount need not ask. */

@@ -8,6 +8,7 @@
  *	partial.c    reading large files by chunks
  *	siblings.c   small files that are read one after the other
  *	ahead.c      the directories of a tree
+ *	counters.c   what was fetched, for who asks
  *	view.c       directories in which others say what stands where
  *	ring*.c      FUSE over io_uring
  *	saved.c      what passes to the process that goes on with a mount
@@ -176,6 +177,11 @@ int mount_detach(const char *path, bool lazily);
 struct ahead;
 void ahead_begin(struct croft_mount *mount, const struct croft_digest *root, uint64_t group);
 void ahead_destroy(struct ahead *ahead);
+
+/* counters.c ------------------------------------------------------------------------------- */
+
+void mount_on_ioctl(fuse_req_t fuse, fuse_ino_t node, unsigned command, void *argument, struct fuse_file_info *file,
+	unsigned flags, const void *in, size_t in_size, size_t out_size);
 
 /* view.c ------------------------------------------------------------------------------------ */
 

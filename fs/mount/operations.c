@@ -437,4 +437,5 @@ const struct fuse_lowlevel_ops mount_operations = {
 	.readdir = on_readdir,
 	.readdirplus = on_readdirplus,
 	.statfs = on_statfs,
+	.ioctl = mount_on_ioctl,
 };

@@ -33,6 +33,26 @@ diff -r --no-dereference "$tree" "$folder/mnt"
 same ran "$("$folder/mnt/link")"
 if echo x 2>/dev/null >"$folder/mnt/new"; then exit 1; fi
 
+echo "what it has fetched is told"
+"$CROFT" mount --status "$folder/mnt" | grep >/dev/null "^3[0-9]* blobs, .* MiB fetched\$"
+"$CROFT" mount --status --json "$folder/mnt/a" >"$folder/status"
+python3 - "$folder/status" <<'EOF'
+import json, sys
+status = json.load(open(sys.argv[1]))
+assert 20_000_000 < status["fetched_bytes"] < 21_000_000 and status["waiting_blobs"] == 0, status
+EOF
+fails 1 "in no mount of croft's" "$CROFT" mount --status "$folder/tree"
+
+echo "a terminal is shown it while the mount is in the foreground"
+script -qc "'$CROFT' mount -f --state '$folder/caches' tree '$folder/second'" /dev/null >"$folder/shown" </dev/null &
+shown=$!
+pids+=("$shown")
+till mountpoint -q "$folder/second"
+cat "$folder/second/large" >/dev/null
+till grep -q ' blobs, [0-9.]* MiB fetched' "$folder/shown"
+unmount "$folder/second"
+wait "$shown"
+
 echo "a part of it, beside it"
 "$CROFT" mount --state "$folder/caches" tree:a/b "$folder/second"
 same 17 "$(cat "$folder/second/file17")"

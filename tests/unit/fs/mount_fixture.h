@@ -108,6 +108,14 @@ uint64_t croft_fetch_round_trip_ns(const struct croft_fetcher *farm)
 	return __atomic_load_n(&farm->round_trip_ns, __ATOMIC_RELAXED);
 }
 
+void croft_fetch_stat(const struct croft_fetcher *fetcher, struct croft_fetch_stat *stat)
+{
+	struct croft_fetcher *farm = (struct croft_fetcher *)fetcher;
+	CROFT_LOCKED(&farm->lock);
+	*stat = (struct croft_fetch_stat){.blobs = farm->moved, .bytes = farm->moved_bytes,
+		.fetching_blobs = farm->pending_count};
+}
+
 void croft_fetch_recipe(struct croft_fetcher *farm, const struct croft_recipe_request *request)
 {
 	const struct croft_digest *digest = &request->digest;

@@ -52,6 +52,26 @@ static void no_file_that_was_not_read_is_fetched(void **state)
 	assert_int_equal(farm_moved(fixture->farm), 52);
 }
 
+static void who_asks_is_told_what_was_fetched(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_mount_counters counters;
+	struct croft_tree_builder *builder = new_tree();
+	add_file(builder, "d/file", put(fixture, ON_FARM, "12345"), false);
+	struct croft_digest root = finish_tree(fixture, LOCAL, builder);
+	mount_it(fixture, true, NULL);
+	const char *directory = place(fixture, &root, "d");
+	assert_ok(croft_mount_ask_counters(directory, &counters, &err), err);
+	assert_int_equal(counters.fetched_blobs + counters.waiting_blobs, 0);
+	assert_content(place(fixture, &root, "d/file"), "12345");
+	assert_ok(croft_mount_ask_counters(place(fixture, &root, "d"), &counters, &err), err);
+	assert_int_equal(counters.fetched_blobs, 1);
+	assert_int_equal(counters.fetched_bytes, 5);
+	assert_false(croft_mount_ask_counters("/", &counters, &err));
+	assert_int_equal(err.code, CROFT_FAILED_PRECONDITION);
+}
+
 /* d/000 to d/199, which are on the farm; returns how much was asked for until the directory was listed. */
 static unsigned list_200(struct fixture *fixture, struct croft_digest *root)
 {
@@ -321,6 +341,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		mount_test(what_no_source_has_is_an_input_output_error),
 		mount_test(no_file_that_was_not_read_is_fetched),
+		mount_test(who_asks_is_told_what_was_fetched),
 		mount_test(small_files_that_are_read_in_order_are_fetched_ahead),
 		mount_test(small_files_that_are_read_here_and_there_fetch_no_others),
 		mount_test(readers_wait_for_a_fetch_and_all_get_it),
