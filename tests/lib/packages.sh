@@ -7,7 +7,7 @@ liblmdb-dev libzstd-dev libcurl4-openssl-dev libfuse3-dev fuse3 libarchive-dev l
 ca-certificates"
 
 test_packages="clang libclang-rt-14-dev python3 python3-grpcio python3-protobuf python3-yaml iproute2
-btrfs-progs busybox-static curl git openssl procps rsync util-linux nginx-light ccache"
+btrfs-progs busybox-static curl git openssl procps rsync util-linux nginx-light xfsprogs ccache"
 
 # Clients that Debian has, and what their jobs find in their root.
 client_packages="bazel-bootstrap bazel-bootstrap-data bazel-platforms bazel-rules-java bubblewrap g++ make

@@ -74,8 +74,11 @@ class Test:
         os.chmod(f"{top}/program", 0o755)
         os.symlink("program", f"{top}/link")
         os.symlink("/nowhere/at/all", f"{top}/dangling")
+        for name, mode in (("twin", 0o640), ("deep/twin", 0o4750), ("many/9", 0o400), ("deep/er", 0o711), ("many", 0o1777)):
+            os.chmod(f"{top}/{name}", mode)
+            os.utime(f"{top}/{name}", ns=(0, mode * 10**15 + 123456789))
         for name in ("root", "inputs"):
-            self.farm.run("import", "--name", name, f"{self.folder}/{name}")
+            self.farm.run("import", "--modes", "--mtimes", "--name", name, f"{self.folder}/{name}")
 
     def agent(self, name, *options, state=None):
         state = state or f"{self.folder}/farm/{name}"
@@ -113,16 +116,16 @@ class Test:
             check(f"{way}: files fetched again", 0, again)
             print(f"  {way}: {len(first[0].splitlines())} lines the same, {fetched} files fetched once")
 
-    def btrfs(self):
+    def sharing_disk(self, kind, *options):
         """A place on a disk that shares blocks; None where there is none to be had."""
-        image, place = f"{self.folder}/btrfs.img", f"{self.folder}/btrfs"
+        image, place = f"{self.folder}/{kind}.img", f"{self.folder}/{kind}"
         os.mkdir(place)
         with open(image, "wb") as file:
-            file.truncate(256 << 20)
-        for command in (["mkfs.btrfs", "-q", image], ["mount", "-o", "loop", image, place]):
+            file.truncate(320 << 20)  # XFS takes no less than 300
+        for command in ([f"mkfs.{kind}", "-q", *options, image], ["mount", "-t", kind, "-o", "loop", image, place]):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                print(f"  reflink: no Btrfs here ({command[0]}: {done.stderr.strip()})")
+                print(f"  reflink: no {kind} here ({command[0]}: {done.stderr.strip()})")
                 return None
         self.mounted.append(place)
         return f"{place}/state"
@@ -193,10 +196,11 @@ class Test:
         self.farm.enter["user"] = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
         self.agent("user", "--staging", "copy", state=f"{self.folder}/user-state")
         ways.append("user")
-        place = self.btrfs()
-        if place:
-            self.agent("reflink", "--staging", "reflink", state=place)
-            ways.append("reflink")
+        for kind, *options in (("btrfs",), ("xfs", "-m", "reflink=1")):
+            place = self.sharing_disk(kind, *options)
+            if place:
+                self.agent(f"reflink-{kind}", "--staging", "reflink", state=place)
+                ways.append(f"reflink-{kind}")
         print("the same results")
         self.same_results(ways)
         if "staging whole trees" not in open(f"{self.folder}/farm/auto.log").read():
