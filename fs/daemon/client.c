@@ -25,52 +25,75 @@ enum { END_MS = 15000, READY_FD = 3 };
 
 /* Connections --------------------------------------------------------------------------------- */
 
-static int take_connection(struct croft_daemon *daemon, struct croft_error *err)
+/* Whose generation has passed is one to a daemon that has gone, or is about to. */
+struct connection {
+	int socket;
+	unsigned generation;
+};
+
+static bool connect_anew(struct croft_daemon *daemon, struct connection *connection, struct croft_error *err)
 {
 	pthread_mutex_lock(&daemon->lock);
-	int socket = daemon->idle_count ? daemon->idle[--daemon->idle_count] : -1;
+	connection->generation = daemon->generation;
 	pthread_mutex_unlock(&daemon->lock);
-	return socket >= 0 ? socket : daemon_connect(daemon->config.state, err);
+	connection->socket = daemon_connect(daemon->config.state, err);
+	if (connection->socket < 0)
+		err->code = CROFT_UNAVAILABLE;
+	return connection->socket >= 0;
 }
 
-static void give_connection(struct croft_daemon *daemon, int socket)
+static bool take_connection(struct croft_daemon *daemon, struct connection *connection, struct croft_error *err)
 {
 	pthread_mutex_lock(&daemon->lock);
-	bool kept = daemon->idle_count < IDLE_AT_MOST;
+	connection->generation = daemon->generation;
+	connection->socket = daemon->idle_count ? daemon->idle[--daemon->idle_count] : -1;
+	pthread_mutex_unlock(&daemon->lock);
+	return connection->socket >= 0 || connect_anew(daemon, connection, err);
+}
+
+static void give_connection(struct croft_daemon *daemon, const struct connection *connection)
+{
+	pthread_mutex_lock(&daemon->lock);
+	bool kept = connection->generation == daemon->generation && daemon->idle_count < IDLE_AT_MOST;
 	if (kept)
-		daemon->idle[daemon->idle_count++] = socket;
+		daemon->idle[daemon->idle_count++] = connection->socket;
 	pthread_mutex_unlock(&daemon->lock);
 	if (!kept)
-		close(socket);
+		close(connection->socket);
 }
 
+/* Those in use are closed when they are given back. */
 static void drop_connections(struct croft_daemon *daemon)
 {
 	CROFT_LOCKED(&daemon->lock);
+	daemon->generation++;
 	while (daemon->idle_count)
 		close(daemon->idle[--daemon->idle_count]);
 }
 
 /* One request and its answer. False with code UNAVAILABLE: nobody is there. */
-static bool exchange(struct croft_daemon *daemon, struct daemon_request *request, int passed_fd,
-	struct daemon_answer *answer, struct croft_error *err)
+static bool exchange_by(struct croft_daemon *daemon, const struct connection *connection,
+	struct daemon_request *request, int passed_fd, struct daemon_answer *answer, struct croft_error *err)
 {
 	request->version = DAEMON_VERSION;
-	int socket = take_connection(daemon, err);
-	if (socket < 0) {
-		err->code = CROFT_UNAVAILABLE;
+	if (!daemon_send_request(connection->socket, request, passed_fd, err) ||
+		!daemon_receive_answer(connection->socket, answer, err)) {
+		close(connection->socket);
 		return false;
 	}
-	if (!daemon_send_request(socket, request, passed_fd, err) ||
-		!daemon_receive_answer(socket, answer, err)) {
-		close(socket);
-		return false;
-	}
-	give_connection(daemon, socket);
+	give_connection(daemon, connection);
 	if (answer->error.code == CROFT_OK)
 		return true;
 	*err = answer->error;
 	return false;
+}
+
+static bool exchange(struct croft_daemon *daemon, struct daemon_request *request, int passed_fd,
+	struct daemon_answer *answer, struct croft_error *err)
+{
+	struct connection connection;
+	return take_connection(daemon, &connection, err) &&
+		exchange_by(daemon, &connection, request, passed_fd, answer, err);
 }
 
 /* Starting and ending ------------------------------------------------------------------------- */
@@ -135,11 +158,14 @@ static bool spawn(struct croft_daemon *daemon, const char *program, bool take_ov
 		size ? said : "it ended at once");
 }
 
+/* Of who listens now: a connection that lay idle may be to a daemon that is gone. */
 static bool hello(struct croft_daemon *daemon, struct daemon_answer *answer,
 	struct croft_error *err)
 {
 	struct daemon_request request = {.op = OP_HELLO};
-	return exchange(daemon, &request, -1, answer, err);
+	struct connection connection;
+	return connect_anew(daemon, &connection, err) &&
+		exchange_by(daemon, &connection, &request, -1, answer, err);
 }
 
 static void learn(struct croft_daemon *daemon, const struct daemon_answer *answer)
@@ -189,11 +215,11 @@ static void stop_running(struct croft_daemon *daemon)
 static bool replace(struct croft_daemon *daemon, const char *program, struct croft_error *err)
 {
 	pid_t before = daemon->child;
-	drop_connections(daemon);
 	if (!spawn(daemon, program, true, err)) {
 		daemon->child = before;
 		return false;
 	}
+	drop_connections(daemon);
 	if (before)
 		waitpid(before, NULL, 0); /* it said that it is done */
 	return true;
@@ -232,8 +258,9 @@ static bool make_run(struct croft_daemon *daemon, struct croft_error *err)
 	if (runs && replace(daemon, "/proc/self/exe", &other)) {
 		croft_log(CROFT_LOG_INFO, "the filesystem daemon was replaced, its mount goes on");
 	} else {
-		if (runs)
-			croft_log(CROFT_LOG_WARNING, "%s; restarting it", other.message);
+		if (runs || daemon->attached)
+			croft_log(CROFT_LOG_WARNING, "%s%s; starting it again",
+				runs ? "" : "the filesystem daemon is gone: ", other.message);
 		drop_connections(daemon);
 		stop_running(daemon);
 		reap(daemon, false);
@@ -318,7 +345,6 @@ bool daemon_call(struct croft_daemon *daemon, struct daemon_request *request, in
 	if (exchange(daemon, request, passed_fd, answer, &first))
 		return true;
 	if (first.code == CROFT_UNAVAILABLE) {
-		croft_log(CROFT_LOG_WARNING, "%s; starting it again", first.message);
 		drop_connections(daemon);
 		if (daemon_ensure_running(daemon, &first) &&
 			exchange(daemon, request, passed_fd, answer, &first))

@@ -17,9 +17,9 @@ struct croft_daemon {
 	int plane_port;
 	uint32_t staging; /* as the daemon does it */
 
-	pthread_mutex_t lock; /* guards: idle */
+	pthread_mutex_t lock; /* guards: idle, generation */
 	int idle[IDLE_AT_MOST];
-	unsigned idle_count;
+	unsigned idle_count, generation; /* of connections: one for each daemon that came */
 
 	pthread_mutex_t starting; /* guards: child, pid, attached; held while a daemon is started */
 	bool attached;            /* once */

@@ -8,7 +8,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -342,6 +344,50 @@ static void a_newer_one_takes_over_without_anyone_noticing(void **state)
 	fixture->daemon = attach(fixture);
 }
 
+struct caller {
+	struct croft_daemon *daemon;
+	pthread_t thread;
+	atomic_bool stop;
+	bool ok;
+	struct croft_error err;
+};
+
+static void *call_until_stopped(void *user)
+{
+	struct caller *caller = user;
+	struct croft_daemon_stat stat;
+	while (caller->ok && !atomic_load(&caller->stop)) {
+		caller->ok = croft_daemon_stat(caller->daemon, &stat, &caller->err);
+		usleep(20000); /* so that its connection lies idle while the daemons change places */
+	}
+	return NULL;
+}
+
+enum { CALLERS = 2 };
+
+/* Connections to the one that goes are given back, and made, while the other comes. */
+static void a_newer_one_takes_over_while_others_call(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct caller callers[CALLERS] = {0};
+	for (size_t i = 0; i < CALLERS; i++) {
+		callers[i].daemon = fixture->daemon;
+		callers[i].ok = true;
+		assert_int_equal(pthread_create(&callers[i].thread, NULL, call_until_stopped, &callers[i]), 0);
+	}
+	bool ok = true;
+	for (int i = 0; i < 10 && ok; i++)
+		ok = croft_daemon_renew(fixture->daemon, &err);
+	for (size_t i = 0; i < CALLERS; i++) {
+		atomic_store(&callers[i].stop, true);
+		pthread_join(callers[i].thread, NULL);
+	}
+	assert_ok(ok, err);
+	for (size_t i = 0; i < CALLERS; i++)
+		assert_ok(callers[i].ok, callers[i].err);
+}
+
 static void one_that_does_not_come_to_take_over_leaves_the_other_going(void **state)
 {
 	struct fixture *fixture = *state;
@@ -431,6 +477,7 @@ int main(int argc, char **argv)
 		daemon_test(it_stays_when_the_origin_goes_elsewhere),
 		daemon_test(another_owner_restarts_it_with_its_cache),
 		daemon_test(a_newer_one_takes_over_without_anyone_noticing),
+		daemon_test(a_newer_one_takes_over_while_others_call),
 		daemon_test(one_that_does_not_come_to_take_over_leaves_the_other_going),
 		daemon_test(one_without_an_agent_ends_when_nothing_is_open),
 		daemon_test(unmounts_when_it_is_told_to_end),
