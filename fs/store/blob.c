@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Reading blobs, with every byte checked against the checksums it was stored with. */
 #include "fs/store/internal.h"
+#include "fs/store/xxh3.h"
 
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
@@ -11,11 +12,6 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
-#if defined(__x86_64__)
-#include <xxh_x86dispatch.h> /* the widest vectors that the processor has */
-#else
-#include <xxhash.h>
-#endif
 
 /* Of a blob that is kept by chunks: those that were read last, whole and checked. */
 enum { OPEN_CHUNKS = 4 };

@@ -3,17 +3,16 @@
  * Checking stored blobs against their SHA-256: what fsck and the scrub do.
  */
 #include "fs/store/internal.h"
+#include "fs/store/xxh3.h"
 
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 
-#define XXH_INLINE_ALL
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 ssize_t store_list_blobs(struct croft_store *store, const uint8_t *after,
 	uint8_t (*hashes)[CROFT_HASH_SIZE], size_t room, struct croft_error *err)

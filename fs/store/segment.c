@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Segments: files of records, appended to by the log, read by anyone. */
 #include "fs/store/internal.h"
+#include "fs/store/xxh3.h"
 
-#define XXH_INLINE_ALL
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 static const uint32_t record_magic = 0x31725243; /* "CRr1" */
 

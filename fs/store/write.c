@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Ways in: whole blobs, many at once, and piece by piece. Digests are checked here. */
 #include "fs/store/internal.h"
+#include "fs/store/xxh3.h"
 
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 
-#define XXH_INLINE_ALL
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 /* Written back to the disk in pieces of this size while more comes in, so that the sync at the end
  * is short. */
