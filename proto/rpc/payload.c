@@ -13,8 +13,10 @@
 
 #include <string.h>
 
-/* The key and the length of the message's field stand right before its bytes. */
-enum { HEAD_BYTES = 16, MOST_WAITING = 4 };
+/* The key and the length of the message's field stand right before its bytes. A handler that found the most waiting
+ * goes on when few are left: else it and the queue's thread take turns with each piece, and each turn is two changes of
+ * threads. */
+enum { HEAD_BYTES = 16, MOST_WAITING = 4, FEW_WAITING = 1 };
 
 struct payload {
 	struct payload_pool *pool;
@@ -146,7 +148,8 @@ static void sent(struct event *event, bool ok)
 	for (;;) {
 		grpc_byte_buffer *message = call->outgoing.sending = next_message(call);
 		call->outgoing.busy = message != NULL;
-		pthread_cond_broadcast(&call->changed);
+		if (!message || call->outgoing.count <= FEW_WAITING)
+			pthread_cond_broadcast(&call->changed);
 		pthread_mutex_unlock(&call->lock);
 		if (!message || start(call, message))
 			break;
@@ -162,7 +165,7 @@ void payloads_init(struct croft_call *call)
 	call->outgoing.event.complete = sent;
 }
 
-/* Until there is room for another, or all have gone. The lock is held; it is not meanwhile. */
+/* Until there is room for more, or all have gone. The lock is held; it is not meanwhile. */
 static void wait_outgoing(struct croft_call *call, bool all)
 {
 	if (all ? !call->outgoing.busy : call->outgoing.count < MOST_WAITING)
@@ -171,7 +174,7 @@ static void wait_outgoing(struct croft_call *call, bool all)
 	pthread_mutex_unlock(&call->lock);
 	croft_workers_begin_wait(workers);
 	pthread_mutex_lock(&call->lock);
-	while (all ? call->outgoing.busy : call->outgoing.count == MOST_WAITING)
+	while (all ? call->outgoing.busy : call->outgoing.count > FEW_WAITING)
 		pthread_cond_wait(&call->changed, &call->lock);
 	pthread_mutex_unlock(&call->lock);
 	croft_workers_end_wait(workers);
