@@ -157,6 +157,7 @@ static void send_heartbeat(struct croft_session *session)
 	if (session->machine->daemon && croft_daemon_stat(session->machine->daemon, &stat, NULL)) {
 		heartbeat.cache_bytes = stat.store.bytes;
 		heartbeat.cache_budget_bytes = stat.store.budget_bytes;
+		heartbeat.cache_disk_bytes = stat.store.disk_bytes;
 		heartbeat.fetched_bytes = stat.fetch.bytes;
 		heartbeat.from_peers_bytes = stat.fetch.from_peers_bytes;
 		heartbeat.fetching_blobs = stat.fetch.fetching_blobs;

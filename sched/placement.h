@@ -103,6 +103,9 @@ void croft_placement_present(struct croft_placement *placement, uint32_t agent,
 	const struct croft_digest *root, uint64_t present_bytes, uint64_t total_bytes);
 void croft_placement_gone(struct croft_placement *placement, uint32_t agent,
 	const struct croft_digest *root);
+/* What its cache takes of its budget, other things than roots too; told now and then. Budget 0: it never evicts. */
+void croft_placement_agent_cache(struct croft_placement *placement, uint32_t agent, uint64_t used_bytes,
+	uint64_t budget_bytes);
 /* What the map knows it to hold, in bytes of roots. */
 double croft_placement_held(const struct croft_placement *placement, uint32_t agent);
 

@@ -170,6 +170,14 @@ static void begin_delta(struct simulation *simulation, uint32_t agent)
 	own->sequence++;
 }
 
+/* As with its heartbeats. What jobs are about to bring counts as held by the map, too. */
+static void tell_cache(struct simulation *simulation, uint32_t agent)
+{
+	const struct cache *cache = &simulation->agents[agent].cache;
+	croft_placement_agent_cache(
+		simulation->placement, agent, (uint64_t)cache->bytes, (uint64_t)cache->budget);
+}
+
 /* Bytes that have to be moved; the cache is then as if they were there. */
 static double take_inputs(struct simulation *simulation, const struct sim_job *job)
 {
@@ -190,6 +198,7 @@ static double take_inputs(struct simulation *simulation, const struct sim_job *j
 	begin_delta(simulation, job->agent);
 	while ((gone = cache_evict(cache, bytes_of_root, (void *)trace)) != UINT32_MAX)
 		croft_placement_gone(simulation->placement, job->agent, &simulation->digests[gone]);
+	tell_cache(simulation, job->agent);
 	return missing;
 }
 

@@ -321,6 +321,9 @@ static void on_heartbeat(struct session *session, const Farm__Heartbeat *heartbe
 {
 	session->agent->cache_bytes = heartbeat->cache_bytes;
 	session->agent->cache_budget_bytes = heartbeat->cache_budget_bytes;
+	if (session->agent->placed != UINT32_MAX)
+		croft_placement_agent_cache(session->sched->placement, session->agent->placed,
+			heartbeat->cache_disk_bytes, heartbeat->cache_budget_bytes);
 	note_traffic(session->agent, heartbeat);
 }
 

@@ -206,7 +206,7 @@ uint32_t croft_placement_agent_add(struct croft_placement *placement,
 		return number;
 	presence_reserve(placement->presence, number + 1);
 	struct agent *agent = &placement->agents[number];
-	*agent = (struct agent){.used = true, .open = true, .free_at = NO_AGENT};
+	*agent = (struct agent){.used = true, .open = true, .free_at = NO_AGENT, .full_bytes = INFINITY};
 	TAILQ_INIT(&agent->jobs);
 	TAILQ_INIT(&agent->bound);
 	describe(agent, description);
@@ -215,6 +215,16 @@ uint32_t croft_placement_agent_add(struct croft_placement *placement,
 	placement->open_agents++;
 	offer(placement, number);
 	return number;
+}
+
+void croft_placement_agent_cache(struct croft_placement *placement, uint32_t number, uint64_t used_bytes,
+	uint64_t budget_bytes)
+{
+	/* A store evicts a little before its budget is used up, and then a little more than it must. */
+	static const double FULL = 0.9;
+	double room = FULL * (double)budget_bytes - (double)used_bytes;
+	placement->agents[number].full_bytes =
+		budget_bytes ? (float)(presence_held(placement->presence, number) + room) : INFINITY;
 }
 
 void croft_placement_agent_change(struct croft_placement *placement, uint32_t number,

@@ -8,8 +8,9 @@
  *	+ what it costs others
  *	+ HINT_SECONDS unless the last job of its hint went there
  *
- * Others are cost three things. A copy of something rare fills another cache with what nobody else
- * there wants: its bytes count up to twice. An agent that holds much that this job does not read is
+ * Others are cost four things. A copy of something rare fills another cache with what nobody else
+ * there wants: its bytes count up to twice. What comes to a full cache pushes out as much, which somebody
+ * fetches again. An agent that holds much that this job does not read is
  * better kept for jobs that do: EXCESS of those bytes are counted as if they were missing. And the
  * busier an agent is, the sooner its cache is out of reach for the next job.
  */
@@ -17,10 +18,13 @@
 
 #include "proto/base/arena.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* Found on Debian's build dependencies (bench/run locality), where both halves and doubles are worse. */
 static const double EXCESS = 0.01, RARITY = 1;
+/* Of what a full cache pushes out, that is fetched again. */
+static const double EVICTED = 1;
 /* What a client's locality hint is worth. */
 static const double HINT_SECONDS = 2;
 
@@ -99,8 +103,11 @@ static void weigh(struct croft_placement *placement, const struct croft_placemen
 		cost->missing = missing;
 		cost->there = job->inputs->bytes > missing ? job->inputs->bytes - missing : 0;
 		cost->wait = wait_for(placement, agents[c]);
-		double excess = presence_held(placement->presence, agents[c]) - cost->there;
-		double bytes = RARITY * lack->rare[c] + EXCESS * (excess > 0 ? excess : 0);
+		double held = presence_held(placement->presence, agents[c]), excess = held - cost->there;
+		double evicted = held + missing - (double)agent->full_bytes;
+		evicted = evicted < 0 ? 0 : evicted > missing ? missing : evicted;
+		double bytes =
+			RARITY * lack->rare[c] + EVICTED * evicted + EXCESS * (excess > 0 ? excess : 0);
 		cost->fetch = missing / config->bandwidth + lack->misses[c] * config->round_trip;
 		cost->run = job->run_seconds / agent->speed;
 		cost->others = bytes / config->bandwidth + config->load_seconds * busy_share(agent);
@@ -145,9 +152,10 @@ static void best_to_front(uint32_t *agents, size_t count, struct cost *costs, st
 
 /* Whether the first is the best whatever is found out of the inputs from there on. */
 static bool is_decided(const struct croft_placement *placement, const struct inputs *inputs,
-	uint32_t from, double bytes, const struct cost *costs, size_t count)
+	uint32_t from, double bytes, uint32_t first, const struct cost *costs, size_t count)
 {
-	double most = bytes * (1 + RARITY) / placement->config.bandwidth +
+	double times = isinf(placement->agents[first].full_bytes) ? 1 + RARITY : 1 + RARITY + EVICTED;
+	double most = bytes * times / placement->config.bandwidth +
 		(inputs->count - from) * placement->config.round_trip;
 	for (size_t c = 1; c < count; c++)
 		if (costs[c].seconds < costs[0].seconds + most)
@@ -181,7 +189,7 @@ size_t cost_of_best(struct croft_placement *placement, const struct croft_placem
 		at = 2 * HEAVIEST;
 	}
 	while (count > 1 && at > 0 && at < inputs->count &&
-		!is_decided(placement, inputs, at, rest, costs, count)) {
+		!is_decided(placement, inputs, at, rest, agents[0], costs, count)) {
 		uint32_t to = inputs->count - at > 2 * HEAVIEST ? at + 2 * HEAVIEST : inputs->count;
 		rest -= add_lack(placement, inputs, at, to, agents, count, &lack);
 		at = to;

@@ -103,6 +103,7 @@ struct agent {
 	struct pool *pool;
 	uint32_t free_at; /* place in pool->free, or NO_AGENT */
 	unsigned slots, running;
+	float full_bytes; /* of roots, from which on what comes pushes others out of its cache; INFINITY: not known */
 	struct croft_placement_job *reserved_for;
 	uint64_t memory_bytes, memory_used;
 	double speed; /* up to here: what is looked at of candidates, in one cache line */

@@ -179,6 +179,42 @@ static void a_lost_delta_is_made_up_for(void **state)
 	fake_hear(&one, FARM__SERVER_MESSAGE__KIND_RESYNC_PRESENCE);
 }
 
+/* An input root with one large file of this content. */
+static struct croft_digest heavy_root(uint8_t content)
+{
+	static uint8_t bytes[2 << 20];
+	bytes[0] = content;
+	struct croft_digest digest = croft_digest_of(bytes, sizeof(bytes));
+	assert_ok(croft_store_put(farm.store, &digest, CROFT_SLICE(bytes, sizeof(bytes)), &err), err);
+	Reapi__FileNode node = REAPI__FILE_NODE__INIT, *nodes[] = {&node};
+	node.name = (char *)"f";
+	node.digest = croft_digest_to_message(&digest, farm.arena);
+	Reapi__Directory root = REAPI__DIRECTORY__INIT;
+	root.n_files = 1;
+	root.files = nodes;
+	return farm_put(&root.base);
+}
+
+/* Both agents lack all, and what comes to the first pushes out other things. */
+static void an_agent_says_that_its_cache_is_full(void **state)
+{
+	Farm__Heartbeat heartbeat = FARM__HEARTBEAT__INIT;
+	heartbeat.cache_disk_bytes = heartbeat.cache_budget_bytes = 1 << 30;
+	fake_connect(&one, 1);
+	fake_say(&one, FARM__AGENT_MESSAGE__KIND_HEARTBEAT, &heartbeat);
+	Farm__PresenceDelta delta = FARM__PRESENCE_DELTA__INIT;
+	delta.sequence = 2;
+	fake_say(&one, FARM__AGENT_MESSAGE__KIND_PRESENCE, &delta);
+	fake_hear(&one, FARM__SERVER_MESSAGE__KIND_RESYNC_PRESENCE); /* the heartbeat was heard by then */
+	fake_connect(&other, 1);
+	for (uint8_t i = 0; i < 8; i++) {
+		farm.nothing = heavy_root(i);
+		struct croft_stream *stream = farm_execute("a");
+		fake_done(&other, fake_job(&other)->lease, 0);
+		farm_succeeds(stream);
+	}
+}
+
 /* Both agents are as good, and twenty times the same one is no chance. */
 static void jobs_of_one_hint_stay_together(void **state)
 {
@@ -291,6 +327,7 @@ int main(void)
 		ON_A_FARM(a_draining_agent_is_given_nothing),
 		ON_A_FARM(draining_outlasts_the_server),
 		ON_A_FARM(a_lost_delta_is_made_up_for),
+		ON_A_FARM(an_agent_says_that_its_cache_is_full),
 		ON_A_FARM(jobs_of_one_hint_stay_together),
 		ON_A_FARM(every_policy_places_jobs),
 		ON_A_FARM(operations_are_listed_by_what_they_are),

@@ -136,6 +136,33 @@ static void a_busy_holder_is_not_waited_for(void **state)
 	croft_placement_destroy(placement);
 }
 
+/* What a full cache takes in pushes out as much: another agent is as good, and loses nothing. */
+static void a_full_cache_is_spared(void **state)
+{
+	struct croft_placement *placement = placement_of(CROFT_POLICY_LOCALITY);
+	uint32_t full = add_agent(placement, 4, NULL), roomy = add_agent(placement, 4, NULL);
+	hold(placement, roomy, 7, 1); /* so that by itself the other would be taken: it holds less */
+	struct croft_decision decision = (add_job(placement, (struct wish){.root = 1}, 0), next(placement, 0));
+	assert_int_equal(decision.agent, full);
+	croft_placement_agent_cache(placement, full, 8000ull * MIB, 8000ull * MIB);
+	croft_placement_agent_cache(placement, roomy, 100 * MIB, 8000ull * MIB);
+	decision = (add_job(placement, (struct wish){.root = 2}, 1), next(placement, 1));
+	assert_int_equal(decision.agent, roomy);
+	/* All that it would bring would push out others. */
+	assert_int_equal(decision.candidate_count, 2);
+	double pushed_out = decision.candidates[1].others_seconds - decision.candidates[0].others_seconds;
+	double brought = (double)decision.candidates[1].bytes_missing / 125e6;
+	assert_true(brought > 0.1 && pushed_out > brought && pushed_out < 1.7 * brought);
+	/* What it holds already pushes out nothing. */
+	hold(placement, full, 3, 1);
+	decision = (add_job(placement, (struct wish){.root = 3}, 2), next(placement, 2));
+	assert_int_equal(decision.agent, full);
+	croft_placement_agent_cache(placement, full, 8000ull * MIB, 0);
+	decision = (add_job(placement, (struct wish){.root = 4}, 3), next(placement, 3));
+	assert_true(decision.candidates[1].others_seconds - decision.candidates[0].others_seconds < brought);
+	croft_placement_destroy(placement);
+}
+
 static void requirements_are_met_or_the_job_waits(void **state)
 {
 	for (int policy = 0; policy < CROFT_POLICY_COUNT; policy++) {
@@ -380,6 +407,7 @@ int main(void)
 		cmocka_unit_test(a_job_goes_where_its_bytes_are),
 		cmocka_unit_test(what_candidates_cost_is_told_term_by_term),
 		cmocka_unit_test(a_busy_holder_is_not_waited_for),
+		cmocka_unit_test(a_full_cache_is_spared),
 		cmocka_unit_test(requirements_are_met_or_the_job_waits),
 		cmocka_unit_test(a_lower_priority_number_goes_first),
 		cmocka_unit_test(tenants_share_fairly),
