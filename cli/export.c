@@ -60,7 +60,9 @@ const struct command command_export = {
 	.arguments = "REF[:PATH] DIR|-",
 	.summary = "Bring a tree out of the farm, into a directory or as a tar archive",
 	.details = "The directory is made if it is missing. With - a pax archive goes to standard output;\n"
-		   "the same tree gives the same bytes. A PATH that is a file is written to that name.",
+		   "the same tree gives the same bytes. A PATH that is a file is written to that name.\n"
+		   "Permissions and times that a tree has (`croft import --modes --mtimes`) are set, save that no\n"
+		   "file in a directory becomes setuid or setgid.",
 	.options = export_options,
 	.client = true,
 	.run = run,

@@ -11,9 +11,6 @@
 #include <errno.h>
 #include <fcntl.h>
 
-/* 2011-11-11 11:11:11 UTC: the time that BuildStream gives to what has none. */
-enum { FIXED_MTIME = 1321009871 };
-
 struct tar {
 	struct croft_remote *remote;
 	struct archive *archive;
@@ -30,24 +27,21 @@ static bool tar_failure(struct tar *tar, struct croft_error *err)
 static bool write_header(struct tar *tar, const struct listed *item, struct croft_error *err)
 {
 	const struct croft_tree_entry *entry = &item->entry;
-	const Google__Protobuf__Timestamp *mtime = entry->properties ? entry->properties->mtime : NULL;
+	struct timespec mtime = croft_tree_mtime(entry->properties);
 	archive_entry_clear(tar->entry);
 	archive_entry_set_pathname(tar->entry, item->path.data);
 	archive_entry_set_uid(tar->entry, 0);
 	archive_entry_set_gid(tar->entry, 0);
-	archive_entry_set_mtime(tar->entry, mtime ? mtime->seconds : FIXED_MTIME,
-		mtime ? mtime->nanos : 0);
+	archive_entry_set_mtime(tar->entry, mtime.tv_sec, mtime.tv_nsec);
+	archive_entry_set_perm(tar->entry, croft_tree_mode(entry->kind, entry->executable, entry->properties));
 	archive_entry_set_size(tar->entry, 0);
 	if (entry->kind == CROFT_ENTRY_DIRECTORY) {
 		archive_entry_set_filetype(tar->entry, AE_IFDIR);
-		archive_entry_set_perm(tar->entry, 0755);
 	} else if (entry->kind == CROFT_ENTRY_SYMLINK) {
 		archive_entry_set_filetype(tar->entry, AE_IFLNK);
-		archive_entry_set_perm(tar->entry, 0777);
 		archive_entry_set_symlink(tar->entry, entry->target.data);
 	} else {
 		archive_entry_set_filetype(tar->entry, AE_IFREG);
-		archive_entry_set_perm(tar->entry, entry->executable ? 0755 : 0644);
 		archive_entry_set_size(tar->entry, (la_int64_t)entry->digest.size_bytes);
 	}
 	return archive_write_header(tar->archive, tar->entry) >= ARCHIVE_WARN || tar_failure(tar, err);
@@ -100,18 +94,40 @@ static bool write_item(struct tar *tar, const struct listed *item, struct croft_
 	return data.data ? write_bytes(tar, data.data, data.size, err) : write_large(tar, item, err);
 }
 
-static bool write_tree(struct tar *tar, const struct croft_digest *root, struct croft_error *err)
+/* What is packed: the root too, when it has properties. */
+struct packing {
+	struct listed top, *listed;
+	size_t count;
+};
+
+static bool list_all(struct croft_remote *remote, const struct croft_digest *root, struct croft_arena *arena,
+	struct packing *packing, struct croft_error *err)
 {
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct croft_tree_source source = croft_remote_tree_source(remote);
+	packing->top = (struct listed){.path = croft_slice_str("./"), .entry = {.kind = CROFT_ENTRY_DIRECTORY}};
+	return list_tree(remote, root, arena, &packing->listed, &packing->count, err) &&
+		croft_tree_root_properties(&source, root, arena, &packing->top.entry.properties, err);
+}
+
+/* libarchive's restricted pax archives are plain tar where that will do, and leave out parts of a second. */
+static bool needs_pax(const struct packing *packing)
+{
+	bool parts = croft_tree_mtime(packing->top.entry.properties).tv_nsec != 0;
+	for (size_t i = 0; i < packing->count && !parts; i++)
+		parts = croft_tree_mtime(packing->listed[i].entry.properties).tv_nsec != 0;
+	return parts;
+}
+
+static bool write_all(struct tar *tar, const struct packing *packing, struct croft_error *err)
+{
 	CROFT_CLEANUP_ARENA struct croft_arena *window = croft_arena_create();
 	CROFT_CLEANUP_FREE struct croft_slice *data = croft_array(WINDOW_FILES, sizeof(*data));
-	struct listed *listed;
-	size_t count;
-	if (!list_tree(tar->remote, root, arena, &listed, &count, err))
+	const struct listed *listed = packing->listed;
+	if (packing->top.entry.properties && !write_header(tar, &packing->top, err))
 		return false;
-	for (size_t at = 0; at < count;) {
+	for (size_t at = 0; at < packing->count;) {
 		croft_arena_reset(window);
-		size_t taken = read_window(tar->remote, listed + at, count - at, window, data, err);
+		size_t taken = read_window(tar->remote, listed + at, packing->count - at, window, data, err);
 		if (taken == 0)
 			return false;
 		for (size_t i = 0; i < taken; i++)
@@ -126,18 +142,25 @@ static bool write_tree(struct tar *tar, const struct croft_digest *root, struct 
 bool unload_to_tar(struct croft_remote *remote, const struct croft_digest *root, int fd,
 	const char *filter, struct unload_stat *stat, struct croft_error *err)
 {
+	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
+	struct packing packing;
+	if (!list_all(remote, root, arena, &packing, err))
+		return false;
 	struct tar tar = {.remote = remote, .stat = stat, .archive = archive_write_new(),
 		.entry = archive_entry_new()};
 	if (!tar.archive || !tar.entry)
 		abort();
-	archive_write_set_format_pax_restricted(tar.archive);
+	if (needs_pax(&packing))
+		archive_write_set_format_pax(tar.archive);
+	else
+		archive_write_set_format_pax_restricted(tar.archive);
 	/* No padding behind the end: compressed streams must not have any. */
 	archive_write_set_bytes_in_last_block(tar.archive, 1);
 	bool ok = true;
 	if (filter && archive_write_add_filter_by_name(tar.archive, filter) != ARCHIVE_OK)
 		ok = croft_error_set(err, CROFT_INVALID_ARGUMENT, "there is no compression \"%s\"", filter);
 	ok = ok && (archive_write_open_fd(tar.archive, fd) == ARCHIVE_OK || tar_failure(&tar, err)) &&
-		write_tree(&tar, root, err);
+		write_all(&tar, &packing, err);
 	/* Closing writes the end of the archive, which a failed one must not have. */
 	if (ok && archive_write_close(tar.archive) != ARCHIVE_OK)
 		ok = tar_failure(&tar, err);

@@ -21,6 +21,17 @@ struct listing {
 	size_t count, room;
 };
 
+/* Mode and time; in the arena. */
+static const Reapi__NodeProperties *keep_properties(const Reapi__NodeProperties *properties,
+	struct croft_arena *arena)
+{
+	if (!properties || (!properties->unix_mode && !properties->mtime))
+		return NULL;
+	struct timespec mtime = croft_tree_mtime(properties);
+	struct croft_tree_keep keep = {properties->unix_mode != NULL, properties->mtime != NULL};
+	return croft_tree_properties(keep, keep.modes ? properties->unix_mode->value : 0, &mtime, arena);
+}
+
 static bool list_visit(void *user, struct croft_slice path, const struct croft_tree_entry *entry,
 	struct croft_error *err)
 {
@@ -36,15 +47,7 @@ static bool list_visit(void *user, struct croft_slice path, const struct croft_t
 	item->entry.target = CROFT_SLICE(
 		croft_arena_strndup(listing->arena, entry->target.data, entry->target.size),
 		entry->target.size);
-	if (entry->properties && entry->properties->mtime) {
-		Reapi__NodeProperties *kept = croft_arena_alloc(listing->arena, sizeof(*kept));
-		reapi__node_properties__init(kept);
-		kept->mtime = croft_arena_copy(listing->arena, entry->properties->mtime,
-			sizeof(*entry->properties->mtime));
-		item->entry.properties = kept;
-	} else {
-		item->entry.properties = NULL;
-	}
+	item->entry.properties = keep_properties(entry->properties, listing->arena);
 	return true;
 }
 
@@ -120,6 +123,23 @@ struct writing {
 	struct croft_error *err;
 };
 
+/* What the tree keeps of what stands there now. Whoever exports owns the files, who ran or imported them may be somebody
+ * else: no file becomes one that runs as its owner. */
+static bool set_properties(int dirfd, const struct listed *item, struct croft_error *err)
+{
+	const struct croft_tree_entry *entry = &item->entry;
+	const char *path = item->path.data;
+	if (!entry->properties)
+		return true;
+	mode_t mode = croft_tree_mode(entry->kind, entry->executable, entry->properties) & ~(S_ISUID | S_ISGID);
+	if (entry->properties->unix_mode && fchmodat(dirfd, path, mode, 0) != 0)
+		return croft_error_errno(err, errno, "setting the mode of %s", path);
+	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, croft_tree_mtime(entry->properties)};
+	if (entry->properties->mtime && utimensat(dirfd, path, times, AT_SYMLINK_NOFOLLOW) != 0)
+		return croft_error_errno(err, errno, "setting the time of %s", path);
+	return true;
+}
+
 static int create_file(int dirfd, const char *path, bool executable, bool force)
 {
 	int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
@@ -139,6 +159,7 @@ static bool write_file(struct croft_remote *remote, int dirfd, const struct list
 		return croft_error_errno(err, errno, "creating %s", path);
 	bool ok = data.data ? croft_write_all(fd, data.data, data.size, path, err)
 			    : croft_remote_read_to_fd(remote, &file->entry.digest, fd, err);
+	ok = ok && set_properties(dirfd, file, err);
 	return ok || (unlinkat(dirfd, path, 0), croft_error_wrap(err, "%s", path));
 }
 
@@ -241,7 +262,8 @@ static bool make_skeleton(int dirfd, struct listed *listed, size_t count, bool f
 		if (item->entry.kind == CROFT_ENTRY_DIRECTORY)
 			ok = make_directory(dirfd, item->path.data, force, err);
 		else if (item->entry.kind == CROFT_ENTRY_SYMLINK)
-			ok = make_symlink(dirfd, item->path.data, item->entry.target.data, force, err);
+			ok = make_symlink(dirfd, item->path.data, item->entry.target.data, force, err) &&
+				set_properties(dirfd, item, err);
 		else
 			listed[(*file_count)++] = *item;
 		if (!ok)
@@ -279,6 +301,34 @@ static int open_target(const char *path, bool force, struct croft_error *err)
 	return -1;
 }
 
+/* The directories that have properties, in walk order, before make_skeleton moves things about; and the tree's root before
+ * them. */
+static bool gather_directories(struct croft_remote *remote, const struct croft_digest *root,
+	const struct listed *listed, size_t count, struct croft_arena *arena, struct listed **directories,
+	size_t *directory_count, struct croft_error *err)
+{
+	struct croft_tree_source source = croft_remote_tree_source(remote);
+	struct listed top = {.path = croft_slice_str("."), .entry = {.kind = CROFT_ENTRY_DIRECTORY}};
+	if (!croft_tree_root_properties(&source, root, arena, &top.entry.properties, err))
+		return false;
+	*directories = croft_arena_array(arena, count + 1, sizeof(**directories));
+	*directory_count = 0;
+	(*directories)[(*directory_count)++] = top;
+	for (size_t i = 0; i < count; i++)
+		if (listed[i].entry.kind == CROFT_ENTRY_DIRECTORY && listed[i].entry.properties)
+			(*directories)[(*directory_count)++] = listed[i];
+	return true;
+}
+
+/* When nothing is written below them any more: what is inside first. */
+static bool finish_directories(int dirfd, const struct listed *directories, size_t count, struct croft_error *err)
+{
+	while (count > 0)
+		if (!set_properties(dirfd, &directories[--count], err))
+			return false;
+	return true;
+}
+
 static bool unload_directory(struct croft_remote *remote, const struct croft_digest *root,
 	const char *path, bool force, struct unload_stat *stat, struct croft_error *err)
 {
@@ -286,14 +336,16 @@ static bool unload_directory(struct croft_remote *remote, const struct croft_dig
 	if (dirfd < 0)
 		return false;
 	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct listed *listed;
-	size_t count;
-	if (!list_tree(remote, root, arena, &listed, &count, err))
+	struct listed *listed, *directories;
+	size_t count, directory_count;
+	if (!list_tree(remote, root, arena, &listed, &count, err) ||
+		!gather_directories(remote, root, listed, count, arena, &directories, &directory_count, err))
 		return false;
 	struct writing writing = {.remote = remote, .name = path, .dirfd = dirfd, .force = force,
 		.files = listed, .err = err, .lock = PTHREAD_MUTEX_INITIALIZER};
 	if (!make_skeleton(dirfd, listed, count, force, &writing.count, err) ||
-		!write_all_files(&writing))
+		!write_all_files(&writing) ||
+		!finish_directories(dirfd, directories, directory_count, err))
 		return croft_error_wrap(err, "%s", path);
 	stat->files += writing.done_files;
 	stat->bytes += writing.done_bytes;

@@ -45,8 +45,8 @@ bool croft_tree_list(const struct croft_tree_source *source, const struct croft_
 	struct croft_arena *arena, struct croft_tree_entry **entries, size_t *count,
 	struct croft_error *err);
 
-/* Depth first, entries of a directory in name order, directories before what is in them. `path` is
- * relative without a leading '/'. Return false from visit to stop (with err set: an error). */
+/* Depth first, entries of a directory in name order, directories before what is in them and with the properties that
+ * their own messages have. `path` is relative without a leading '/'. Return false from visit to stop (with err set: an error). */
 typedef bool croft_tree_visit(void *user, struct croft_slice path,
 	const struct croft_tree_entry *entry, struct croft_error *err);
 bool croft_tree_walk(const struct croft_tree_source *source, const struct croft_digest *root,
@@ -68,6 +68,14 @@ struct croft_tree_keep {
  * symlink has no mode of its own. */
 const Reapi__NodeProperties *croft_tree_properties(struct croft_tree_keep keep, uint32_t mode,
 	const struct timespec *mtime, struct croft_arena *arena);
+
+/* Permissions and time of what has such properties (or NULL), the same wherever it is shown: a file that is executable has
+ * a bit that says so; what has no time has that of 2011-11-11T11:11:11Z, as build tools of this kind show it. */
+uint32_t croft_tree_mode(enum croft_entry_kind kind, bool executable, const Reapi__NodeProperties *properties);
+struct timespec croft_tree_mtime(const Reapi__NodeProperties *properties);
+/* Those of a tree's root itself, in the arena; *properties is NULL when it has none. */
+bool croft_tree_root_properties(const struct croft_tree_source *source, const struct croft_digest *root,
+	struct croft_arena *arena, const Reapi__NodeProperties **properties, struct croft_error *err);
 
 /* Building: a tree in memory, to which files, links and whole subtrees are added by path, in any
  * order; parents are made. Adding a directory where one stands merges the two (reading the Directory

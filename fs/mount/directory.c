@@ -6,36 +6,14 @@
 
 #include <limits.h>
 
-enum {
-	MODE_DIRECTORY = 0755,
-	MODE_FILE = 0644,
-	MODE_EXECUTABLE = 0755,
-	MODE_SYMLINK = 0777,
-	MODE_BITS = 07777,
-	EXECUTE_BITS = 0111,
-};
-/* 2011-11-11T11:11:11Z: what build tools of this kind show for files without a time. */
-static const int64_t default_mtime_s = 1321009871;
-
 /* Names that the kernel's callers can hold, and a link that readlink() can return. */
 enum { NAME_LIMIT = NAME_MAX, TARGET_LIMIT = PATH_MAX - 1 };
 
 static void set_mtime(const Reapi__NodeProperties *properties, int64_t *seconds, uint32_t *nanoseconds)
 {
-	*seconds = default_mtime_s;
-	*nanoseconds = 0;
-	if (!properties || !properties->mtime)
-		return;
-	*seconds = properties->mtime->seconds;
-	if (properties->mtime->nanos >= 0 && properties->mtime->nanos < 1000000000)
-		*nanoseconds = (uint32_t)properties->mtime->nanos;
-}
-
-static uint16_t mode_of(const Reapi__NodeProperties *properties, uint16_t otherwise)
-{
-	if (!properties || !properties->unix_mode)
-		return otherwise;
-	return properties->unix_mode->value & MODE_BITS;
+	struct timespec mtime = croft_tree_mtime(properties);
+	*seconds = mtime.tv_sec;
+	*nanoseconds = (uint32_t)mtime.tv_nsec;
 }
 
 /* The entries of all three lists in name order. */
@@ -135,15 +113,12 @@ static bool fill_entry(struct directory_entry *entry, const Reapi__Directory *me
 	if (entry->kind == NODE_FILE) {
 		const Reapi__FileNode *file = message->files[index];
 		set_mtime(file->node_properties, &entry->mtime_s, &entry->mtime_ns);
-		entry->mode = mode_of(file->node_properties,
-			file->is_executable ? MODE_EXECUTABLE : MODE_FILE);
-		if (file->is_executable && !(entry->mode & EXECUTE_BITS))
-			entry->mode |= EXECUTE_BITS;
+		entry->mode = (uint16_t)croft_tree_mode(CROFT_ENTRY_FILE, file->is_executable, file->node_properties);
 		return fill_digest(entry, file->digest, name, err);
 	}
 	const Reapi__SymlinkNode *symlink = message->symlinks[index];
 	set_mtime(symlink->node_properties, &entry->mtime_s, &entry->mtime_ns);
-	entry->mode = MODE_SYMLINK;
+	entry->mode = (uint16_t)croft_tree_mode(CROFT_ENTRY_SYMLINK, false, NULL);
 	entry->size = strlen(symlink->target);
 	entry->target = add_name(names, used, symlink->target, entry->size);
 	return true;
@@ -167,7 +142,7 @@ struct directory *directory_decode(const struct croft_digest *digest, struct cro
 	directory->bytes = size;
 	directory->names = names;
 	directory->subdirectories = (uint32_t)message->n_directories;
-	directory->mode = mode_of(message->node_properties, MODE_DIRECTORY);
+	directory->mode = (uint16_t)croft_tree_mode(CROFT_ENTRY_DIRECTORY, false, message->node_properties);
 	set_mtime(message->node_properties, &directory->mtime_s, &directory->mtime_ns);
 
 	struct cursor cursor = {.message = message};

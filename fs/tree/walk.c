@@ -41,7 +41,13 @@ struct walk {
 	unsigned depth;
 };
 
-static bool walk_directory(struct walk *walk, const struct croft_digest *digest,
+static bool visit_here(struct walk *walk, const struct croft_tree_entry *entry, struct croft_error *err)
+{
+	return walk->visit(walk->user, CROFT_SLICE(walk->path.data, walk->path.size), entry, err);
+}
+
+/* `entry`: as which it is visited; NULL: the root, which is not. */
+static bool walk_directory(struct walk *walk, const struct croft_digest *digest, struct croft_tree_entry *entry,
 	struct croft_error *err)
 {
 	if (walk->depth == TREE_DEPTH_LIMIT)
@@ -50,13 +56,17 @@ static bool walk_directory(struct walk *walk, const struct croft_digest *digest,
 	struct tree_cursor cursor = {.directory = tree_read(walk->source, digest, arena, err)};
 	if (!cursor.directory)
 		return walk->path.size ? croft_error_wrap(err, "%s", walk->path.data) : false;
+	if (entry) {
+		entry->properties = cursor.directory->node_properties;
+		if (!visit_here(walk, entry, err))
+			return false;
+	}
 	walk->depth++;
 	bool ok = true;
-	for (struct croft_tree_entry entry; ok && tree_cursor_next(&cursor, &entry);) {
-		size_t before = tree_path_push(&walk->path, entry.name);
-		ok = walk->visit(walk->user, CROFT_SLICE(walk->path.data, walk->path.size), &entry, err);
-		if (ok && entry.kind == CROFT_ENTRY_DIRECTORY)
-			ok = walk_directory(walk, &entry.digest, err);
+	for (struct croft_tree_entry child; ok && tree_cursor_next(&cursor, &child);) {
+		size_t before = tree_path_push(&walk->path, child.name);
+		ok = child.kind == CROFT_ENTRY_DIRECTORY ? walk_directory(walk, &child.digest, &child, err)
+							 : visit_here(walk, &child, err);
 		tree_path_cut(&walk->path, before);
 	}
 	walk->depth--;
@@ -67,7 +77,7 @@ bool croft_tree_walk(const struct croft_tree_source *source, const struct croft_
 	croft_tree_visit *visit, void *user, struct croft_error *err)
 {
 	struct walk walk = {.source = source, .visit = visit, .user = user};
-	bool ok = walk_directory(&walk, root, err);
+	bool ok = walk_directory(&walk, root, NULL, err);
 	tree_path_finish(&walk.path);
 	return ok;
 }

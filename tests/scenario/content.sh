@@ -53,6 +53,12 @@ for option in --modes --mtimes; do
     same "$some" "$(tar -C "$folder/kept" --format=pax -cf - . | "$CROFT" import $option -)"
 done
 same "$digest" "$("$CROFT" import "$folder/kept")"
+chmod 4711 "$folder/kept/a/run"
+kept=$("$CROFT" import --modes --mtimes "$folder/kept")
+"$CROFT" export "$kept" "$folder/back"
+(cd "$folder/kept" && chmod 711 a/run && chmod g-s a && find . -printf '%p %y %m %T@\n' | sort) >"$folder/expected"
+(cd "$folder/back" && find . -printf '%p %y %m %T@\n' | sort) | diff "$folder/expected" -
+same "$kept" "$("$CROFT" export "$kept" - | "$CROFT" import --modes --mtimes -)"
 
 echo "what is there is not sent again"
 "$CROFT" import --verbose "$tree" 2>&1 | grep >/dev/null ' of which 0 B were sent'
