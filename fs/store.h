@@ -37,6 +37,8 @@ struct croft_store_config {
 	/* Blobs over CROFT_CHUNK_MOST are kept as content-defined chunks (fs/chunker.h), which they share
 	 * with others; no blob is a file of its own. */
 	bool chunked;
+	/* What was not used for so long is compressed when it is moved to other files; 0: an hour. */
+	uint64_t cold_ms;
 	bool read_only;         /* for tools beside a running server: no writer lock, no eviction */
 	/* Bytes a second that a background thread reads and checks, round and round; 0: none. While the
 	 * machine is busy, as `scrub_busy` says (NULL: its processors), it waits, up to 2 s for each MiB. */
@@ -112,7 +114,7 @@ ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_
  * what else fits wholly. */
 size_t croft_store_blob_run(const struct croft_store_blob *blob, uint64_t offset, size_t most);
 /* The file that holds the bytes and where they start in it, for sendfile and passthrough; borrowed.
- * -1 when the blob is not stored as plain bytes in one place, but as chunks. */
+ * -1 when the blob is kept as chunks. One that is compressed is unpacked into a file in memory. */
 int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset);
 /* The same for the bytes from `offset` on, as many as stand in one place; also of blobs kept as chunks. The
  * file is borrowed until the next call for this blob, which is one thread's at a time. */

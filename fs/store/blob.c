@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -35,7 +36,7 @@ struct croft_store_blob {
 	struct store_entry entry;
 	struct store_segment *segment; /* small; with a reference */
 	unsigned char *record;         /* small: header and bytes, checked */
-	int fd;                        /* large */
+	int fd;                        /* large; of a packed one: its bytes, for who wants them in a file */
 	struct croft_slice sums;       /* large */
 	unsigned char *checked;        /* large: a bit per block; atomic */
 	struct recipe *recipe;
@@ -56,9 +57,30 @@ bool store_record_is(const struct store_segment *segment, const struct croft_dig
 	struct store_record record;
 	memcpy(&record, header, STORE_HEADER);
 	return record.kind == STORE_RECORD_BLOB && record.size == entry->size &&
-		   record.payload_size == entry->size &&
+		   (entry->packed ? store_packed_units(record.payload_size) == entry->packed
+						  : record.payload_size == entry->size) &&
 		   memcmp(record.hash, digest->hash, CROFT_HASH_SIZE) == 0 &&
 		   store_record_check(&record, segment->number, payload);
+}
+
+bool store_record_load(const struct store_segment *segment, const struct croft_digest *digest,
+	const struct store_entry *entry, void *buffer, struct croft_error *err)
+{
+	size_t stored = STORE_HEADER + (size_t)store_payload_bytes(entry);
+	CROFT_CLEANUP_FREE unsigned char *packed = entry->packed ? croft_alloc(stored) : NULL;
+	unsigned char *record = packed ? packed : buffer;
+	if (!croft_pread_all(segment->fd, record, stored, entry->offset, "a segment of the store", err))
+		return false;
+	if (!store_record_is(segment, digest, entry, record, record + STORE_HEADER))
+		return croft_error_set(err, CROFT_DATA_LOSS, "its checksum does not match");
+	if (!packed)
+		return true;
+	struct store_record header;
+	memcpy(&header, packed, STORE_HEADER);
+	memcpy(buffer, packed, STORE_HEADER);
+	return store_unpack(CROFT_SLICE(packed + STORE_HEADER, header.payload_size),
+			   (unsigned char *)buffer + STORE_HEADER, (size_t)entry->size) ||
+		   croft_error_set(err, CROFT_DATA_LOSS, "it does not unpack to its bytes");
 }
 
 bool store_record_read(struct croft_store *store, const struct store_segment *segment,
@@ -66,12 +88,8 @@ bool store_record_read(struct croft_store *store, const struct store_segment *se
 	struct croft_error *err)
 {
 	struct croft_error why = CROFT_ERROR_INIT;
-	if (!croft_pread_all(segment->fd, buffer, STORE_HEADER + entry->size, entry->offset,
-			"a segment of the store", &why))
-		return store_is_bad(store, digest, entry, why.message, err);
-	if (!store_record_is(segment, digest, entry, buffer, (const char *)buffer + STORE_HEADER))
-		return store_is_bad(store, digest, entry, "its checksum does not match", err);
-	return true;
+	return store_record_load(segment, digest, entry, buffer, &why) ||
+		   store_is_bad(store, digest, entry, why.message, err);
 }
 
 static size_t block_count(const struct croft_store_blob *blob)
@@ -259,7 +277,8 @@ static bool read_chunk(struct croft_store_blob *blob, size_t index, unsigned cha
 	if (store_find(store, chunk, STORE_LOOK, &entry, &segment, NULL) != 1 || !segment)
 		return false;
 	struct iovec parts[] = {{header, STORE_HEADER}, {buffer, (size_t)entry.size}};
-	bool ok = preadv(segment->fd, parts, 2, entry.offset) == (ssize_t)(STORE_HEADER + entry.size) &&
+	bool ok = !entry.packed &&
+		preadv(segment->fd, parts, 2, entry.offset) == (ssize_t)(STORE_HEADER + entry.size) &&
 		store_record_is(segment, chunk, &entry, header, buffer);
 	pthread_mutex_lock(&store->lock);
 	store_segment_unref(store, segment);
@@ -389,8 +408,25 @@ ssize_t croft_store_blob_read(struct croft_store_blob *blob, void *buffer, size_
 	return ok ? (ssize_t)size : -1;
 }
 
+/* -1: the machine has no room for it. */
+static int unpacked_file(struct croft_store_blob *blob)
+{
+	if (blob->fd >= 0)
+		return blob->fd;
+	CROFT_CLEANUP_FD int fd = memfd_create("croft-blob", MFD_CLOEXEC);
+	if (fd >= 0 && croft_write_all(fd, blob->record + STORE_HEADER, blob->entry.size, "a blob in memory", NULL)) {
+		blob->fd = fd;
+		fd = -1;
+	}
+	return blob->fd;
+}
+
 int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset)
 {
+	if (blob->entry.packed) {
+		*offset = 0;
+		return unpacked_file(blob);
+	}
 	*offset = blob->segment ? blob->entry.offset + STORE_HEADER : 0;
 	return blob->segment ? blob->segment->fd : blob->fd;
 }
@@ -405,6 +441,11 @@ static int chunk_extent(struct croft_store_blob *blob, size_t index, uint64_t *f
 	/* It is pinned already. */
 	if (store_find(store, chunk, STORE_LOOK, &entry, &segment, NULL) != 1)
 		return -1;
+	if (segment && entry.packed) {
+		CROFT_LOCKED(&store->lock);
+		store_segment_unref(store, segment);
+		segment = NULL;
+	}
 	if (!segment) {
 		CROFT_LOCKED(&recipe->lock);
 		struct croft_store_blob *opened = open_chunk(blob, index, NULL);

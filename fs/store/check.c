@@ -43,16 +43,11 @@ static int check_small(struct croft_store *store, const struct croft_digest *dig
 	const struct store_entry *entry, const struct store_segment *segment, const char **why)
 {
 	CROFT_CLEANUP_FREE unsigned char *buffer = croft_alloc(STORE_HEADER + (size_t)entry->size);
-	*why = "its record cannot be read";
-	if (!croft_pread_all(segment->fd, buffer, STORE_HEADER + (size_t)entry->size, entry->offset,
-			"a segment", NULL))
+	struct croft_error err = CROFT_ERROR_INIT;
+	if (!store_record_load(segment, digest, entry, buffer, &err)) {
+		*why = err.code == CROFT_DATA_LOSS ? "its record does not match its checksum" : "its record cannot be read";
 		return 0;
-	struct store_record record;
-	memcpy(&record, buffer, STORE_HEADER);
-	*why = "its record does not match its checksum";
-	if (record.size != entry->size || record.payload_size != entry->size ||
-		!store_record_check(&record, segment->number, buffer + STORE_HEADER))
-		return 0;
+	}
 	*why = "its bytes have another SHA-256";
 	struct croft_digest got = croft_digest_of(buffer + STORE_HEADER, (size_t)entry->size);
 	return croft_digest_equal(&got, digest);

@@ -180,6 +180,12 @@ static struct store_segment *deadest(struct croft_store *store, unsigned dead_pe
 	return best;
 }
 
+/* As the index knows it; newer uses are written there when they are ten minutes apart. */
+static bool is_cold(const struct croft_store *store, const struct store_entry *entry)
+{
+	return entry->used_ms + store->config.cold_ms <= store_now_ms(store);
+}
+
 /* Adds the record at `offset` to those to be moved if the index still points at it. -1: error; 0:
  * not alive. */
 static int add_live_record(struct croft_store *store, const struct store_segment *segment,
@@ -199,8 +205,16 @@ static int add_live_record(struct croft_store *store, const struct store_segment
 		free(buffer);
 		return 0;
 	}
+	size_t size = (size_t)entry.size;
+	unsigned char *packed = is_cold(store, &entry) ? store_pack(CROFT_SLICE(buffer + STORE_HEADER, size), &size) : NULL;
+	if (packed) {
+		free(buffer);
+		buffer = packed;
+	} else {
+		size = (size_t)entry.size;
+	}
 	*item = (struct store_append){.kind = STORE_RECORD_BLOB, .move = true, .digest = digest,
-		.payload = CROFT_SLICE(buffer + STORE_HEADER, (size_t)entry.size), .entry = entry};
+		.payload = CROFT_SLICE(buffer + STORE_HEADER, size), .entry = entry};
 	return 1;
 }
 

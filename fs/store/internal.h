@@ -27,13 +27,16 @@ enum {
 	STORE_HEADER = 64,             /* bytes of a record before its payload */
 	STORE_INDEX_COST = 192,        /* bytes of index that a blob is reckoned to take */
 	STORE_PAGE = 4096,             /* what files are rounded up to when disk bytes are counted */
+	STORE_SIZE_BITS = 44,          /* of a blob's size */
 };
 
 /* Index ------------------------------------------------------------------------------------- */
 
 /* Where a blob is: the value of the `blobs` table, as it stands on disk (little endian). */
 struct store_entry {
-	uint64_t size;
+	uint64_t size : STORE_SIZE_BITS;
+	/* Compressed (pack.c): the bytes of its record's payload by 8, rounded up. 0: it stands as it is. */
+	uint64_t packed : 64 - STORE_SIZE_BITS;
 	uint64_t used_ms;  /* its place in the `age` table */
 	uint64_t lease_ms; /* given when it was stored; later ones are in the lease log */
 	uint32_t segment;  /* 0: a file of its own, or a recipe */
@@ -206,7 +209,7 @@ struct store_record {
 	uint32_t magic, kind;
 	uint8_t hash[CROFT_HASH_SIZE];
 	uint64_t size;         /* of the blob */
-	uint32_t payload_size; /* that follow */
+	uint32_t payload_size; /* that follow; BLOB: fewer than size when they are compressed */
 	uint32_t segment;      /* this one's number: no other segment's bytes are taken for a record */
 	uint64_t checksum;     /* XXH3 of the payload, seeded with the XXH3 of what is above */
 };
@@ -231,9 +234,18 @@ static inline uint64_t store_entry_bytes(const struct store_entry *entry)
 {
 	return store_is_recipe(entry) ? 0 : entry->size;
 }
+/* Of a record; up to 7 more than there are of one that is packed, but not more than there is room. */
+static inline uint64_t store_payload_bytes(const struct store_entry *entry)
+{
+	return entry->packed ? 8 * (uint64_t)entry->packed : entry->size;
+}
+static inline uint64_t store_packed_units(uint64_t payload_size)
+{
+	return (payload_size + 7) / 8;
+}
 static inline uint64_t store_entry_disk_bytes(const struct store_entry *entry)
 {
-	return entry->segment ? store_record_bytes(entry->size)
+	return entry->segment ? store_record_bytes(store_payload_bytes(entry))
 						  : (store_entry_bytes(entry) + STORE_PAGE - 1) & ~(uint64_t)(STORE_PAGE - 1);
 }
 
@@ -519,6 +531,14 @@ bool store_mismatch(const struct croft_digest *wanted, const struct croft_digest
 	struct croft_error *err);
 bool store_refuse_read_only(const struct croft_store *store, struct croft_error *err);
 
+/* A zstd frame of the bytes behind STORE_HEADER free ones, to be freed, and how long it is; NULL: not worth it. */
+unsigned char *store_pack(struct croft_slice bytes, size_t *size);
+/* False: they are not `size` bytes. */
+bool store_unpack(struct croft_slice packed, void *bytes, size_t size);
+
+/* Header and bytes of the blob (unpacked), checked, into the buffer; DATA_LOSS when they are not its. */
+bool store_record_load(const struct store_segment *segment, const struct croft_digest *digest,
+	const struct store_entry *entry, void *buffer, struct croft_error *err);
 /* Whether the bytes read from where it stands are the digest's whole record. */
 bool store_record_is(const struct store_segment *segment, const struct croft_digest *digest,
 	const struct store_entry *entry, const void *header, const void *payload);

@@ -348,6 +348,8 @@ static void publish(struct croft_store *store, struct store_append *item, bool l
 	struct croft_slice sums = {NULL, 0};
 	bool large = item->kind == STORE_RECORD_LARGE, recipe = item->kind == STORE_RECORD_RECIPE;
 	item->entry.size = item->digest.size_bytes;
+	item->entry.packed = item->kind == STORE_RECORD_BLOB && item->payload.size < item->entry.size
+		? store_packed_units(item->payload.size) : 0;
 	item->entry.segment = large || recipe ? 0 : store->log.open->number;
 	if (recipe) {
 		sums = store_copy(item->payload);

@@ -45,7 +45,7 @@ static int by_place(const void *a, const void *b, void *user)
 
 static uint64_t end_of(const struct store_entry *entry)
 {
-	return (uint64_t)entry->offset + STORE_HEADER + entry->size;
+	return (uint64_t)entry->offset + STORE_HEADER + store_payload_bytes(entry);
 }
 
 /* How many records from `first` on come with one read. */
@@ -53,10 +53,10 @@ static size_t run_length(const struct many *many, size_t first)
 {
 	const struct store_entry *start = &many->places[many->order[first]].entry, *last = start;
 	size_t count = 1;
-	for (; first + count < many->small; count++) {
+	for (; !start->packed && first + count < many->small; count++) {
 		const struct store_entry *next = &many->places[many->order[first + count]].entry;
 		/* The same one may be wanted twice. */
-		if (next->segment != start->segment || next->offset < end_of(last) ||
+		if (next->segment != start->segment || next->packed || next->offset < end_of(last) ||
 			next->offset > end_of(last) + GAP_BYTES || end_of(next) - start->offset > RUN_BYTES)
 			break;
 		last = next;
@@ -78,7 +78,7 @@ static bool is_record(const struct many *many, const struct store_segment *segme
 		segment, &many->digests[i], &many->places[i].entry, many->headers[i], many->to[i]);
 }
 
-/* Says what is wrong, if anything is. */
+/* One that is packed, too; says what is wrong, if anything is. */
 static void read_alone(struct many *many, size_t i)
 {
 	const struct store_entry *entry = &many->places[i].entry;
@@ -149,7 +149,10 @@ static void read_part(struct many *many, size_t count)
 	qsort_r(many->order, many->small, sizeof(many->order[0]), by_place, many->places);
 	for (size_t at = 0, run; at < many->small; at += run) {
 		run = run_length(many, at);
-		read_run(many, at, run);
+		if (many->places[many->order[at]].entry.packed)
+			read_alone(many, many->order[at]);
+		else
+			read_run(many, at, run);
 	}
 	release(many);
 }

@@ -54,12 +54,13 @@ static void keep_small(struct croft_store *store, const struct croft_digest *dig
 {
 	char name[CROFT_HASH_TEXT];
 	croft_hash_format(digest->hash, name);
-	CROFT_CLEANUP_FREE void *bytes = croft_alloc((size_t)entry->size);
+	size_t size = (size_t)store_payload_bytes(entry);
+	CROFT_CLEANUP_FREE void *bytes = croft_alloc(size);
 	CROFT_CLEANUP_FD int fd =
 		openat(store->quarantine_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return;
-	ssize_t got = pread(segment->fd, bytes, (size_t)entry->size, entry->offset + STORE_HEADER);
+	ssize_t got = pread(segment->fd, bytes, size, entry->offset + STORE_HEADER);
 	if (got > 0 && !croft_write_all(fd, bytes, (size_t)got, "a quarantined blob", NULL))
 		unlinkat(store->quarantine_fd, name, 0);
 }

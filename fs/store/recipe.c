@@ -140,9 +140,9 @@ static bool check_sizes(const struct croft_digest *digest, const struct croft_di
 	for (size_t i = 0; i < count; i++)
 		if (__builtin_add_overflow(sum, chunks[i].size_bytes, &sum))
 			sum = UINT64_MAX;
-	return sum == digest->size_bytes ||
+	return (sum == digest->size_bytes && sum < (uint64_t)1 << STORE_SIZE_BITS) ||
 		croft_error_set(err, CROFT_INVALID_ARGUMENT,
-			"the chunks have %llu bytes together, the blob has %llu", (unsigned long long)sum,
+			"the chunks have %llu bytes together, the blob has %llu (16 TiB at most)", (unsigned long long)sum,
 			(unsigned long long)digest->size_bytes);
 }
 

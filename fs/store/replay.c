@@ -53,7 +53,8 @@ static void bring_back_blob(struct croft_store *store, const struct store_record
 	uint32_t segment, uint32_t offset)
 {
 	put_back(store, record,
-		(struct store_entry){.size = record->size, .segment = segment, .offset = offset},
+		(struct store_entry){.size = record->size, .segment = segment, .offset = offset,
+			.packed = record->payload_size < record->size ? store_packed_units(record->payload_size) : 0},
 		CROFT_SLICE(NULL, 0));
 }
 
@@ -93,7 +94,7 @@ static bool has_right_size(const struct store_record *record)
 {
 	switch (record->kind) {
 	case STORE_RECORD_BLOB:
-		return record->payload_size == record->size;
+		return record->payload_size <= record->size && record->size <= CROFT_CHUNK_MOST;
 	case STORE_RECORD_LARGE:
 		return record->payload_size > sizeof(struct store_large_note);
 	case STORE_RECORD_RECIPE:

@@ -17,8 +17,10 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-static const uint32_t format_version = 1;
+/* 2: records may be compressed. What 1 wrote is as it was. */
+static const uint32_t format_version = 2, oldest_format = 1;
 static const uint64_t default_lease_ms = 30 * 60 * 1000;
+static const uint64_t default_cold_ms = 60 * 60 * 1000;
 
 enum {
 	BUDGET_LEAST = 1 << 20,
@@ -277,7 +279,7 @@ static bool read_state(struct croft_store *store, struct store_position *positio
 	read_meta(txn, &store->index, STORE_META_TOTALS, &store->totals, sizeof(store->totals));
 	read_meta(txn, &store->index, STORE_META_CLOCK, &clock_ms, sizeof(clock_ms));
 	store_read_end(&store->index, txn);
-	if (format != format_version)
+	if (format < oldest_format || format > format_version)
 		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
 			"the store %s has format %u; this is for format %u", store->path, format,
 			format_version);
@@ -425,6 +427,8 @@ static void init(struct croft_store *store, const struct croft_store_config *con
 	store->config = *config;
 	if (!store->config.lease_ms)
 		store->config.lease_ms = default_lease_ms;
+	if (!store->config.cold_ms)
+		store->config.cold_ms = default_cold_ms;
 	store->path = croft_strdup(config->path);
 	store->config.path = store->path;
 	store->root_fd = store->segments_fd = store->large_fd = store->temporary_fd =

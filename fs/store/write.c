@@ -116,14 +116,14 @@ struct croft_store_writer *croft_store_write(struct croft_store *store,
 	struct croft_store_blob *there = croft_store_open_blob(store, digest, NULL);
 	if (there)
 		return verifier(store, digest, there);
-	struct store_entry entry = {.size = digest->size_bytes};
-	bool small = store_is_small(store, digest->size_bytes);
-	uint64_t bytes = STORE_INDEX_COST;
-	if (digest->size_bytes > (uint64_t)1 << 46) {
+	if (digest->size_bytes >= (uint64_t)1 << STORE_SIZE_BITS) {
 		croft_error_set(err, CROFT_INVALID_ARGUMENT, "a blob of %llu bytes is too large",
 			(unsigned long long)digest->size_bytes);
 		return NULL;
 	}
+	struct store_entry entry = {.size = digest->size_bytes};
+	bool small = store_is_small(store, digest->size_bytes);
+	uint64_t bytes = STORE_INDEX_COST;
 	if (small)
 		bytes += store_record_bytes(digest->size_bytes);
 	else if (!store->config.chunked)
