@@ -334,7 +334,9 @@ static bool save_use(struct croft_store *store, MDB_cursor *blobs, uint64_t key,
 		return true;
 	candidate.entry.used_ms = used_ms;
 	CROFT_LOCKED(&store->lock);
-	if (!store_pending_find(&store->pending, candidate.hash))
+	if (store_pending_find(&store->pending, candidate.hash)) /* somebody else changes it: next time */
+		store_use(store_activity_get(&store->activity, key), used_ms);
+	else
 		store_pending_set(&store->pending, candidate.hash, STORE_PRESENT, &candidate.entry,
 			CROFT_SLICE(NULL, 0))->rewrite = true;
 	return true;
@@ -357,7 +359,8 @@ bool store_save_uses(struct croft_store *store, bool all, struct croft_error *er
 		active->unsaved = 0;
 	}
 	pthread_mutex_unlock(&store->lock);
-	bool ok = true;
+	/* What was put and used just now is found in the index only after this. */
+	bool ok = count == 0 || store_checkpoint(store, err);
 	for (size_t at = 0; ok && at < count; at += SAVE_CHUNK) {
 		MDB_txn *txn = store_read_begin(&store->index, err);
 		MDB_cursor *blobs = NULL;

