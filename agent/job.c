@@ -297,6 +297,7 @@ static struct croft_sandbox *make_sandbox(struct croft_job *job, struct croft_er
 		.root_count = 1,
 		.input_root = job->over_image ? input : NULL,
 		.input_target = job->over_image ? job->layout.input_target : NULL,
+		.standin = job->input.standin[0] ? job->input.standin : NULL,
 		.writable_directories = job->layout.writable,
 		.writable_count = job->layout.writable_count,
 		.root_writable = !job->sealed,

@@ -60,7 +60,10 @@ bool croft_daemon_renew(struct croft_daemon *daemon, struct croft_error *err);
 /* Where a tree stands for a job: in the mount, where nothing of it has been fetched yet, or staged whole. */
 struct croft_staged {
 	char path[PATH_MAX];
-	int hold; /* keeps it there; -1: it needs no keeping */
+	/* What shows the same and is read faster: a folder with names and attributes in names/, the data of some files in
+	 * files/ and of all others in the tree (croft_sandbox_spec's standin); "": there is none. */
+	char standin[PATH_MAX];
+	int hold; /* keeps them there; -1: nothing needs keeping */
 	uint64_t fetched_files, fetched_bytes; /* by staging */
 };
 #define CROFT_STAGED_INIT {.hold = -1}

@@ -32,6 +32,7 @@ struct croft_store_config {
 	const char *path;
 	uint64_t budget_bytes;  /* 0: 90 % of what the disk has free plus what the store holds */
 	uint64_t budget_inodes; /* 0: likewise */
+	uint64_t aside_from;    /* of a budget of so much or more an eighth is the caller's to use; 0: all is ours */
 	uint64_t lease_ms;      /* how long an answer "it is there" stays true; 0: 30 minutes */
 	bool durable;           /* sync before acknowledging; a put is leased like an answer */
 	/* Blobs over CROFT_CHUNK_MOST are kept as content-defined chunks (fs/chunker.h), which they share

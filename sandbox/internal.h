@@ -34,7 +34,7 @@ struct wire_spec {
 	uint32_t network, seccomp;
 	uint32_t root_writable, terminal;
 	uint32_t umask, fixed_addresses, cpus, sorted;
-	uint32_t roots, input_root, input_target;
+	uint32_t roots, input_root, input_target, standin;
 	uint32_t writable, arguments, environment, working_directory, hostname;
 	uint32_t mount_sources, mount_targets, mount_writable;
 	uint64_t memory_bytes, cpu_millis, cpu_ms, processes, file_bytes;
@@ -252,6 +252,25 @@ int root_make_input(const struct launcher_context *context, unsigned cell, const
 bool root_watch(int fanotify, int tree, const char *path, struct croft_error *err);
 /* Undoes root_make and what the job wrote; of a root that is kept only what belongs to the input. */
 bool root_remove(const struct launcher_context *context, unsigned cell, bool kept, struct croft_error *err);
+
+/* Nothing that a layer holds may change by way of it: a staged file may be one with the cache's own. */
+bool root_forbid_writing(int tree, const char *source, struct croft_error *err);
+/* Owners of a layer are mapped into the slot's range where the kernel and the file system can: the job's
+ * root then owns its inputs. Without, they belong to nobody inside, and can be read but not replaced. */
+bool root_map_owners(const struct launcher_context *context, unsigned cell, int tree,
+	const char *source, struct croft_error *err);
+
+/* standin.c: what an overlay is made of instead of the input root alone. */
+struct standin {
+	int names, files; /* trees mounted nowhere; -1: there is none */
+};
+#define STANDIN_NONE {-1, -1}
+/* None where there is anything wrong with it. */
+void standin_open(const struct launcher_context *context, const char *folder, struct standin *standin);
+void standin_protect(const struct launcher_context *context, unsigned cell, struct standin *standin);
+/* To an overlay that is being made; `tree` is the input root. */
+bool standin_add(int fs, const struct standin *standin, int tree);
+void standin_close(struct standin *standin);
 
 /* kept.c: the root that a cell's last jobs all had, for the next. */
 struct written;

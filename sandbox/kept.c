@@ -48,10 +48,13 @@ static bool same_root(const struct wire_spec *a, const struct wire_spec *b)
 {
 	CROFT_CLEANUP_FREE const char **left = wire_list(a, a->roots);
 	CROFT_CLEANUP_FREE const char **right = wire_list(b, b->roots);
+	/* Else the input's. */
+	uint32_t left_standin = a->input_root ? 0 : a->standin, right_standin = b->input_root ? 0 : b->standin;
 	size_t i = 0;
 	while (left[i] && right[i] && strcmp(left[i], right[i]) == 0)
 		i++;
-	return !left[i] && !right[i] && same_text(a, a->input_target, b, b->input_target);
+	return !left[i] && !right[i] && same_text(a, a->input_target, b, b->input_target) &&
+		same_text(a, left_standin, b, right_standin);
 }
 
 /* All that the command does before it hears of its arguments, environment and streams. What the list of what does
@@ -63,7 +66,7 @@ static bool same_shape(const struct wire_spec *a, const struct wire_spec *b)
 	for (int i = 0; i < 2; i++) {
 		both[i]->size = 0;
 		/* Strings are compared apart; these are the agent's and the cgroup's. */
-		both[i]->roots = both[i]->input_target = both[i]->writable = both[i]->arguments = 0;
+		both[i]->standin = both[i]->roots = both[i]->input_target = both[i]->writable = both[i]->arguments = 0;
 		both[i]->environment = both[i]->working_directory = both[i]->hostname = 0;
 		both[i]->mount_sources = both[i]->mount_targets = both[i]->mount_writable = 0;
 		both[i]->pid_namespace = both[i]->memory_bytes = both[i]->cpu_millis = 0;
@@ -123,6 +126,8 @@ void kept_remember(struct kept_root *kept, const struct wire_spec *spec, size_t 
 	kept->spec = croft_alloc(size);
 	memcpy(kept->spec, spec, size);
 	/* The root alone. */
+	if (kept->spec->input_root)
+		kept->spec->standin = 0;
 	kept->spec->input_root = kept->spec->writable = 0;
 }
 

@@ -73,6 +73,7 @@ struct sources {
 	const char **roots, **mounts;
 	const char *input[2];
 	int *root_trees, *mount_trees, *input_tree;
+	struct standin standin; /* for the input */
 };
 
 static void close_trees(int *trees, const char **names)
@@ -90,6 +91,7 @@ void root_close_sources(struct sources *sources)
 	close_trees(sources->root_trees, sources->roots);
 	close_trees(sources->input_tree, sources->input);
 	close_trees(sources->mount_trees, sources->mounts);
+	standin_close(&sources->standin);
 	free(sources->roots);
 	free(sources->mounts);
 	free(sources);
@@ -117,32 +119,38 @@ bool root_still_has(const struct host_view *host, const struct wire_spec *spec,
 	return same;
 }
 
-static bool open_all(const struct host_view *host, const struct wire_spec *spec,
-	struct sources *sources, struct croft_error *err)
+static struct sources *no_sources(void)
 {
-	*sources = (struct sources){.roots = wire_list(spec, spec->roots),
-		.mounts = wire_list(spec, spec->mount_sources),
-		.input = {wire_text(spec, spec->input_root)}};
+	struct sources *sources = croft_zalloc(sizeof(*sources));
+	sources->standin = (struct standin)STANDIN_NONE;
+	return sources;
+}
+
+static bool open_all(const struct launcher_context *context, const struct host_view *host,
+	const struct wire_spec *spec, struct sources *sources, struct croft_error *err)
+{
+	sources->roots = wire_list(spec, spec->roots);
+	sources->mounts = wire_list(spec, spec->mount_sources);
+	sources->input[0] = wire_text(spec, spec->input_root);
 	if (!go(host->mounts, host->root))
 		return croft_error_errno(err, errno, "looking at the host's mounts");
 	bool ok = open_sources("layer", sources->roots, 0, &sources->root_trees, err) &&
 		open_sources("layer", sources->input, 0, &sources->input_tree, err) &&
 		open_sources("mount", sources->mounts, AT_RECURSIVE, &sources->mount_trees, err);
+	if (ok)
+		standin_open(context, wire_text(spec, spec->standin), &sources->standin);
 	go_back(host);
 	return ok;
 }
 
-/* Nothing that a layer holds may change by way of it: a staged file may be one with the cache's own. */
-static bool forbid_writing(int tree, const char *source, struct croft_error *err)
+bool root_forbid_writing(int tree, const char *source, struct croft_error *err)
 {
 	struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
 	return mount_setattr(tree, "", AT_EMPTY_PATH, &read_only, sizeof(read_only)) == 0 ||
 		croft_error_errno(err, errno, "making the layer %s read-only", source);
 }
 
-/* Owners of a layer are mapped into the slot's range where the kernel and the file system can: the job's
- * root then owns its inputs. Without, they belong to nobody inside, and can be read but not replaced. */
-static bool map_owners(const struct launcher_context *context, unsigned cell, int tree,
+bool root_map_owners(const struct launcher_context *context, unsigned cell, int tree,
 	const char *source, struct croft_error *err)
 {
 	struct mount_attr map = {
@@ -197,16 +205,19 @@ struct overlay {
 	const char *places; /* a layer above all trees; NULL: none */
 	const char **sources; /* of the trees, for people */
 	const int *trees;
+	const struct standin *standin; /* for the only tree, which the others' data come from; NULL: none */
 	const char *mount_points; /* where trees are mounted that the kernel cannot take as they are */
 	const char *upper, *work;
 	bool trusted; /* devices and set-user-id programs count */
 };
 
-/* Since Linux 6.15 layers need not be mounted anywhere. */
+/* Since Linux 6.15 layers need not be mounted anywhere. What fails with a stand-in is tried again without. */
 static bool add_trees(int fs, const struct overlay *overlay)
 {
 	if (overlay->places && fsconfig(fs, FSCONFIG_SET_STRING, "lowerdir+", overlay->places, 0) < 0)
 		return false;
+	if (overlay->standin)
+		return standin_add(fs, overlay->standin, overlay->trees[0]);
 	for (size_t i = 0; overlay->sources[i]; i++)
 		if (fsconfig(fs, FSCONFIG_SET_FD, "lowerdir+", NULL, overlay->trees[i]) < 0)
 			return false;
@@ -333,8 +344,8 @@ static bool make_places(const struct launcher_context *context, unsigned cell,
 static bool close_input(const struct launcher_context *context, unsigned cell,
 	const struct sources *sources, struct croft_error *err)
 {
-	return forbid_writing(sources->input_tree[0], sources->input[0], err) &&
-		map_owners(context, cell, sources->input_tree[0], sources->input[0], err);
+	return root_forbid_writing(sources->input_tree[0], sources->input[0], err) &&
+		root_map_owners(context, cell, sources->input_tree[0], sources->input[0], err);
 }
 
 static bool close_layers(const struct launcher_context *context, unsigned cell,
@@ -342,8 +353,8 @@ static bool close_layers(const struct launcher_context *context, unsigned cell,
 {
 	bool writable = weak(spec, WEAKEN_OVERLAY);
 	for (size_t i = 0; sources->roots[i]; i++)
-		if ((!writable && !forbid_writing(sources->root_trees[i], sources->roots[i], err)) ||
-			!map_owners(context, cell, sources->root_trees[i], sources->roots[i], err))
+		if ((!writable && !root_forbid_writing(sources->root_trees[i], sources->roots[i], err)) ||
+			!root_map_owners(context, cell, sources->root_trees[i], sources->roots[i], err))
 			return false;
 	return !sources->input[0] || close_input(context, cell, sources, err);
 }
@@ -389,8 +400,9 @@ static int make_root(const struct launcher_context *context, unsigned cell,
 	const char *places;
 	if (!separate_places(context, cell, sources, &places, err))
 		return -1;
-	struct overlay overlay = {places, sources->roots, sources->root_trees, "lower", "upper", "work",
-		weak(spec, WEAKEN_NOSUID)};
+	bool standin = sources->standin.names >= 0 && !sources->input[0] && !sources->roots[1];
+	struct overlay overlay = {places, sources->roots, sources->root_trees,
+		standin ? &sources->standin : NULL, "lower", "upper", "work", weak(spec, WEAKEN_NOSUID)};
 	if (!weak(spec, WEAKEN_OVERLAY))
 		return make_overlay(context, &overlay, err);
 	int tree = sources->root_trees[0];
@@ -407,8 +419,9 @@ static bool mount_at(int tree, const char *path, struct croft_error *err)
 static int make_input(const struct launcher_context *context, const struct sources *sources,
 	struct croft_error *err)
 {
-	struct overlay overlay = {NULL, (const char **)sources->input, sources->input_tree, "input-lower",
-		"input-upper", "input-work", false};
+	struct overlay overlay = {NULL, (const char **)sources->input, sources->input_tree,
+		sources->standin.names >= 0 ? &sources->standin : NULL, "input-lower", "input-upper", "input-work",
+		false};
 	return make_overlay(context, &overlay, err);
 }
 
@@ -491,9 +504,10 @@ int root_make(const struct launcher_context *context, unsigned cell, const char 
 	struct croft_error *err)
 {
 	char path[4096];
-	struct sources *sources = croft_zalloc(sizeof(*sources));
+	struct sources *sources = no_sources();
 	int tree = -1;
-	bool ok = open_all(host, spec, sources, err);
+	bool ok = open_all(context, host, spec, sources, err);
+	standin_protect(context, cell, &sources->standin);
 	cell_path(context, cell, "", path, sizeof(path));
 	if (ok && chdir(path) < 0)
 		ok = croft_error_errno(err, errno, "entering %s", path);
@@ -516,16 +530,19 @@ int root_make_input(const struct launcher_context *context, unsigned cell, const
 	const struct wire_spec *spec, struct sources **rest, struct croft_error *err)
 {
 	char path[4096];
-	struct sources *sources = croft_zalloc(sizeof(*sources));
+	struct sources *sources = no_sources();
 	sources->input[0] = wire_text(spec, spec->input_root);
 	cell_path(context, cell, "", path, sizeof(path));
 	*rest = sources;
 	bool ok = go(host->mounts, host->root)
 		? open_sources("layer", sources->input, 0, &sources->input_tree, err)
 		: croft_error_errno(err, errno, "looking at the host's mounts");
+	if (ok)
+		standin_open(context, wire_text(spec, spec->standin), &sources->standin);
 	go_back(host);
 	if (ok && chdir(path) < 0)
 		ok = croft_error_errno(err, errno, "entering %s", path);
+	standin_protect(context, cell, &sources->standin);
 	return ok && close_input(context, cell, sources, err) && make_input_places(context, cell, spec, err)
 		? make_input(context, sources, err)
 		: -1;

@@ -63,6 +63,10 @@ struct croft_sandbox_spec {
 	 * mounted at `input_target` inside; NULL: none. */
 	const char *input_root;
 	const char *input_target;
+	/* Shows the same as the input root (as the only of `roots`, where there is no `input_root`), and is read faster: a
+	 * folder with all names and attributes in names/, each file of which says by overlayfs's attributes where its data
+	 * are: at that path in files/, or else in the input root. NULL: none. One that is not there is done without. */
+	const char *standin;
 	/* Where outputs may appear, absolute inside: made (with parents) and writable by the job. With
 	 * `root_writable` the job may write everywhere that permissions allow. */
 	const char *const *writable_directories;

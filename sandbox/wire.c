@@ -101,6 +101,7 @@ int wire_spec_write(const struct croft_sandbox_spec *spec, uint64_t pid_namespac
 	put(&writer, &wire, sizeof(wire));
 	wire.roots = put_list(&writer, spec->roots, spec->root_count);
 	wire.input_root = put_text(&writer, spec->input_root);
+	wire.standin = put_text(&writer, spec->standin);
 	wire.input_target = put_text(&writer, spec->input_target);
 	wire.writable = put_list(&writer, spec->writable_directories, spec->writable_count);
 	wire.arguments = put_list(&writer, spec->arguments, list_size(spec->arguments));

@@ -128,6 +128,22 @@ static int lock_staged(const char *path, struct croft_error *err)
 	return -1;
 }
 
+/* A job does well without. */
+static void find_standin(struct croft_daemon *daemon, const struct croft_digest *root,
+	struct croft_staged *staged)
+{
+	if (!__atomic_load_n(&daemon->standins, __ATOMIC_RELAXED))
+		return;
+	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
+	CROFT_CLEANUP_FREE void *owned = answer;
+	struct daemon_request request = {.op = OP_STAGE, .digest = *root};
+	if (!daemon_call(daemon, &request, -1, answer, NULL) || !answer->staged.path[0])
+		return;
+	staged->hold = lock_staged(answer->staged.path, NULL);
+	if (staged->hold >= 0)
+		snprintf(staged->standin, sizeof(staged->standin), "%s", answer->staged.path);
+}
+
 bool croft_daemon_stage(struct croft_daemon *daemon, const struct croft_digest *root,
 	struct croft_staged *staged, struct croft_error *err)
 {
@@ -136,8 +152,11 @@ bool croft_daemon_stage(struct croft_daemon *daemon, const struct croft_digest *
 		croft_digest_format(root, '-', text);
 		int size = snprintf(staged->path, sizeof(staged->path), "%s/by-digest/%s",
 			daemon->mountpoint, text);
-		return size < PATH_MAX ||
-			croft_error_set(err, CROFT_INVALID_ARGUMENT, "the agent's --state is too long a path");
+		if (size >= PATH_MAX)
+			return croft_error_set(
+				err, CROFT_INVALID_ARGUMENT, "the agent's --state is too long a path");
+		find_standin(daemon, root, staged);
+		return true;
 	}
 	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
 	CROFT_CLEANUP_FREE void *owned = answer;

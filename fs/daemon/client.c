@@ -177,6 +177,7 @@ static void learn(struct croft_daemon *daemon, const struct daemon_answer *answe
 			answer->hello.mountpoint);
 	__atomic_store_n(&daemon->plane_port, answer->hello.plane_port, __ATOMIC_RELAXED);
 	__atomic_store_n(&daemon->staging, answer->hello.staging, __ATOMIC_RELAXED);
+	__atomic_store_n(&daemon->standins, answer->hello.standins, __ATOMIC_RELAXED);
 }
 
 /* Ends the running daemon and waits until it is gone; the socket that stays open to its very end

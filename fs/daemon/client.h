@@ -16,6 +16,7 @@ struct croft_daemon {
 	char program[PATH_MAX]; /* where this one was when it attached */
 	int plane_port;
 	uint32_t staging; /* as the daemon does it */
+	uint32_t standins; /* whether it has some */
 
 	pthread_mutex_t lock; /* guards: idle, generation */
 	int idle[IDLE_AT_MOST];

@@ -113,6 +113,10 @@ static bool write_blob(struct copies *copies, const struct croft_digest *digest,
 	CROFT_CLEANUP_FREE char *piece = croft_alloc(room);
 	bool ok = true;
 	for (uint64_t done = 0; ok && done < digest->size_bytes;) {
+		if (copies->config.stop && atomic_load(copies->config.stop)) {
+			ok = croft_error_set(err, CROFT_CANCELLED, "the daemon ends");
+			break;
+		}
 		ssize_t got = croft_store_blob_read(blob, piece, room, done, err);
 		if (got == 0)
 			croft_error_set(err, CROFT_DATA_LOSS, "a cached blob ends early");
@@ -169,10 +173,13 @@ static bool add_to_pool(struct copies *copies, const struct directory_entry *fil
 	if (!copies->config.reserve(copies->config.user, NULL, copies_size(file->size), err))
 		return false;
 	bool ok = make_file(copies, file, -1, copies->pool, unready, err);
+	bool named = ok && linkat(copies->pool, unready, copies->pool, pooled, 0) == 0;
 	/* Another thread's is as good. */
-	if (ok && linkat(copies->pool, unready, copies->pool, pooled, 0) != 0 && errno != EEXIST)
+	if (ok && !named && errno != EEXIST)
 		ok = croft_error_errno(err, errno, "naming a staged file");
 	unlinkat(copies->pool, unready, 0);
+	if (!named)
+		copies->config.release(copies->config.user, copies_size(file->size));
 	return ok;
 }
 

@@ -29,6 +29,8 @@ enum {
 	ORPHAN_LOOK_MS = 10000,  /* between two looks whether its mount is in use */
 };
 
+static const uint64_t STANDINS_FROM = 2ull << 30; /* of the budget */
+
 struct life {
 	const struct croft_daemon_config *config;
 	char mountpoint[PATH_MAX], cache[PATH_MAX];
@@ -41,8 +43,10 @@ struct life {
 	struct measurer *measurer;
 	struct prefetcher *prefetcher;
 	struct croft_mount *mount; /* or NULL, and */
+	struct standins *standins; /* beside a mount, or NULL */
 	struct stager *stager;
 	struct server *server;
+	bool ours; /* the state: no other daemon's */
 	pthread_t mount_thread;
 	bool mount_running;
 	struct croft_error mount_error; /* why the mount ended */
@@ -64,6 +68,7 @@ static bool take_lock(struct life *life, struct croft_error *err)
 				"another filesystem daemon runs on %s", life->config->state);
 		poll(NULL, 0, 10);
 	}
+	life->ours = true;
 	return true;
 }
 
@@ -177,6 +182,7 @@ static bool take_state(struct life *life, bool take_over, struct croft_error *er
 	life->lock_fd = handed.lock_fd;
 	life->listen_fd = handed.listen_fd;
 	life->saved = handed.mount;
+	life->ours = true;
 	return true;
 }
 
@@ -207,13 +213,49 @@ static bool start_stager(struct life *life, struct croft_error *err)
 	return life->stager != NULL;
 }
 
-static struct croft_store *open_store(struct life *life, uint64_t budget_bytes,
+static struct croft_store *open_store(struct life *life, uint64_t budget_bytes, uint64_t aside_from,
 	struct croft_error *err)
 {
 	return croft_store_open(
-		&(struct croft_store_config){
-			.path = life->cache, .budget_bytes = budget_bytes, .chunked = true},
+		&(struct croft_store_config){.path = life->cache,
+			.budget_bytes = budget_bytes,
+			.aside_from = aside_from,
+			.chunked = true},
 		err);
+}
+
+static bool standins_folder(const struct life *life, char folder[PATH_MAX])
+{
+	return snprintf(folder, PATH_MAX, "%.*s/standins", (int)(strrchr(life->cache, '/') - life->cache),
+		       life->cache) < PATH_MAX;
+}
+
+/* An eighth of the budget is theirs, where that is worth while. Without them all goes on. */
+static void start_standins(struct life *life)
+{
+	const struct croft_daemon_config *config = life->config;
+	struct croft_store_stat stat;
+	struct croft_error err = CROFT_ERROR_INIT;
+	char folder[PATH_MAX];
+	croft_store_stat(life->store, &stat);
+	if (!standins_folder(life, folder))
+		return;
+	if (life->mount && geteuid() == 0 && stat.budget_bytes >= STANDINS_FROM / 8 * 7)
+		life->standins = standins_create(
+			&(struct standins_config){
+				.folder = folder,
+				.budget_bytes = stat.budget_bytes / 7,
+				.uid = config->uid,
+				.gid = config->gid,
+				.store = life->store,
+			},
+			&err);
+	if (err.code != CROFT_OK)
+		croft_log(err.code == CROFT_UNIMPLEMENTED ? CROFT_LOG_DEBUG : CROFT_LOG_WARNING,
+			"trees get no stand-ins: %s", err.message);
+	/* Those of a daemon before this one. */
+	if (!life->standins)
+		standins_clear(folder);
 }
 
 /* Where trees are staged half of the budget is theirs. The store alone knows what it may have when nothing
@@ -223,7 +265,7 @@ static bool halve_store(struct life *life, struct croft_error *err)
 	struct croft_store_stat stat;
 	croft_store_stat(life->store, &stat);
 	croft_store_close(life->store);
-	life->store = open_store(life, stat.budget_bytes / 2, err);
+	life->store = open_store(life, stat.budget_bytes / 2, 0, err);
 	return life->store != NULL;
 }
 
@@ -243,7 +285,7 @@ static bool serve(struct life *life, struct croft_error *err)
 {
 	const struct croft_daemon_config *config = life->config;
 	bool mounts = life->saved.device >= 0 || fuse_is_there(config);
-	life->store = open_store(life, config->budget_bytes, err);
+	life->store = open_store(life, config->budget_bytes, mounts && geteuid() == 0 ? STANDINS_FROM : 0, err);
 	if (!life->store || (!mounts && !halve_store(life, err)))
 		return croft_error_wrap(err, "opening the cache");
 	if (config->origin) {
@@ -266,7 +308,8 @@ static bool serve(struct life *life, struct croft_error *err)
 	life->measurer = measurer_create(life->store, life->fetcher);
 	if (mounts ? !make_mount(life, err) : !start_stager(life, err))
 		return false;
-	life->prefetcher = prefetcher_create(life->store, life->fetcher, life->mount);
+	start_standins(life);
+	life->prefetcher = prefetcher_create(life->store, life->fetcher, life->mount, life->standins);
 	if (life->listen_fd < 0)
 		life->listen_fd = daemon_listen(config->state, err);
 	if (life->listen_fd < 0)
@@ -279,6 +322,7 @@ static bool serve(struct life *life, struct croft_error *err)
 		.plane = life->plane,
 		.mount = life->mount,
 		.stager = life->stager,
+		.standins = life->standins,
 		.measurer = life->measurer,
 		.prefetcher = life->prefetcher,
 		.stop_fd = life->stop_fd,
@@ -342,6 +386,7 @@ static void stop_serving(struct life *life, bool handing_over)
 	if (handing_over && !croft_mount_save(life->mount, &life->saved, &err))
 		croft_log(CROFT_LOG_WARNING, "not handing over: %s", err.message);
 	croft_mount_destroy(life->mount);
+	standins_destroy(life->standins);
 	stager_destroy(life->stager);
 	measurer_destroy(life->measurer);
 	prefetcher_destroy(life->prefetcher);
@@ -350,6 +395,7 @@ static void stop_serving(struct life *life, bool handing_over)
 	life->fetcher = NULL;
 	life->server = NULL;
 	life->mount = NULL;
+	life->standins = NULL;
 	life->stager = NULL;
 	life->measurer = NULL;
 	life->prefetcher = NULL;
@@ -380,12 +426,16 @@ static enum handing hand_over(struct life *life, int successor, struct croft_err
 	close(successor);
 	if (handing == GONE)
 		forget_saved(life);
+	life->ours = handing != GONE;
 	return handing;
 }
 
 static void end(struct life *life)
 {
+	char folder[PATH_MAX];
 	stop_serving(life, false);
+	if (life->ours && standins_folder(life, folder))
+		standins_clear(folder);
 	forget_saved(life);
 	int *fds[] = {&life->listen_fd, &life->signal_fd, &life->stop_fd};
 	for (size_t i = 0; i < sizeof(fds) / sizeof(*fds); i++)

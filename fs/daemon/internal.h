@@ -8,6 +8,9 @@
  *	measure.c  totals below input roots
  *	stage.c    whole trees as plain files, where there is no FUSE
  *	copies.c   the files of these
+ *	standin.c  trees that several jobs use, as the kernel reads them fastest
+ *	standin_kernel.c whether it can
+ *	erofs.c    an image of a tree's names
  *	prefetch.c fetching what a job is expected to read; what became of it
  *	opened.c   which content stands at the paths that a job opened
  *	present.c  how much of a tree the cache holds
@@ -22,6 +25,8 @@
 
 #include "fs/daemon/protocol.h"
 #include "fs/plane.h"
+
+#include <stdatomic.h>
 
 /* gather.c ---------------------------------------------------------------------------------- */
 
@@ -45,9 +50,10 @@ bool measurer_measure(struct measurer *measurer, const struct croft_digest *root
 /* prefetch.c -------------------------------------------------------------------------------- */
 
 struct prefetcher;
-/* Store, fetcher and mount (which may be NULL) are borrowed. */
+struct standins;
+/* Store, fetcher, mount and stand-ins (which may be NULL, all but the first) are borrowed. */
 struct prefetcher *prefetcher_create(struct croft_store *store, struct croft_fetcher *fetcher,
-	struct croft_mount *mount);
+	struct croft_mount *mount, struct standins *standins);
 /* After the fetcher was stopped. */
 void prefetcher_destroy(struct prefetcher *prefetcher);
 /* Any thread. Fetches what is not here of the wishes in the file, in their order, a few at a time and
@@ -105,7 +111,11 @@ struct copies_config {
 	/* Called before bytes are added to the pool or to the tree that a file is for (the last argument of
 	 * copies_put; NULL: the pool). */
 	bool (*reserve)(void *user, void *tree, uint64_t bytes, struct croft_error *err);
+	/* Of the pool's, bytes that were not added. */
+	void (*release)(void *user, uint64_t bytes);
 	void *user;
+	/* Set: what is being written out fails. NULL: never. */
+	const atomic_bool *stop;
 };
 struct copies *copies_create(const struct copies_config *config, struct croft_error *err);
 void copies_destroy(struct copies *copies);
@@ -121,6 +131,46 @@ static inline uint64_t copies_size(uint64_t bytes)
 {
 	return (bytes | 4095) + 1;
 }
+
+/* erofs.c ----------------------------------------------------------------------------------- */
+
+struct directory;
+struct erofs_source {
+	/* The Directory, which is then the caller's: directory_free. */
+	struct directory *(*read)(void *user, const struct croft_digest *digest, struct croft_error *err);
+	/* Called as the image grows, with bytes of the disk. */
+	bool (*reserve)(void *user, uint64_t bytes, struct croft_error *err);
+	void *user;
+	uint32_t uid, gid; /* who owns everything */
+	uint64_t entries_at_most, bytes_at_most; /* of the disk */
+};
+/* Into the empty file. Where it would be too large the error is RESOURCE_EXHAUSTED; of trees that cannot be shown
+ * as the mount does, or have too many entries, it is UNIMPLEMENTED. */
+bool erofs_write(int fd, const struct croft_digest *root, const struct erofs_source *source,
+	struct croft_error *err);
+
+/* standin.c --------------------------------------------------------------------------------- */
+
+struct standins;
+struct standins_config {
+	const char *folder; /* for them; emptied at start but for what jobs use */
+	uint64_t budget_bytes;
+	uint32_t uid, gid;         /* who owns everything */
+	struct croft_store *store; /* borrowed */
+};
+/* UNIMPLEMENTED: not with this kernel. */
+struct standins *standins_create(const struct standins_config *config, struct croft_error *err);
+/* What stands is left to a successor, or to standins_clear. */
+void standins_destroy(struct standins *standins);
+/* Nothing is left in the folder, nor mounted there, once no daemon goes on. What jobs use is theirs. */
+void standins_clear(const char *folder);
+/* Any thread; NULL notes nothing. A job with this root ended that had opened the files, as with opened_resolve. */
+void standins_note(struct standins *standins, const struct croft_digest *root, const char *paths,
+	const struct croft_digest *digests, size_t count);
+/* Any thread; NULL has none. There may not be one any more by the time its folder is locked. */
+bool standins_find(struct standins *standins, const struct croft_digest *root, char path[PATH_MAX]);
+/* standin_kernel.c: tries it in the folder. */
+bool standin_can_be(int folder, struct croft_error *err);
 
 /* present.c --------------------------------------------------------------------------------- */
 
@@ -138,6 +188,7 @@ struct server_config {
 	struct croft_plane *plane;     /* or NULL */
 	struct croft_mount *mount;     /* NULL: trees are staged */
 	struct stager *stager;         /* NULL: they are in the mount */
+	struct standins *standins;     /* or NULL */
 	struct measurer *measurer;
 	struct prefetcher *prefetcher;
 	int stop_fd; /* eventfd: OP_STOP was asked for */

@@ -51,18 +51,20 @@ struct prefetcher {
 	struct croft_store *store;
 	struct croft_fetcher *fetcher;
 	struct croft_mount *mount;
+	struct standins *standins;
 	struct opened *opened;
 	pthread_mutex_t lock; /* guards: all below */
 	struct prefetch *first;
 };
 
 struct prefetcher *prefetcher_create(struct croft_store *store, struct croft_fetcher *fetcher,
-	struct croft_mount *mount)
+	struct croft_mount *mount, struct standins *standins)
 {
 	struct prefetcher *prefetcher = croft_zalloc(sizeof(*prefetcher));
 	prefetcher->store = store;
 	prefetcher->fetcher = fetcher;
 	prefetcher->mount = mount;
+	prefetcher->standins = standins;
 	prefetcher->opened = opened_create(store);
 	pthread_mutex_init(&prefetcher->lock, NULL);
 	return prefetcher;
@@ -392,6 +394,7 @@ bool prefetch_end(struct prefetcher *prefetcher, uint64_t group, const struct cr
 		count += paths[i] == '\0';
 	CROFT_CLEANUP_FREE struct croft_digest *digests = croft_array(count + 1, sizeof(*digests));
 	opened_resolve(prefetcher->opened, root, paths, size, digests, count);
+	standins_note(prefetcher->standins, root, paths, digests, count);
 	struct croft_digest_map *opened = croft_digest_map_create();
 	for (size_t i = 0; i < count; i++)
 		*croft_digest_map_at(opened, &digests[i]) = opened;

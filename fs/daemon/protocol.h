@@ -13,7 +13,7 @@
 
 #include <linux/limits.h>
 
-enum { DAEMON_VERSION = 8, DAEMON_TEXT = 16384, DAEMON_BUILD = 64 };
+enum { DAEMON_VERSION = 9, DAEMON_TEXT = 16384, DAEMON_BUILD = 64 };
 
 enum daemon_op {
 	OP_STOP = 1,
@@ -51,6 +51,7 @@ struct daemon_answer {
 		struct {
 			int32_t pid, plane_port;
 			uint32_t staging; /* as it came out: never AUTO */
+			uint32_t standins; /* bool: OP_STAGE may find some */
 			char mountpoint[PATH_MAX];
 			char config[DAEMON_TEXT]; /* what daemon_config_text makes of it; "": it is ending */
 			char build[DAEMON_BUILD];
@@ -60,7 +61,7 @@ struct daemon_answer {
 		struct croft_daemon_stat stat;
 		uint64_t present_bytes;
 		struct {
-			char path[PATH_MAX];
+			char path[PATH_MAX]; /* of a tree in the mount: of its stand-in, "" where there is none */
 			uint64_t fetched_files, fetched_bytes;
 		} staged;
 		struct {

@@ -44,6 +44,7 @@ static void say_hello(struct server *server, struct daemon_answer *answer)
 	answer->hello.plane_port = config->plane ? croft_plane_port(config->plane) : -1;
 	answer->hello.staging =
 		config->stager ? stager_staging(config->stager) : CROFT_STAGING_FUSE;
+	answer->hello.standins = config->standins != NULL;
 	snprintf(answer->hello.mountpoint, sizeof(answer->hello.mountpoint), "%s", config->mountpoint);
 	daemon_build_text(answer->hello.build);
 	CROFT_LOCKED(&server->lock);
@@ -123,9 +124,11 @@ static bool stage(struct server *server, const struct croft_digest *root,
 	struct daemon_answer *answer, struct croft_error *err)
 {
 	struct gathered gathered = {0};
-	if (!server->config.stager)
-		return croft_error_set(err, CROFT_FAILED_PRECONDITION,
-			"trees are in the mount: nothing is staged");
+	if (!server->config.stager) {
+		if (!standins_find(server->config.standins, root, answer->staged.path))
+			answer->staged.path[0] = '\0';
+		return true;
+	}
 	bool ok = stager_stage(server->config.stager, root, answer->staged.path, &gathered, err);
 	answer->staged.fetched_files = gathered.files;
 	answer->staged.fetched_bytes = gathered.bytes;

@@ -100,12 +100,16 @@ static void remove_tree(struct stager *stager, struct tree *tree)
 	free(tree);
 }
 
+static void release(void *user, uint64_t bytes)
+{
+	struct stager *stager = user;
+	CROFT_LOCKED(&stager->lock);
+	stager->bytes -= bytes < stager->bytes ? bytes : stager->bytes;
+}
+
 static void sweep(struct stager *stager)
 {
-	uint64_t freed = copies_sweep(stager->copies);
-	pthread_mutex_lock(&stager->lock);
-	stager->bytes -= freed < stager->bytes ? freed : stager->bytes;
-	pthread_mutex_unlock(&stager->lock);
+	release(stager, copies_sweep(stager->copies));
 }
 
 /* The least recently used that nobody uses, hidden; the lock is held. */
@@ -442,6 +446,7 @@ struct stager *stager_create(const struct stager_config *config, struct croft_er
 				.store = config->store,
 				.fetcher = config->fetcher,
 				.reserve = reserve,
+				.release = release,
 				.user = stager,
 			},
 			err);

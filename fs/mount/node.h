@@ -83,4 +83,10 @@ uint64_t node_directory_ino(uint64_t parent_ino, struct croft_slice name,
 
 struct croft_digest node_digest(const struct node *node);
 
+/* What a directory is said to take: whole blocks, as on a disk, by the size of its message. */
+static inline uint64_t node_directory_size(uint64_t message_size)
+{
+	return message_size ? (message_size + 4095) & ~(uint64_t)4095 : 4096;
+}
+
 #endif

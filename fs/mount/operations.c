@@ -76,9 +76,11 @@ static void fill_stat(const struct croft_mount *mount, const struct node *node, 
 		stat->st_mode = S_IFDIR | node->mode;
 		/* How many directories a folder has is not known, which 1 says. */
 		stat->st_nlink = node->kind == NODE_FOLDER ? 1 : node->links;
-		stat->st_size = node->kind == NODE_FOLDER ? 0 : node->message_size;
+		stat->st_size =
+			node->kind == NODE_FOLDER ? 0 : (off_t)node_directory_size(node->message_size);
 	}
-	stat->st_blocks = (stat->st_size + 511) / 512;
+	/* Whole blocks, as an image of the tree has them (fs/daemon/erofs.c). */
+	stat->st_blocks = (stat->st_size / 4096 + (stat->st_size % 4096 != 0)) * 8;
 }
 
 struct fuse_entry_param mount_entry_of(struct croft_mount *mount, const struct node *node)

@@ -165,6 +165,8 @@ static bool set_budget(struct croft_store *store, struct croft_error *err)
 	uint64_t inodes = store_used_inodes(store);
 	store->budget_bytes =
 		store->config.budget_bytes ? store->config.budget_bytes : (free_bytes + held) / 10 * 9;
+	if (store->config.aside_from && store->budget_bytes >= store->config.aside_from)
+		store->budget_bytes -= store->budget_bytes / 8;
 	/* Filesystems without a fixed number of inodes say 0. */
 	uint64_t free_inodes = fs.f_files ? fs.f_favail : UINT64_MAX / 2;
 	store->budget_inodes =

@@ -91,6 +91,30 @@ static void shows_modes_and_times_of_node_properties(void **state)
 	assert_int_equal(stat_of(place(fixture, &root, "b")).st_mode, S_IFDIR | 01770);
 }
 
+/* Those are only claims until somebody reads. */
+static void sizes_are_shown_in_whole_blocks_up_to_the_largest(void **state)
+{
+	static const struct {
+		uint64_t size, blocks;
+	} files[] = {{1, 8}, {4096, 8}, {4097, 16}, {INT64_MAX, (uint64_t)(1ull << 51) * 8}};
+	struct fixture *fixture = *state;
+	struct croft_tree_builder *builder = new_tree();
+	char name[2] = "a";
+	for (size_t i = 0; i < 4; i++, name[0]++) {
+		struct croft_digest digest = croft_digest_of(name, 1);
+		digest.size_bytes = files[i].size;
+		add_file(builder, name, digest, false);
+	}
+	struct croft_digest root = finish_tree(fixture, LOCAL, builder);
+	mount_it(fixture, false, NULL);
+	for (size_t i = 0; i < 4; i++) {
+		name[0] = (char)('a' + i);
+		struct stat stat = stat_of(place(fixture, &root, name));
+		assert_int_equal(stat.st_size, files[i].size);
+		assert_int_equal(stat.st_blocks, files[i].blocks);
+	}
+}
+
 static void a_directory_of_100000_entries_is_listed_and_looked_into(void **state)
 {
 	struct fixture *fixture = *state;
@@ -403,6 +427,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		mount_test(shows_files_directories_and_symlinks_as_the_tree_says),
 		mount_test(shows_modes_and_times_of_node_properties),
+		mount_test(sizes_are_shown_in_whole_blocks_up_to_the_largest),
 		mount_test(a_directory_of_100000_entries_is_listed_and_looked_into),
 		mount_test(names_and_targets_are_bytes),
 		mount_test(without_a_fetcher_only_the_store_is_shown),

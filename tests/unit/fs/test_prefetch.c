@@ -8,6 +8,13 @@
 
 enum { GROUP = 4711 };
 
+/* Nothing here stages or stands in. */
+bool croft_fetch_wait(struct croft_fetcher *fetcher, const struct croft_digest *digest,
+	uint64_t *moved_bytes, struct croft_error *err)
+{
+	abort();
+}
+
 struct world {
 	struct fixture fixture; /* store and farm; nothing is mounted */
 	struct prefetcher *prefetcher;
@@ -23,7 +30,7 @@ static int make_world(void **state)
 		return -1;
 	world->fixture = *(struct fixture *)fixture;
 	free(fixture);
-	world->prefetcher = prefetcher_create(world->fixture.store, world->fixture.farm, NULL);
+	world->prefetcher = prefetcher_create(world->fixture.store, world->fixture.farm, NULL, NULL);
 	*state = world;
 	return 0;
 }
