@@ -106,11 +106,12 @@ class Test:
         }, result["inputs"]["fetched_files"], standin
 
     def wait_for(self, what, there):
-        for _ in range(600):
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
             if there():
                 return
             time.sleep(0.05)
-        raise SystemExit(f"{what}: not within half a minute; see {self.farm.folder}/agent.log")
+        raise SystemExit(f"{what}: not within two minutes; see {self.farm.folder}/agent.log")
 
     def has(self, path):
         """A stand-in stands, with this file."""
@@ -210,6 +211,9 @@ class Test:
         self.make_inputs()
         self.farm.agent("agent", "--no-peers", slots=1)
         self.farm.wait_agents(1)
+        if not os.path.exists(self.state):
+            print("there can be no stand-ins here (kernel, disk or its room): jobs have the trees themselves")
+            return
         for test in (self.as_root, self.over_an_image, self.none_where_it_would_differ, self.daemon_replaced,
                      self.daemon_killed, self.agent_gone):
             print(test.__name__, flush=True)
