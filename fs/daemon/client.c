@@ -19,6 +19,7 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <sys/mount.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
 
 enum { END_MS = 15000, READY_FD = 3 };
@@ -180,6 +181,19 @@ static void learn(struct croft_daemon *daemon, const struct daemon_answer *answe
 	__atomic_store_n(&daemon->standins, answer->hello.standins, __ATOMIC_RELAXED);
 }
 
+/* One that no socket leads to: its folder was taken away, say. */
+static void end_child(struct croft_daemon *daemon)
+{
+	CROFT_CLEANUP_FD int process = daemon->child ? pidfd_open(daemon->child, 0) : -1;
+	if (process < 0)
+		return;
+	struct pollfd polled = {.fd = process, .events = POLLIN};
+	kill(daemon->child, SIGTERM);
+	if (poll(&polled, 1, END_MS) <= 0)
+		kill(daemon->child, SIGKILL);
+	reap(daemon, true);
+}
+
 /* Ends the running daemon and waits until it is gone; the socket that stays open to its very end
  * tells. */
 static void stop_running(struct croft_daemon *daemon)
@@ -187,8 +201,10 @@ static void stop_running(struct croft_daemon *daemon)
 	struct daemon_request request = {.version = DAEMON_VERSION, .op = OP_STOP};
 	CROFT_CLEANUP_FD int socket = daemon_connect(daemon->config.state, NULL);
 	drop_connections(daemon);
-	if (socket < 0 || !daemon_send_request(socket, &request, -1, NULL))
+	if (socket < 0 || !daemon_send_request(socket, &request, -1, NULL)) {
+		end_child(daemon);
 		return;
+	}
 	struct daemon_answer *answer = croft_alloc(sizeof(*answer));
 	uint64_t until_ns = croft_now_ns() + (uint64_t)END_MS * 1000000;
 	for (;;) {

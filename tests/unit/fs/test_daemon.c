@@ -428,6 +428,17 @@ static void one_without_an_agent_ends_when_nothing_is_open(void **state)
 	assert_false(is_mounted(fixture));
 }
 
+static void ends_when_its_socket_was_taken_away(void **state)
+{
+	struct fixture *fixture = *state;
+	char path[128];
+	snprintf(path, sizeof(path), "%s/socket", fixture->directory);
+	assert_int_equal(unlink(path), 0);
+	croft_daemon_detach(fixture->daemon, false);
+	fixture->daemon = NULL;
+	assert_false(is_mounted(fixture));
+}
+
 static void ends_cleanly_on_a_signal(void **state)
 {
 	struct fixture *fixture = *state;
@@ -482,6 +493,7 @@ int main(int argc, char **argv)
 		daemon_test(one_without_an_agent_ends_when_nothing_is_open),
 		daemon_test(unmounts_when_it_is_told_to_end),
 		daemon_test(one_that_crashed_is_replaced_by_the_next_call),
+		daemon_test(ends_when_its_socket_was_taken_away),
 		daemon_test(ends_cleanly_on_a_signal),
 		daemon_test(says_why_it_cannot_start),
 	};
