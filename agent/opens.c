@@ -90,7 +90,19 @@ static void note(struct croft_opens *opens, const char *path)
 		grow(opens);
 }
 
-/* The path of an opened file as it is below the job's root: its mount is none of ours. */
+/* Of one that was removed since it was opened the kernel says so, behind its name; but a name may end like that. */
+static void note_removed(struct croft_opens *opens, char *path, size_t size)
+{
+	static const char removed[] = " (deleted)";
+	size_t tail = sizeof(removed) - 1;
+	if (size <= tail || strcmp(path + size - tail, removed) != 0)
+		return;
+	path[size - tail] = '\0';
+	note(opens, path);
+}
+
+/* The path of an opened file as it is below the job's root: its mount is none of ours. One that was renamed since has
+ * its new one, which is no input's. */
 static void on_event(struct croft_opens *opens, const struct fanotify_event_metadata *event)
 {
 	char link[16], path[PATH_MAX];
@@ -107,6 +119,7 @@ static void on_event(struct croft_opens *opens, const struct fanotify_event_meta
 		return;
 	path[size] = '\0';
 	note(opens, path + 1);
+	note_removed(opens, path + 1, (size_t)size - 1);
 }
 
 /* All that there are now; false: there were none. */
