@@ -206,12 +206,11 @@ static int add_live_record(struct croft_store *store, const struct store_segment
 		return 0;
 	}
 	size_t size = (size_t)entry.size;
-	unsigned char *packed = is_cold(store, &entry) ? store_pack(CROFT_SLICE(buffer + STORE_HEADER, size), &size) : NULL;
+	unsigned char *packed =
+		is_cold(store, &entry) ? store_pack(CROFT_SLICE(buffer + STORE_HEADER, size), &size) : NULL;
 	if (packed) {
 		free(buffer);
 		buffer = packed;
-	} else {
-		size = (size_t)entry.size;
 	}
 	*item = (struct store_append){.kind = STORE_RECORD_BLOB, .move = true, .digest = digest,
 		.payload = CROFT_SLICE(buffer + STORE_HEADER, size), .entry = entry};

@@ -531,7 +531,8 @@ bool store_mismatch(const struct croft_digest *wanted, const struct croft_digest
 	struct croft_error *err);
 bool store_refuse_read_only(const struct croft_store *store, struct croft_error *err);
 
-/* A zstd frame of the bytes behind STORE_HEADER free ones, to be freed, and how long it is; NULL: not worth it. */
+/* A zstd frame of the bytes behind STORE_HEADER free ones, to be freed, and how long it is; NULL: not worth it,
+ * and the size stays as it was. */
 unsigned char *store_pack(struct croft_slice bytes, size_t *size);
 /* False: they are not `size` bytes. */
 bool store_unpack(struct croft_slice packed, void *bytes, size_t size);

@@ -28,11 +28,13 @@ unsigned char *store_pack(struct croft_slice bytes, size_t *size)
 	size_t most = bytes.size - bytes.size / SAVED_PART;
 	CROFT_CLEANUP_FREE void *again = croft_alloc(bytes.size);
 	unsigned char *record = croft_alloc(STORE_HEADER + most);
-	*size = ZSTD_compress(record + STORE_HEADER, most, bytes.data, bytes.size, LEVEL);
-	if (!ZSTD_isError(*size) && *size < bytes.size &&
-		store_unpack(CROFT_SLICE(record + STORE_HEADER, *size), again, bytes.size) &&
-		memcmp(again, bytes.data, bytes.size) == 0)
+	size_t packed = ZSTD_compress(record + STORE_HEADER, most, bytes.data, bytes.size, LEVEL);
+	if (!ZSTD_isError(packed) && packed < bytes.size &&
+		store_unpack(CROFT_SLICE(record + STORE_HEADER, packed), again, bytes.size) &&
+		memcmp(again, bytes.data, bytes.size) == 0) {
+		*size = packed;
 		return record;
+	}
 	free(record);
 	return NULL;
 }
