@@ -2,6 +2,7 @@
 """Runs the tests of a scenario, which share one farm, one after the other, and tells how each went."""
 import glob
 import os
+import shutil
 import sys
 import time
 
@@ -16,6 +17,20 @@ def print_logs(folder, most=3000):
     for path in sorted(glob.glob(f"{folder}/*.log")):
         with open(path, errors="replace") as log:
             print(f"--- {os.path.basename(path)}\n{log.read()[-most:]}")
+
+
+def run_whole(test):
+    """One test of several parts, which has `folder`, run() and stop(); what run() returns is its exit status. What a
+    failed one left stays to be looked at."""
+    try:
+        status = test.run()
+    except BaseException:
+        print(f"FAILED; what it left is in {test.folder}", file=sys.stderr)
+        test.stop()
+        raise
+    test.stop()
+    shutil.rmtree(test.folder)
+    sys.exit(status)
 
 
 def run(scenario, tests, after_failure=lambda: None):

@@ -7,7 +7,6 @@ import errno
 import mmap
 import os
 import random
-import shutil
 import stat
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, f"{HERE}/../lib")
 from farm import Farm
+from scenario import run_whole
 
 READERS = 64
 
@@ -297,14 +297,7 @@ class Test:
 def main():
     test = Test(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 5,
                 os.path.abspath(sys.argv[3]) if len(sys.argv) > 3 else None)
-    try:
-        test.run()
-    except BaseException:
-        print(f"FAILED; what it left is in {test.folder}", file=sys.stderr)
-        test.stop()
-        raise
-    test.stop()
-    shutil.rmtree(test.folder)
+    run_whole(test)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, f"{HERE}/../lib")
 from farm import Farm
+from scenario import run_whole
 
 # Tells of everything that is there, then does to it what it can, and keeps the whole.
 JOB = r"""
@@ -219,15 +220,7 @@ class Test:
 
 
 def main():
-    test = Test(sys.argv[1])
-    try:
-        test.run()
-    except BaseException:
-        print(f"FAILED; what it left is in {test.folder}", file=sys.stderr)
-        test.stop()
-        raise
-    test.stop()
-    shutil.rmtree(test.folder)
+    run_whole(Test(sys.argv[1]))
 
 
 if __name__ == "__main__":
