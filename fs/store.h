@@ -121,6 +121,11 @@ int croft_store_blob_fd(struct croft_store_blob *blob, uint64_t *offset);
  * file is borrowed until the next call for this blob, which is one thread's at a time. */
 int croft_store_blob_extent(struct croft_store_blob *blob, uint64_t offset, uint64_t *file_offset,
 	uint64_t *size);
+/* Bytes that are sent from their file are not read by croft_store_blob_read, so these are to be checked first:
+ * croft_store_blob_check does it for an extent, by reading all of the chunk that it is of; DATA_LOSS. What was
+ * checked since the blob was opened is not checked again. */
+bool croft_store_blob_checked(const struct croft_store_blob *blob, uint64_t offset);
+bool croft_store_blob_check(struct croft_store_blob *blob, uint64_t offset, struct croft_error *err);
 void croft_store_blob_close(struct croft_store_blob *blob);
 
 /* Chunks -------------------------------------------------------------------------------------- */

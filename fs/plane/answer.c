@@ -195,9 +195,20 @@ static void send_some(struct plane_request *request, uint64_t most)
 	}
 }
 
+/* As much as a turn may, file by file; of each it is checked first what was not yet. */
 static void sendfile_work(struct ring_work *work)
 {
-	send_some(plane_request_of(work), TURN);
+	struct plane_request *request = plane_request_of(work);
+	struct croft_error err = CROFT_ERROR_INIT;
+	do {
+		if (request->position == request->file_end && !plane_find_file(request))
+			request->broken = true;
+		else if (!croft_store_blob_check(request->blob, request->position, &err))
+			request->broken = true;
+		else
+			send_some(request, TURN);
+	} while (!request->broken && request->position == request->file_end && request->position < request->end &&
+		request->position - request->position_before < TURN);
 }
 
 /* cachestat(2), of Linux 6.5, which the C library does not know yet. */
@@ -221,6 +232,12 @@ static bool is_cached(const struct plane_request *request)
 	struct cache_state state;
 	return syscall(SYSCALL_CACHESTAT, request->file, &range, &state, 0) == 0 &&
 		state.cached >= (start + size - 1) / page - start / page + 1;
+}
+
+/* Bytes go on their way only once they were checked, which reads all of the chunk that they are of. */
+static bool is_ready(const struct plane_request *request)
+{
+	return croft_store_blob_checked(request->blob, request->position) && is_cached(request);
 }
 
 static void wait_until_writable(struct plane_request *request)
@@ -250,7 +267,7 @@ static void send_file(struct plane_request *request)
 	do {
 		if (request->position == request->file_end && !plane_find_file(request))
 			request->broken = true;
-		if (!request->broken && !is_cached(request)) {
+		if (!request->broken && !is_ready(request)) {
 			plane_request_work(request, sendfile_work, file_was_sent);
 			return;
 		}

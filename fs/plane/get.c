@@ -130,9 +130,40 @@ static void open_blob(struct plane_request *request)
 		croft_store_open_blob(request->plane->config.store, &request->digest, &request->failure);
 }
 
+/* What is sent first is checked before the answer says that it comes. */
 static void open_work(struct ring_work *work)
 {
-	open_blob(plane_request_of(work));
+	struct plane_request *request = plane_request_of(work);
+	if (!request->blob)
+		open_blob(request);
+	if (!request->blob || croft_store_blob_check(request->blob, request->position, &request->failure))
+		return;
+	croft_store_blob_close(request->blob);
+	request->blob = NULL;
+}
+
+static void answer_head(struct plane_request *request)
+{
+	write_head(request);
+	request->produced = true;
+	plane_answer_begin(request);
+}
+
+/* Of what is kept as chunks that it is known does not say that all of it is there. */
+static void look_work(struct ring_work *work)
+{
+	struct plane_request *request = plane_request_of(work);
+	bool there = false;
+	if (croft_store_has(request->plane->config.store, &request->digest, 1, &there, &request->failure) && !there)
+		croft_store_not_found(&request->digest, &request->failure);
+}
+
+static void looked(struct plane_request *request)
+{
+	if (request->failure.code == CROFT_OK)
+		answer_head(request);
+	else
+		plane_answer_error(request, &request->failure);
 }
 
 void plane_get_found(struct plane_request *request)
@@ -142,15 +173,16 @@ void plane_get_found(struct plane_request *request)
 		plane_answer_status(request, 416, "the blob has %" PRIu64 " bytes\n", size);
 		return;
 	}
-	if (request->head.method == HTTP_HEAD) {
-		write_head(request);
-		request->produced = true;
-		plane_answer_begin(request);
+	if (request->head.method == HTTP_HEAD && size <= PLANE_SMALL) {
+		answer_head(request);
+	} else if (request->head.method == HTTP_HEAD) {
+		plane_request_work(request, look_work, looked);
 	} else if (size <= PLANE_SMALL) {
 		/* One short read; going through a worker would cost more. */
 		open_blob(request);
 		answer(request);
-	} else if ((request->blob = plane_kept_take(request->plane, &request->digest))) {
+	} else if ((request->blob = plane_kept_take(request->plane, &request->digest)) &&
+		croft_store_blob_checked(request->blob, request->position)) {
 		answer(request);
 	} else {
 		plane_request_work(request, open_work, answer);

@@ -20,6 +20,7 @@ enum { OPEN_CHUNKS = 4 };
 struct recipe {
 	struct croft_slice chunks; /* array of struct croft_digest; all pinned */
 	uint64_t *starts;          /* where each begins */
+	unsigned char *checked;    /* a bit per chunk: it may be sent from where it stands */
 	pthread_mutex_t lock;      /* guards: below */
 	struct {
 		struct croft_store_blob *blob;
@@ -51,16 +52,21 @@ bool store_is_bad(struct croft_store *store, const struct croft_digest *digest,
 	return croft_error_set(err, CROFT_DATA_LOSS, "stored blob %s is damaged (%s)", text, why);
 }
 
+static bool is_record_of(const struct store_record *record, const struct croft_digest *digest,
+	const struct store_entry *entry)
+{
+	return record->kind == STORE_RECORD_BLOB && record->size == entry->size &&
+		   (entry->packed ? store_packed_units(record->payload_size) == entry->packed
+						  : record->payload_size == entry->size) &&
+		   memcmp(record->hash, digest->hash, CROFT_HASH_SIZE) == 0;
+}
+
 bool store_record_is(const struct store_segment *segment, const struct croft_digest *digest,
 	const struct store_entry *entry, const void *header, const void *payload)
 {
 	struct store_record record;
 	memcpy(&record, header, STORE_HEADER);
-	return record.kind == STORE_RECORD_BLOB && record.size == entry->size &&
-		   (entry->packed ? store_packed_units(record.payload_size) == entry->packed
-						  : record.payload_size == entry->size) &&
-		   memcmp(record.hash, digest->hash, CROFT_HASH_SIZE) == 0 &&
-		   store_record_check(&record, segment->number, payload);
+	return is_record_of(&record, digest, entry) && store_record_check(&record, segment->number, payload);
 }
 
 bool store_record_load(const struct store_segment *segment, const struct croft_digest *digest,
@@ -191,6 +197,7 @@ static bool open_recipe(struct croft_store_blob *blob, struct croft_error *err)
 	for (size_t i = 0; i < count; i++)
 		recipe->starts[i + 1] =
 			recipe->starts[i] + ((const struct croft_digest *)chunks.data)[i].size_bytes;
+	recipe->checked = croft_zalloc(count / 8 + 1);
 	pthread_mutex_init(&recipe->lock, NULL);
 	return recipe->starts[count] == blob->entry.size ||
 		store_is_bad(blob->store, &blob->digest, &blob->entry, "its chunks have another size", err);
@@ -211,6 +218,7 @@ static void close_recipe(struct croft_store_blob *blob)
 	pthread_mutex_destroy(&recipe->lock);
 	free((void *)recipe->chunks.data);
 	free(recipe->starts);
+	free(recipe->checked);
 	free(recipe);
 }
 
@@ -474,9 +482,61 @@ int croft_store_blob_extent(struct croft_store_blob *blob, uint64_t offset, uint
 		fd = chunk_extent(blob, index, file_offset);
 	} else {
 		fd = croft_store_blob_fd(blob, file_offset);
+		if (blob->checked && *size > STORE_BLOCK - offset % STORE_BLOCK)
+			*size = STORE_BLOCK - offset % STORE_BLOCK;
 	}
 	*file_offset += offset - start;
 	return fd;
+}
+
+bool croft_store_blob_checked(const struct croft_store_blob *blob, uint64_t offset)
+{
+	if (offset >= blob->entry.size)
+		return true;
+	if (blob->checked)
+		return block_checked(blob, (size_t)(offset / STORE_BLOCK));
+	if (!blob->recipe)
+		return true; /* when it was opened */
+	size_t index = chunk_at(blob->recipe, offset);
+	return blob->recipe->checked[index / 8] >> (index % 8) & 1;
+}
+
+static bool check_chunk(struct croft_store_blob *blob, size_t index, struct croft_error *err)
+{
+	struct croft_store *store = blob->store;
+	const struct croft_digest *chunk = (const struct croft_digest *)blob->recipe->chunks.data + index;
+	struct store_entry entry;
+	struct store_segment *segment;
+	int found = store_find(store, chunk, STORE_LOOK, &entry, &segment, err);
+	if (found < 0)
+		return false;
+	if (found == 0) /* it is pinned: found bad meanwhile */
+		return croft_error_set(err, CROFT_DATA_LOSS, "a chunk of the blob has gone");
+	/* Of what is packed, or in a file of its own, what is sent is checked when it is opened. */
+	bool good = true;
+	if (segment && !entry.packed) {
+		struct store_record record;
+		good = croft_pread_all(segment->fd, &record, STORE_HEADER, entry.offset, "a segment of the store", NULL) &&
+			is_record_of(&record, chunk, &entry) && store_record_check_in_place(&record, segment, entry.offset);
+	}
+	if (segment) {
+		CROFT_LOCKED(&store->lock);
+		store_segment_unref(store, segment);
+	}
+	if (!good)
+		return store_is_bad(store, chunk, &entry, "its checksum does not match", err);
+	blob->recipe->checked[index / 8] |= (unsigned char)(1 << (index % 8));
+	return true;
+}
+
+bool croft_store_blob_check(struct croft_store_blob *blob, uint64_t offset, struct croft_error *err)
+{
+	if (croft_store_blob_checked(blob, offset))
+		return true;
+	if (blob->recipe)
+		return check_chunk(blob, chunk_at(blob->recipe, offset), err);
+	CROFT_CLEANUP_FREE unsigned char *buffer = croft_alloc(STORE_BLOCK);
+	return read_block(blob, (size_t)(offset / STORE_BLOCK), buffer, err);
 }
 
 void croft_store_blob_close(struct croft_store_blob *blob)

@@ -263,6 +263,9 @@ void store_segment_unref(struct croft_store *store, struct store_segment *segmen
 /* Out of the list and unlinked; its bytes count until the last reader is gone. `lock` held. */
 void store_segment_remove(struct croft_store *store, struct store_segment *segment);
 
+/* The same, of a record that stays where it is: its payload is read in small pieces. */
+bool store_record_check_in_place(const struct store_record *record, const struct store_segment *segment, uint32_t offset);
+
 /* A blob in the open segment of which nobody knows before it is synced; in the pending table it is
  * STORE_WRITING. */
 struct store_unsynced {

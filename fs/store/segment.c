@@ -3,6 +3,9 @@
 #include "fs/store/internal.h"
 #include "fs/store/xxh3.h"
 
+#include "proto/base/cleanup.h"
+#include "proto/base/io.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -28,6 +31,28 @@ bool store_record_check(const struct store_record *record, uint32_t segment, con
 {
 	return record->magic == record_magic && record->segment == segment &&
 		   record->checksum == checksum_of(record, payload);
+}
+
+bool store_record_check_in_place(const struct store_record *record, const struct store_segment *segment, uint32_t offset)
+{
+	enum { PIECE = 64 * 1024 };
+	CROFT_CLEANUP_FREE void *piece = croft_alloc(PIECE);
+	XXH3_state_t *state = XXH3_createState();
+	if (!state)
+		abort();
+	XXH3_64bits_reset_withSeed(state, XXH3_64bits(record, offsetof(struct store_record, checksum)));
+	bool read = true;
+	for (uint64_t at = 0; read && at < record->payload_size; at += PIECE) {
+		size_t size = record->payload_size - at < PIECE ? (size_t)(record->payload_size - at) : PIECE;
+		read = croft_pread_all(
+			segment->fd, piece, size, offset + STORE_HEADER + at, "a segment of the store", NULL);
+		if (read)
+			XXH3_64bits_update(state, piece, size);
+	}
+	uint64_t checksum = XXH3_64bits_digest(state);
+	XXH3_freeState(state);
+	return read && record->magic == record_magic && record->segment == segment->number &&
+		record->checksum == checksum;
 }
 
 void store_segment_name(uint32_t number, char name[16])

@@ -245,16 +245,65 @@ static void batches_blobs_in_the_order_asked(void **state)
 }
 
 /* Where its bytes stand on the disk. */
-static void damage(struct fixture *fixture, const struct blob *blob)
+static void damage_at(struct fixture *fixture, const struct blob *blob, uint64_t at)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_store_blob *open_blob = croft_store_open_blob(fixture->store, &blob->digest, &err);
 	assert_ok(open_blob, err);
-	uint64_t offset;
-	int fd = croft_store_blob_fd(open_blob, &offset);
-	char other = (char)(blob->data[0] ^ 1);
+	uint64_t offset, size;
+	char path[64], other = (char)(blob->data[at] ^ 1);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", croft_store_blob_extent(open_blob, at, &offset, &size));
+	CROFT_CLEANUP_FD int fd = open(path, O_WRONLY | O_CLOEXEC);
 	assert_int_equal(pwrite(fd, &other, 1, (off_t)offset), 1);
 	croft_store_blob_close(open_blob);
+}
+
+static void damage(struct fixture *fixture, const struct blob *blob)
+{
+	damage_at(fixture, blob, 0);
+}
+
+/* What comes before the connection ends is right, and it ends before the damage. */
+static void assert_cut_before(int fd, const struct blob *blob, size_t damaged)
+{
+	CROFT_CLEANUP_FREE char *body = croft_alloc(blob->size);
+	struct answer answer;
+	size_t size = 0;
+	read_head(fd, &answer);
+	assert_int_equal(answer.status, 200);
+	for (ssize_t got; (got = recv(fd, body + size, blob->size - size, 0)) > 0;)
+		size += (size_t)got;
+	assert_true(size <= damaged);
+	assert_memory_equal(body, blob->data, size);
+}
+
+/* Also where the bytes go from their file to the socket, and are not seen by anybody on the way. */
+static void damaged_bytes_of_a_large_blob_are_never_sent(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { BAD = 7 << 20 };
+	struct blob whole = store_blob(fixture, 12 << 20, 31), part = store_blob(fixture, 12 << 20, 32);
+	char request[256];
+	damage_at(fixture, &whole, BAD);
+	damage_at(fixture, &part, BAD);
+	CROFT_CLEANUP_FD int fd = dial(fixture->port);
+	get(fd, "GET", &part, "Range: bytes=0-99\r\n", 206, part.data, 100);
+	snprintf(request, sizeof(request), "Range: bytes=%d-%d\r\n", BAD, BAD + 99);
+	get(fd, "GET", &part, request, 404, NULL, 0);
+	get(fd, "GET", &part, "Range: bytes=0-99\r\n", 404, NULL, 0);
+	get(fd, "GET", &part, "", 404, NULL, 0);
+	snprintf(request, sizeof(request), "GET /cas/%s HTTP/1.1\r\n\r\n", whole.hash);
+	say_text(fd, request);
+	assert_cut_before(fd, &whole, BAD);
+	CROFT_CLEANUP_FD int again = dial(fixture->port);
+	snprintf(request, sizeof(request), "HEAD /cas/%s HTTP/1.1\r\n\r\n", whole.hash);
+	say_text(again, request);
+	struct answer answer;
+	read_head(again, &answer);
+	assert_int_equal(answer.status, 404);
+	assert_false(is_stored(fixture, &whole));
+	free(whole.data);
+	free(part.data);
 }
 
 static void of_a_batch_only_the_damaged_fails(void **state)
@@ -328,6 +377,7 @@ int main(void)
 		cmocka_unit_test(closes_when_the_client_asks_for_it),
 		cmocka_unit_test(batches_blobs_in_the_order_asked),
 		cmocka_unit_test(of_a_batch_only_the_damaged_fails),
+		cmocka_unit_test(damaged_bytes_of_a_large_blob_are_never_sent),
 		cmocka_unit_test(refuses_malformed_batches),
 		cmocka_unit_test(bounds_the_count_of_a_batch),
 	};
@@ -335,6 +385,7 @@ int main(void)
 	const struct CMUnitTest chunked[] = {
 		cmocka_unit_test(gets_a_large_blob_whole),
 		cmocka_unit_test(gets_ranges),
+		cmocka_unit_test(damaged_bytes_of_a_large_blob_are_never_sent),
 		cmocka_unit_test(compresses_when_zstd_is_accepted),
 		cmocka_unit_test(answers_pipelined_requests_in_order),
 		cmocka_unit_test(batches_blobs_in_the_order_asked),
