@@ -138,8 +138,11 @@ int store_check_blob(struct croft_store *store, const uint8_t *hash, const char 
 	digest.size_bytes = entry->size;
 	struct store_segment *segment;
 	found = store_find(store, &digest, STORE_PIN, entry, &segment, err);
-	if (found <= 0)
-		return found < 0 ? -1 : 2;
+	if (found < 0)
+		return -1;
+	*why = "its segment has gone";
+	if (found == 0)
+		return store_is_lost(store, hash, entry) ? 0 : 2;
 	int good = segment                  ? check_small(store, &digest, entry, segment, why)
 			   : store_is_recipe(entry) ? check_recipe(store, &digest, why, err)
 										: check_large(store, &digest, why, err);

@@ -126,6 +126,13 @@ static bool take_segment(struct croft_store *store, const struct store_entry *en
 	return *segment != NULL;
 }
 
+/* The segment that the index names has a file. Otherwise somebody took that away, or the disk lost it, and the blob counts as
+ * missing. `lock` held, with nothing moved since the index was read. */
+static bool has_segment(const struct croft_store *store, const struct store_entry *entry)
+{
+	return !entry->segment || store->config.read_only || store_segment_find(&store->segments, entry->segment);
+}
+
 /* One round for up to CHUNK digests. False with err->code OK: something moved, again. When
  * `settled`, the lock is held over reading the index. */
 static bool find_round(struct croft_store *store, const struct croft_digest *digests, size_t count,
@@ -153,7 +160,8 @@ static bool find_round(struct croft_store *store, const struct croft_digest *dig
 		}
 	}
 	for (size_t i = 0; i < count; i++) {
-		found[i] = answers[i] == PRESENT && entries[i].size == digests[i].size_bytes;
+		found[i] = answers[i] == PRESENT && entries[i].size == digests[i].size_bytes &&
+			has_segment(store, &entries[i]);
 		if (recipes)
 			recipes[i] = found[i] && store_is_recipe(&entries[i]);
 		if (found[i] && places) {
@@ -242,7 +250,7 @@ int store_find(struct croft_store *store, const struct croft_digest *digest, enu
 				continue;
 			}
 		}
-		int found = answer == PRESENT && entry->size == digest->size_bytes;
+		int found = answer == PRESENT && entry->size == digest->size_bytes && has_segment(store, entry);
 		found = found && (!segment || take_segment(store, entry, segment));
 		if (found)
 			take(store, digest->hash, grip, 0);
@@ -289,7 +297,17 @@ bool croft_store_find_hash(struct croft_store *store, const uint8_t hash[CROFT_H
 	/* Where the blob is may change meanwhile; how large it is does not. */
 	if (answer == ASK_INDEX && !ask_index(store, &found, 1, &answer, &entry, err))
 		return false;
-	if (answer != PRESENT) {
+	bool there = answer == PRESENT;
+	if (there && entry.segment) {
+		pthread_mutex_lock(&store->lock);
+		there = has_segment(store, &entry);
+		pthread_mutex_unlock(&store->lock);
+		found.size_bytes = entry.size;
+		/* Gone, or moved since. */
+		if (!there && !croft_store_has(store, &found, 1, &there, err))
+			return false;
+	}
+	if (!there) {
 		char text[CROFT_HASH_TEXT];
 		croft_hash_format(hash, text);
 		return croft_error_set(err, CROFT_NOT_FOUND, "blob %s is not in the store", text);
@@ -297,6 +315,17 @@ bool croft_store_find_hash(struct croft_store *store, const uint8_t hash[CROFT_H
 	found.size_bytes = entry.size;
 	*digest = found;
 	return true;
+}
+
+bool store_is_lost(struct croft_store *store, const uint8_t *hash, struct store_entry *entry)
+{
+	if (store->config.read_only) /* a server beside us may have moved it */
+		return false;
+	CROFT_LOCKED(&store->lock);
+	MDB_txn *txn = store_pending_find(&store->pending, hash) ? NULL : store_read_begin(&store->index, NULL);
+	bool found = txn && store_index_get(&store->index, txn, hash, entry, NULL) == 1;
+	store_read_end(&store->index, txn);
+	return found && !has_segment(store, entry);
 }
 
 bool croft_store_has(struct croft_store *store, const struct croft_digest *digests, size_t count,

@@ -7,7 +7,7 @@
  *	sums      hash                          → XXH3 of each block of a large blob
  *	segments  number                        → live bytes
  *	doomed    hash                          → nothing; large files to unlink once that is committed
- *	meta      name                          → format, position, totals, clock, boot, epoch
+ *	meta      name                          → format, position, totals, clock, boot, epoch, budget
  *	seen      hash, 16 bytes of a tenant's  → what the tenant may know of; seen.c
  *	action, failure, asset, profile         → records.c
  */

@@ -423,6 +423,9 @@ bool store_find_places(struct croft_store *store, const struct croft_digest *dig
 bool store_find_sums(struct croft_store *store, const uint8_t *hash, struct croft_slice *sums,
 	struct croft_error *err);
 
+/* Whether the index names a segment that is not there; such a blob is not found. */
+bool store_is_lost(struct croft_store *store, const uint8_t *hash, struct store_entry *entry);
+
 /* `lock` held. Some count as used later than they were: croft_store_prefer. */
 static inline void store_use(struct store_active *active, uint64_t used_ms)
 {
@@ -500,6 +503,7 @@ bool store_flush(struct croft_store *store, struct croft_error *err);
 #define STORE_META_POSITION "position"
 #define STORE_META_TOTALS "totals"
 #define STORE_META_CLOCK "clock"
+#define STORE_META_BUDGET "budget" /* of the process that wrote last */
 #define STORE_META_REMOVALS "removals" /* see seen.c */
 /* The keeper's own step. */
 bool store_checkpoint(struct croft_store *store, struct croft_error *err);

@@ -35,6 +35,7 @@ struct change {
 struct live {
 	uint32_t segment;
 	int64_t delta;
+	bool known; /* among the segments that are there */
 };
 
 struct checkpoint {
@@ -137,7 +138,7 @@ static void add_live(struct checkpoint *work, const struct store_entry *entry, i
 		work->lives_room = work->lives_room ? 2 * work->lives_room : 16;
 		work->lives = croft_realloc(work->lives, work->lives_room, sizeof(*work->lives));
 	}
-	work->lives[work->lives_count++] = (struct live){entry->segment, bytes};
+	work->lives[work->lives_count++] = (struct live){entry->segment, bytes, false};
 }
 
 static bool apply_gone(struct croft_store *store, struct checkpoint *work, struct change *change,
@@ -175,6 +176,21 @@ static bool apply_present(struct croft_store *store, struct checkpoint *work, st
 	return true;
 }
 
+/* Of a segment whose file is not there the index names fewer and fewer blobs, in the end none. */
+static bool apply_lost(struct croft_store *store, struct checkpoint *work, const struct live *lost,
+	struct croft_error *err)
+{
+	struct croft_slice value;
+	uint32_t live;
+	int found = store_table_get(work->txn, store->index.segments, &lost->segment, 4, &value, err);
+	if (found <= 0 || value.size != sizeof(live))
+		return found >= 0;
+	memcpy(&live, value.data, sizeof(live));
+	live = (uint32_t)(live + lost->delta);
+	return live == 0 ? store_table_delete(work->txn, store->index.segments, &lost->segment, 4, err)
+					 : store_table_put(work->txn, store->index.segments, &lost->segment, 4, &live, 4, err);
+}
+
 static bool apply_segments(struct croft_store *store, struct checkpoint *work,
 	struct croft_error *err)
 {
@@ -183,14 +199,16 @@ static bool apply_segments(struct croft_store *store, struct checkpoint *work,
 	CROFT_CLEANUP_FREE struct live *segments = croft_array(count + 1, sizeof(*segments));
 	for (size_t i = 0; i < count; i++)
 		segments[i] =
-			(struct live){store->segments.items[i]->number, store->segments.items[i]->live};
+			(struct live){store->segments.items[i]->number, store->segments.items[i]->live, true};
 	pthread_mutex_unlock(&store->lock);
 	work->dead = croft_array(count + 1, sizeof(*work->dead));
 	for (size_t i = 0; i < count; i++) {
 		int64_t delta = 0;
 		for (size_t k = 0; k < work->lives_count; k++)
-			if (work->lives[k].segment == segments[i].segment)
+			if (work->lives[k].segment == segments[i].segment) {
 				delta = work->lives[k].delta;
+				work->lives[k].known = true;
+			}
 		uint32_t number = segments[i].segment, live = (uint32_t)(segments[i].delta + delta);
 		if (live == 0 && number < work->position.segment) {
 			work->dead[work->dead_count++] = number;
@@ -201,6 +219,9 @@ static bool apply_segments(struct croft_store *store, struct checkpoint *work,
 			return false;
 		}
 	}
+	for (size_t k = 0; k < work->lives_count; k++)
+		if (!work->lives[k].known && !apply_lost(store, work, &work->lives[k], err))
+			return false;
 	return true;
 }
 

@@ -29,8 +29,10 @@ static bool is_broken(struct croft_store *store, MDB_txn *txn, const struct crof
 		const struct store_pending *pending = store_pending_find(&store->pending, chunk.hash);
 		if (pending && pending->state == STORE_PRESENT)
 			continue;
-		if ((pending && pending->state == STORE_GONE) ||
-			store_index_get(&store->index, txn, chunk.hash, &there, NULL) == 0)
+		if (pending && pending->state == STORE_GONE)
+			return true;
+		int found = store_index_get(&store->index, txn, chunk.hash, &there, NULL);
+		if (found == 0 || (found == 1 && there.segment && !store_segment_find(&store->segments, there.segment)))
 			return true;
 	}
 	return false;

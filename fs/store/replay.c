@@ -195,6 +195,29 @@ static bool open_segment(struct croft_store *store, uint32_t number,
 	return true;
 }
 
+/* Segments that the index names and that are not there. What they held counts as missing. */
+static bool look_for_lost(struct croft_store *store, struct croft_error *err)
+{
+	MDB_txn *txn = store_read_begin(&store->index, err);
+	if (!txn)
+		return false;
+	MDB_cursor *cursor;
+	MDB_val key, value;
+	int code = mdb_cursor_open(txn, store->index.segments, &cursor);
+	for (MDB_cursor_op op = MDB_FIRST; code == 0 && mdb_cursor_get(cursor, &key, &value, op) == 0; op = MDB_NEXT) {
+		uint32_t number;
+		memcpy(&number, key.mv_data, sizeof(number));
+		if (!store_segment_find(&store->segments, number))
+			croft_log(CROFT_LOG_WARNING,
+				"%s: segments/%08x has gone: what it held counts as missing (`croft fsck` says how much)",
+				store->path, number);
+	}
+	if (code == 0)
+		mdb_cursor_close(cursor);
+	store_read_end(&store->index, txn);
+	return code == 0 || store_mdb_error(err, code, "listing segments");
+}
+
 bool store_replay(struct croft_store *store, struct store_position position,
 	struct croft_error *err)
 {
@@ -216,5 +239,5 @@ bool store_replay(struct croft_store *store, struct store_position position,
 			store->log.zeroed = store->log.synced = last->size;
 		}
 	}
-	return true;
+	return look_for_lost(store, err);
 }

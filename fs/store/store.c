@@ -305,6 +305,8 @@ bool store_put_state(struct croft_store *store, MDB_txn *txn, uint32_t clean,
 			   sizeof(store->epoch), err) &&
 		   store_table_put(
 			   txn, meta, STORE_META_CLEAN, strlen(STORE_META_CLEAN), &clean, sizeof(clean), err) &&
+		   store_table_put(txn, meta, STORE_META_BUDGET, strlen(STORE_META_BUDGET), &store->budget_bytes,
+			   sizeof(store->budget_bytes), err) &&
 		   store_table_put(
 			   txn, meta, STORE_META_BOOT, strlen(STORE_META_BOOT), boot, sizeof(boot), err);
 }
@@ -518,6 +520,29 @@ void croft_store_close(struct croft_store *store)
 	destroy(store);
 }
 
+/* What whoever writes to a store counts as it goes along: the files that are there now. */
+static uint64_t files_bytes(int dir_fd)
+{
+	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	if (!dir)
+		return 0;
+	struct stat st;
+	uint64_t bytes = 0;
+	for (struct dirent *entry; (entry = readdir(dir));)
+		if (fstatat(dir_fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+			bytes += (uint64_t)st.st_size;
+	closedir(dir);
+	return bytes;
+}
+
+static void count_files(struct croft_store *store)
+{
+	CROFT_CLEANUP_FD int leases_fd = openat(store->root_fd, "leases", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	store->segment_bytes = files_bytes(store->segments_fd) + files_bytes(leases_fd);
+	store->quarantine_bytes = files_bytes(store->quarantine_fd);
+}
+
 /* Care ----------------------------------------------------------------------------------------- */
 
 static uint64_t entries_of(MDB_txn *txn, MDB_dbi table)
@@ -533,11 +558,16 @@ void croft_store_stat(struct croft_store *store, struct croft_store_stat *stat)
 	if (txn) {
 		stat->records_action = entries_of(txn, store->index.records[CROFT_RECORD_ACTION]);
 		stat->records_asset = entries_of(txn, store->index.records[CROFT_RECORD_ASSET]);
-		if (store->config.read_only)
+		if (store->config.read_only) {
 			read_meta(
 				txn, &store->index, STORE_META_TOTALS, &store->totals, sizeof(store->totals));
+			read_meta(txn, &store->index, STORE_META_BUDGET, &store->budget_bytes,
+				sizeof(store->budget_bytes));
+		}
 		store_read_end(&store->index, txn);
 	}
+	if (store->config.read_only)
+		count_files(store);
 	CROFT_LOCKED(&store->lock);
 	uint64_t now_ms = store_now_ms(store);
 	for (size_t i = 0; i < store->activity.room; i++) {

@@ -160,6 +160,80 @@ static void fsck_finds_and_repairs(void **state)
 	place_destroy(place);
 }
 
+static bool is_missing(struct place *place, const struct croft_digest *digest)
+{
+	bool missing;
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_store_find_missing(place->store, digest, 1, &missing, &err), err);
+	return missing;
+}
+
+/* As by a repair of the filesystem, or by hand. */
+static void take_segments_away(struct place *place)
+{
+	char path[300];
+	place_close(place);
+	snprintf(path, sizeof(path), "%s/segments", place->path);
+	struct croft_error err = CROFT_ERROR_INIT;
+	assert_ok(croft_remove_tree(AT_FDCWD, path, &err), err);
+	place_open(place);
+}
+
+static void what_a_segment_held_that_has_gone_is_missing_everywhere_and_can_be_put_again(void **state)
+{
+	struct croft_store_config config = {.durable = true, .chunked = true};
+	struct place *place = place_create(config);
+	enum { LARGEST = 5 << 20 };
+	struct croft_digest small = place_put_seed(place, 1, SMALL), other = place_put_seed(place, 2, SMALL);
+	struct croft_digest large = place_put_seed(place, 3, LARGEST), found;
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_ref ref = {CROFT_REF_BLOB, small};
+	struct croft_slice key = CROFT_SLICE("key", 3), value = CROFT_SLICE("value", 5);
+	assert_ok(croft_store_record_put(place->store, CROFT_RECORD_ACTION, key, value, &ref, 1, 0, &err), err);
+	take_segments_away(place);
+	assert_true(is_missing(place, &small) && is_missing(place, &other) && is_missing(place, &large));
+	assert_false(place_has(place, &small) || place_has(place, &large));
+	assert_false(croft_store_find_hash(place->store, small.hash, &found, NULL));
+	assert_false(croft_store_record_get(place->store, CROFT_RECORD_ACTION, key, place->arena, &value, NULL));
+	struct croft_fsck_report report;
+	assert_ok(croft_store_fsck(place->store, false, NULL, NULL, &report, &err), err);
+	assert_true(report.bad_blobs > 2);
+	assert_int_equal(report.dangling_records, 1);
+	/* What comes again is there, over a restart as well. */
+	place_put_seed(place, 1, SMALL);
+	place_put_seed(place, 3, LARGEST);
+	assert_true(place_has(place, &small) && place_has(place, &large));
+	place_reopen(place);
+	assert_true(place_has(place, &small) && place_has(place, &large));
+	assert_false(is_missing(place, &large));
+	assert_true(is_missing(place, &other));
+	assert_ok(croft_store_record_get(place->store, CROFT_RECORD_ACTION, key, place->arena, &value, &err), err);
+	/* The rest is forgotten. */
+	assert_ok(croft_store_fsck(place->store, true, NULL, NULL, &report, &err), err);
+	assert_int_equal(report.bad_blobs, 1);
+	assert_int_equal(report.repaired, 1);
+	assert_ok(croft_store_fsck(place->store, false, NULL, NULL, &report, &err), err);
+	assert_int_equal(report.bad_blobs + report.dangling_records, 0);
+	place_destroy(place);
+}
+
+static void who_only_reads_counts_what_all_of_a_store_takes(void **state)
+{
+	struct place *place = place_create((struct croft_store_config){.durable = true, .chunked = true,
+		.budget_bytes = 100 << 20});
+	place_put_seed(place, 1, LARGE);
+	struct croft_store_stat written = place_stat(place);
+	place_close(place);
+	place->config.read_only = true;
+	place_open(place);
+	struct croft_store_stat read = place_stat(place);
+	assert_int_equal(read.blobs, 1);
+	assert_int_equal(read.bytes, LARGE);
+	assert_in_range(read.disk_bytes, LARGE, written.disk_bytes + (1 << 20));
+	assert_int_equal(read.budget_bytes, 100 << 20);
+	place_destroy(place);
+}
+
 static void a_scrub_finds_damage_by_itself(void **state)
 {
 	struct place *place = place_create(
@@ -321,6 +395,8 @@ int main(void)
 		cmocka_unit_test(parts_of_a_large_blob_before_the_damage_are_read),
 		cmocka_unit_test(a_closure_with_a_damaged_directory_is_not_complete),
 		cmocka_unit_test(fsck_finds_and_repairs),
+		cmocka_unit_test(what_a_segment_held_that_has_gone_is_missing_everywhere_and_can_be_put_again),
+		cmocka_unit_test(who_only_reads_counts_what_all_of_a_store_takes),
 		cmocka_unit_test(a_scrub_finds_damage_by_itself),
 		cmocka_unit_test(a_scrub_waits_while_the_machine_is_busy),
 		cmocka_unit_test(a_machine_is_busy_when_more_runs_than_it_has_processors),
