@@ -93,7 +93,7 @@ static bool read_environment(const struct reader *reader, const json_t *value)
 		return wrong(reader, "environment", "an object of strings");
 	const char **list = croft_arena_array(reader->arena, json_object_size(value) + 1, sizeof(char *));
 	size_t count = 0;
-	const char *name, *text;
+	const char *name, *text = NULL;
 	json_t *item;
 	json_object_foreach((json_t *)value, name, item) {
 		if (!*name || strchr(name, '=') || !read_text(reader, "environment", item, &text))
@@ -221,7 +221,7 @@ static bool read_field(const struct reader *reader, const char *name, const json
 {
 	struct sandbox_request *request = reader->request;
 	struct croft_sandbox_spec *spec = &request->spec;
-	const char **list, *text;
+	const char **list, *text = NULL;
 	size_t count;
 	if (!strcmp(name, "root"))
 		return read_root(reader, value);
