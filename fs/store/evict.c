@@ -231,18 +231,18 @@ static bool compact(struct croft_store *store, struct store_segment *segment)
 	CROFT_CLEANUP_FREE struct store_append *items = croft_array(MOVE_ITEMS, sizeof(*items));
 	size_t count = 0, bytes = 0;
 	bool ok = true;
-	for (uint32_t at = 0; ok && at + STORE_HEADER <= segment->size;) {
+	for (uint64_t at = 0; ok && at + STORE_HEADER <= segment->size;) {
 		struct store_record record;
 		if (!croft_pread_all(segment->fd, &record, STORE_HEADER, at, "a segment", NULL) ||
 			record.segment != segment->number) {
 			at += 8; /* damaged: what lives behind it is found by the next good header */
 			continue;
 		}
-		int live = add_live_record(store, segment, at, &record, &items[count]);
+		int live = add_live_record(store, segment, (uint32_t)at, &record, &items[count]);
 		if (live > 0)
 			bytes += items[count++].payload.size;
 		ok = live >= 0;
-		at += (uint32_t)store_record_bytes(record.payload_size);
+		at += store_record_bytes(record.payload_size);
 		if (count == MOVE_ITEMS || bytes >= MOVE_BYTES) {
 			ok = move_items(store, items, count) && ok;
 			count = bytes = 0;
