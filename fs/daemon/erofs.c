@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writes the names and attributes of a tree as an EROFS image (the format is described in the kernel's
- * fs/erofs/erofs_fs.h). Files have no data there: each says by overlayfs's attributes at which path of the layers
- * below it is to be read, which is its own.
+ * Writes the names and attributes of a tree, and the data of those files that the caller wants there, as an EROFS
+ * image (the format is described in the kernel's fs/erofs/erofs_fs.h). Any other file has no data there: it says by
+ * overlayfs's attributes at which path of the layers below it is to be read, which is its own.
  *
  * The image shows what the mount shows, to the size of directories (node_directory_size): their names are spread
  * over as many blocks as that takes. What cannot be shown so is UNIMPLEMENTED.
@@ -89,8 +89,10 @@ struct image {
 /* An entry and its place. */
 struct placed {
 	struct croft_slice name;
-	uint64_t at, end; /* of its inode */
+	uint64_t at, end; /* of its inode, and what stands with it */
+	uint64_t blocks;  /* its target or data; 0: they stand with it, or nowhere */
 	uint8_t type;
+	bool has_data;    /* a file */
 };
 
 static uint64_t up(uint64_t value, uint64_t to)
@@ -104,7 +106,7 @@ static uint64_t bytes_of(const struct image *image)
 	return up(image->inodes_end, BLOCK) + image->blocks_end - blocks_from;
 }
 
-/* Inodes are counted before they are written; a directory's names, which are no larger than its message, after. */
+/* Inodes and data are counted before they are written; a directory's names, which are no larger than its message, after. */
 static bool within_bounds(struct image *image, struct croft_error *err)
 {
 	const struct erofs_source *source = image->source;
@@ -157,59 +159,109 @@ static struct inode inode_of(const struct image *image, mode_t mode, int64_t mti
 	};
 }
 
-static void put_file(const struct image *image, const struct directory_entry *entry,
-	struct croft_slice name, char *to)
+/* The data are read at this path. */
+static void put_redirect(const struct image *image, struct croft_slice name, struct inode *inode, char *behind)
 {
-	struct inode inode = inode_of(image, S_IFREG | entry->mode, entry->mtime_s, entry->mtime_ns);
-	inode.format = htole16(EXTENDED | (entry->size ? CHUNKED : PLAIN));
-	inode.size = htole64(entry->size);
-	if (entry->size) {
-		size_t attributes = attributes_size(image, name.size);
-		uint32_t hole = UINT32_MAX;
-		inode.data = htole32(CHUNK_BITS_MOST);
-		inode.attributes = htole16((uint16_t)((attributes - ATTRIBUTES_HEAD) / 4 + 1));
-		char *at = to + sizeof(inode) + ATTRIBUTES_HEAD;
-		at = put_attribute(at, metacopy, "", 0, CROFT_SLICE("", 0));
-		at = put_attribute(at, redirect, image->path, image->path_size, name);
-		memcpy(at, &hole, sizeof(hole));
-	}
-	memcpy(to, &inode, sizeof(inode));
+	uint32_t hole = UINT32_MAX;
+	inode->format = htole16(EXTENDED | CHUNKED);
+	inode->data = htole32(CHUNK_BITS_MOST);
+	inode->attributes = htole16((uint16_t)((attributes_size(image, name.size) - ATTRIBUTES_HEAD) / 4 + 1));
+	behind = put_attribute(behind + ATTRIBUTES_HEAD, metacopy, "", 0, CROFT_SLICE("", 0));
+	behind = put_attribute(behind, redirect, image->path, image->path_size, name);
+	memcpy(behind, &hole, sizeof(hole));
 }
 
-/* A long target takes a block of its own. */
-static bool put_symlink(struct image *image, const struct directory *directory,
-	const struct directory_entry *entry, char *to, struct croft_error *err)
+/* The data stand in the image. */
+static bool put_data(struct image *image, const struct directory_entry *entry, uint64_t blocks,
+	struct inode *inode, char *behind, struct croft_error *err)
 {
-	const char *target = directory->names + entry->target;
-	bool own_block = sizeof(struct inode) + entry->size > BLOCK;
-	struct inode inode = inode_of(image, S_IFLNK | entry->mode, entry->mtime_s, entry->mtime_ns);
-	inode.format = htole16(EXTENDED | (own_block ? PLAIN : INLINE));
+	struct croft_digest digest = directory_entry_digest(entry);
+	inode->format = htole16(EXTENDED | (blocks ? PLAIN : INLINE));
+	inode->data = htole32((uint32_t)(blocks / BLOCK));
+	if (!blocks)
+		return image->source->read_data(image->source->user, &digest, behind, err);
+	CROFT_CLEANUP_FREE char *data = croft_alloc(entry->size);
+	return image->source->read_data(image->source->user, &digest, data, err) &&
+		croft_pwrite_all(image->fd, data, entry->size, blocks, "an image of names", err);
+}
+
+static bool put_file(struct image *image, const struct directory_entry *entry, const struct placed *placed,
+	char *to, struct croft_error *err)
+{
+	struct inode inode = inode_of(image, S_IFREG | entry->mode, entry->mtime_s, entry->mtime_ns);
+	inode.format = htole16(EXTENDED | PLAIN);
 	inode.size = htole64(entry->size);
-	if (own_block)
-		inode.data = htole32((uint32_t)(image->blocks_end / BLOCK));
-	else
-		memcpy(to + sizeof(inode), target, entry->size);
+	if (placed->has_data && !put_data(image, entry, placed->blocks, &inode, to + sizeof(inode), err))
+		return false;
+	if (entry->size && !placed->has_data)
+		put_redirect(image, placed->name, &inode, to + sizeof(inode));
 	memcpy(to, &inode, sizeof(inode));
-	uint64_t at = image->blocks_end;
-	image->blocks_end += own_block ? BLOCK : 0;
-	return !own_block || croft_pwrite_all(image->fd, target, entry->size, at, "an image of names", err);
+	return true;
+}
+
+static bool put_symlink(struct image *image, const struct directory_entry *entry, const char *target,
+	uint64_t blocks, char *to, struct croft_error *err)
+{
+	struct inode inode = inode_of(image, S_IFLNK | entry->mode, entry->mtime_s, entry->mtime_ns);
+	inode.format = htole16(EXTENDED | (blocks ? PLAIN : INLINE));
+	inode.size = htole64(entry->size);
+	inode.data = htole32((uint32_t)(blocks / BLOCK));
+	memcpy(to, &inode, sizeof(inode));
+	if (blocks)
+		return croft_pwrite_all(image->fd, target, entry->size, blocks, "an image of names", err);
+	memcpy(to + sizeof(inode), target, entry->size);
+	return true;
 }
 
 /* Of a directory ------------------------------------------------------------------------------- */
 
-static uint64_t place(struct image *image, const struct directory_entry *entry)
+static uint8_t type_of(const struct directory_entry *entry)
 {
-	uint64_t size = sizeof(struct inode);
-	uint64_t at = up(image->inodes_end, SLOT);
-	if (entry->kind == NODE_FILE && entry->size)
-		size += attributes_size(image, entry->name_size) + sizeof(uint32_t);
-	if (entry->kind == NODE_SYMLINK && size + entry->size <= BLOCK) {
-		size += entry->size;
-		if (at % BLOCK + size > BLOCK)
-			at = up(at, BLOCK);
+	return entry->kind == NODE_FILE ? TYPE_FILE : entry->kind == NODE_SYMLINK ? TYPE_SYMLINK : TYPE_DIRECTORY;
+}
+
+static bool has_data(struct image *image, const struct directory *directory,
+	const struct directory_entry *entry)
+{
+	const struct erofs_source *source = image->source;
+	if (entry->kind != NODE_FILE || entry->size == 0 || entry->size > source->data_size_most)
+		return false;
+	struct croft_digest digest = directory_entry_digest(entry);
+	memcpy(image->path + image->path_size, directory->names + entry->name, entry->name_size);
+	return source->has_data(source->user, &digest,
+		CROFT_SLICE(image->path + 1, image->path_size - 1 + entry->name_size));
+}
+
+/* What fits in a block behind its inode stands there. */
+static void place_content(struct image *image, uint64_t size, struct placed *placed)
+{
+	if (sizeof(struct inode) + size > BLOCK) {
+		placed->blocks = image->blocks_end;
+		image->blocks_end += up(size, BLOCK);
+		return;
 	}
-	image->inodes_end = at + size;
-	return at;
+	if (placed->at % BLOCK + sizeof(struct inode) + size > BLOCK)
+		placed->at = up(placed->at, BLOCK);
+	placed->end = placed->at + sizeof(struct inode) + size;
+}
+
+static struct placed place(struct image *image, const struct directory *directory,
+	const struct directory_entry *entry)
+{
+	uint64_t at = up(image->inodes_end, SLOT);
+	struct placed placed = {
+		.name = directory_name(directory, entry),
+		.at = at,
+		.end = at + sizeof(struct inode),
+		.type = type_of(entry),
+		.has_data = has_data(image, directory, entry),
+	};
+	if (placed.has_data || entry->kind == NODE_SYMLINK)
+		place_content(image, entry->size, &placed);
+	else if (entry->kind == NODE_FILE && entry->size)
+		placed.end += attributes_size(image, entry->name_size) + sizeof(uint32_t);
+	image->inodes_end = placed.end;
+	return placed;
 }
 
 static int by_name(const void *one, const void *other)
@@ -268,12 +320,12 @@ static bool put_self(struct image *image, const struct directory *directory, uin
 }
 
 static bool put_inode(struct image *image, const struct directory *directory,
-	const struct directory_entry *entry, char *to, struct croft_error *err)
+	const struct directory_entry *entry, const struct placed *placed, char *to, struct croft_error *err)
 {
 	if (entry->kind == NODE_SYMLINK)
-		return put_symlink(image, directory, entry, to, err);
+		return put_symlink(image, entry, directory->names + entry->target, placed->blocks, to, err);
 	if (entry->kind == NODE_FILE)
-		put_file(image, entry, directory_name(directory, entry), to);
+		return put_file(image, entry, placed, to, err);
 	return true; /* each directory puts its own */
 }
 
@@ -287,7 +339,7 @@ static bool put_inodes(struct image *image, const struct directory *directory,
 			end = entries[i].end;
 		memset(image->piece, 0, end - from);
 		for (uint32_t next = done; next < i; next++)
-			if (!put_inode(image, directory, &directory->entries[next],
+			if (!put_inode(image, directory, &directory->entries[next], &entries[next],
 					image->piece + (entries[next].at - from), err))
 				return false;
 		if (!croft_pwrite_all(image->fd, image->piece, end - from, from, "an image of names", err))
@@ -348,11 +400,6 @@ static bool put_below(struct image *image, const struct level *level, uint64_t a
 	return ok;
 }
 
-static uint8_t type_of(const struct directory_entry *entry)
-{
-	return entry->kind == NODE_FILE ? TYPE_FILE : entry->kind == NODE_SYMLINK ? TYPE_SYMLINK : TYPE_DIRECTORY;
-}
-
 static bool place_all(struct image *image, const struct directory *directory, struct placed *entries,
 	struct croft_error *err)
 {
@@ -364,8 +411,7 @@ static bool place_all(struct image *image, const struct directory *directory, st
 		/* The kernel would count less than no blocks. */
 		if (entry->size > INT64_MAX - BLOCK)
 			return croft_error_set(err, CROFT_UNIMPLEMENTED, "a file of the tree is too large");
-		uint64_t at = place(image, entry);
-		entries[i] = (struct placed){directory_name(directory, entry), at, image->inodes_end, type_of(entry)};
+		entries[i] = place(image, directory, entry);
 	}
 	return within_bounds(image, err);
 }
@@ -378,8 +424,8 @@ static bool put_entries(struct image *image, const struct directory *directory, 
 	uint64_t size = node_directory_size(directory->digest.size_bytes);
 	if (!put_inodes(image, directory, entries, err) || !put_self(image, directory, at, size, err))
 		return false;
-	entries[count] = (struct placed){CROFT_SLICE(".", 1), at, 0, TYPE_DIRECTORY};
-	entries[count + 1] = (struct placed){CROFT_SLICE("..", 2), parent_at, 0, TYPE_DIRECTORY};
+	entries[count] = (struct placed){.name = CROFT_SLICE(".", 1), .at = at, .type = TYPE_DIRECTORY};
+	entries[count + 1] = (struct placed){.name = CROFT_SLICE("..", 2), .at = parent_at, .type = TYPE_DIRECTORY};
 	qsort(entries, count + 2, sizeof(*entries), by_name);
 	return put_names(image, entries, count + 2, size, err) && within_bounds(image, err);
 }

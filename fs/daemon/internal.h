@@ -9,8 +9,10 @@
  *	stage.c    whole trees as plain files, where there is no FUSE
  *	copies.c   the files of these
  *	standin.c  trees that several jobs use, as the kernel reads them fastest
- *	standin_kernel.c whether it can
- *	erofs.c    an image of a tree's names
+ *	hot.c      which of their files several jobs opened
+ *	standin_folder.c one of these, on the disk
+ *	standin_kernel.c whether the kernel can
+ *	erofs.c    an image of a tree's names, and of some data
  *	prefetch.c fetching what a job is expected to read; what became of it
  *	opened.c   which content stands at the paths that a job opened
  *	present.c  how much of a tree the cache holds
@@ -140,6 +142,11 @@ struct erofs_source {
 	struct directory *(*read)(void *user, const struct croft_digest *digest, struct croft_error *err);
 	/* Called as the image grows, with bytes of the disk. */
 	bool (*reserve)(void *user, uint64_t bytes, struct croft_error *err);
+	/* Whether the data of the file at the path, which is of no more than this size (0: of none), are to stand in the
+	 * image; if so they are read. */
+	uint64_t data_size_most;
+	bool (*has_data)(void *user, const struct croft_digest *digest, struct croft_slice path);
+	bool (*read_data)(void *user, const struct croft_digest *digest, void *to, struct croft_error *err);
 	void *user;
 	uint32_t uid, gid; /* who owns everything */
 	uint64_t entries_at_most, bytes_at_most; /* of the disk */
@@ -148,6 +155,71 @@ struct erofs_source {
  * as the mount does, or have too many entries, it is UNIMPLEMENTED. */
 bool erofs_write(int fd, const struct croft_digest *root, const struct erofs_source *source,
 	struct croft_error *err);
+
+/* hot.c ------------------------------------------------------------------------------------- */
+
+enum { HOT_SMALL_MOST = 32 << 10 }; /* bytes of a file whose data are to stand in an image */
+struct hot_file {
+	struct hot_file *next; /* in line */
+	struct croft_digest digest;
+	uint64_t image; /* the last that was to have its data */
+	uint8_t jobs;
+	bool waits, made;
+	char path[]; /* in the tree */
+};
+struct hot; /* files of one tree; nothing here is thread-safe */
+/* `memory` is what all such files take; it outlives them. */
+struct hot *hot_create(size_t *memory);
+void hot_destroy(struct hot *hot);
+/* A job opened the file. False: it would be a new one, and there is no memory. */
+bool hot_note(struct hot *hot, struct croft_slice path, const struct croft_digest *digest, size_t memory_most);
+/* The first of those that wait to be made; it is out of the line when it was tried. */
+struct hot_file *hot_first(struct hot *hot);
+void hot_made(struct hot *hot, struct hot_file *file, bool made);
+/* For an image with this number, as it is begun, filled and mounted. What it does not have is to be made. */
+void hot_image_begins(struct hot *hot);
+bool hot_enters_image(struct hot *hot, struct croft_slice path, uint64_t image);
+void hot_image_stands(struct hot *hot, uint64_t image);
+/* Small hot files are more than twice as many as when the last was begun, so a tree has few. */
+bool hot_outgrew_image(const struct hot *hot);
+
+/* standin_folder.c -------------------------------------------------------------------------- */
+
+struct standin {
+	uint64_t number; /* its folder's name */
+	uint64_t bytes;
+};
+/* Stands before the names of those that are to be removed. */
+#define STANDIN_HIDDEN "old-"
+/* Where they are. All borrowed. */
+struct standin_place {
+	const char *folder;
+	int trees_fd; /* the folder "trees" in it, in which each has its own */
+	uint64_t budget_bytes;
+	uint32_t uid, gid;
+	struct croft_store *store;
+	struct copies *copies;
+	/* Called before bytes are added to a stand-in, as the copies' is. */
+	bool (*reserve)(void *user, void *standin, uint64_t bytes, struct croft_error *err);
+	void *user;
+	const atomic_bool *stop;
+};
+/* Whether the image is to have the data of the file at the path. */
+typedef bool standin_wants(void *user, struct croft_slice path);
+/* With its image; nothing is left where that fails, and `bytes` says what was reserved. */
+bool standin_make(const struct standin_place *place, struct standin *standin,
+	const struct croft_digest *root, standin_wants *wants, void *user, struct croft_error *err);
+/* Makes the file at the path, which appears whole. */
+bool standin_copy(const struct standin_place *place, struct standin *standin, const char *path,
+	const struct croft_digest *digest, struct croft_error *err);
+/* False: somebody uses it. */
+bool standin_hide(const struct standin_place *place, const struct standin *standin);
+/* One that is hidden. */
+bool standin_remove(const struct standin_place *place, const struct standin *standin, struct croft_error *err);
+/* As found there, without what is mounted. */
+uint64_t standin_disk_bytes(const struct standin_place *place, const struct standin *standin);
+/* Its image; jobs have copies of the mount. */
+void standin_unmount(const char *folder, const char *name);
 
 /* standin.c --------------------------------------------------------------------------------- */
 

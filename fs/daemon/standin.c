@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Stand-ins for trees that several jobs use: an image of all their names and attributes, mounted, and beside it, as
- * files of the disk at the same paths, those that at least two jobs opened. A job's overlay has names and attributes
- * from the image, and a file's data from the first of these folder and the tree in the mount that has it. So a stand-in
- * is right whatever files it has, and may get more and lose them while jobs use it.
+ * Stand-ins for trees that several jobs use: an image of all their names and attributes, with the data of small files
+ * that at least two jobs opened, mounted, and beside it, as files of the disk at the same paths, larger ones that were.
+ * A job's overlay has what the image has from there, and other data from the first of this folder and the tree in the
+ * mount that has the file. So a stand-in is right whatever files it has, and may get more and lose them while jobs use it.
+ *
+ * An image does not change. Once it lacks more small files than it was offered, the tree gets a new stand-in; until
+ * then such files are copied into the folder.
  *
  * One thread makes them, behind the jobs; nobody waits for it. Whoever uses one has its folder locked, as with staged
  * trees (stage.c): it is not given up then. Nothing of it outlives the daemon but for what jobs use.
  */
 #include "fs/daemon/internal.h"
 
-#include "fs/digest_map.h"
-#include "fs/mount/directory.h"
-#include "proto/base/arena.h"
 #include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 #include "proto/base/log.h"
@@ -21,50 +21,33 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
-#include <sys/file.h>
-#include <sys/mount.h>
+#include <stdlib.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
 enum {
-	JOBS_LEAST = 2,         /* that used a tree, or opened a file */
-	TRIES = 4,              /* while some of a tree's names are not in the cache, or there is no room */
-	TREES_MOST = 64,        /* remembered */
-	FILES_MOST = 32 << 20,  /* bytes for the files remembered, of all trees */
-	ENTRIES_MOST = 1000000, /* of a tree */
-	IMAGE_SHARE = 4,        /* of the budget, that one image may take */
-	FILE_SHARE = 2,         /* likewise, one file */
-	DEPTH_MOST = 1024,
-};
-
-/* One that jobs opened. */
-struct file {
-	struct file *next; /* to be made */
-	struct croft_digest digest;
-	uint32_t jobs;
-	bool wanted, made;
-	char path[]; /* in the tree */
+	JOBS_LEAST = 2,        /* that used a tree */
+	TRIES = 4,             /* while some of a tree's names are not in the cache, or there is no room */
+	TREES_MOST = 64,       /* remembered */
+	FILES_MOST = 32 << 20, /* bytes for the files remembered, of all trees */
+	FILE_SHARE = 2,        /* of the budget, that one file may take */
 };
 
 struct tree {
 	struct croft_digest root;
-	uint64_t number; /* its name */
 	enum { NOTED, READY, UNFIT } state;
 	unsigned jobs, tries;
 	bool in_work;
-	uint64_t bytes;
-	struct croft_digest_map *files; /* by digests of their paths; NULL: a predecessor's */
-	struct file *first, **end;      /* wanted */
-	struct tree *newer, *older;     /* by use */
+	struct standin standin;
+	struct hot *hot; /* NULL: the tree has a newer stand-in, or is a predecessor's */
+	struct tree *newer, *older; /* by use */
 };
 
 struct standins {
-	struct standins_config config;
+	struct standin_place place;
 	char *folder;
-	int folder_fd, trees_fd;
-	struct copies *copies;
+	int folder_fd;
 	pthread_t maker;
 	bool making; /* there is such a thread */
 	atomic_bool stop;
@@ -98,67 +81,25 @@ static void link_newest(struct standins *standins, struct tree *tree)
 static struct tree *find(struct standins *standins, const struct croft_digest *root)
 {
 	struct tree *tree = standins->newest;
-	while (tree && !(tree->files && croft_digest_equal(&tree->root, root)))
+	while (tree && !(tree->hot && croft_digest_equal(&tree->root, root)))
 		tree = tree->older;
 	return tree;
 }
 
-/* Of memory, with its place in the map. */
-static size_t bytes_of(const struct file *file)
-{
-	return sizeof(*file) + strlen(file->path) + 1 + 2 * sizeof(struct croft_digest);
-}
-
 /* Out of the list; `lock` held. */
-static void free_tree(struct standins *standins, struct tree *tree)
+static void free_tree(struct tree *tree)
 {
-	size_t position = 0;
-	if (tree->files) {
-		for (struct file *file; (file = croft_digest_map_next(tree->files, &position)); free(file))
-			standins->file_bytes -= bytes_of(file);
-		croft_digest_map_destroy(tree->files);
-	}
+	hot_destroy(tree->hot);
 	free(tree);
 }
 
 /* Giving up ------------------------------------------------------------------------------------- */
 
-static void name_of(const struct tree *tree, char name[32])
-{
-	snprintf(name, 32, "%llu", (unsigned long long)tree->number);
-}
-
-/* Jobs have copies of the mount. */
-static void unmount(const char *folder, const char *name)
-{
-	char path[PATH_MAX];
-	if (snprintf(path, sizeof(path), "%s/trees/%s/names", folder, name) < PATH_MAX)
-		umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW);
-}
-
-static bool remove_folder(struct standins *standins, const char *name, struct croft_error *err)
-{
-	unmount(standins->folder, name);
-	return croft_remove_tree(standins->trees_fd, name, err);
-}
-
-/* False: somebody uses it. */
-static bool hide(struct standins *standins, const char *name, char hidden[40])
-{
-	CROFT_CLEANUP_FD int fd =
-		openat(standins->trees_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	snprintf(hidden, 40, "old-%s", name);
-	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
-		renameat(standins->trees_fd, name, standins->trees_fd, hidden) == 0;
-}
-
 /* The least recently used that stands and that nobody uses, out of the list and hidden; `lock` held. */
 static struct tree *take_unused(struct standins *standins)
 {
-	char name[32], hidden[40];
 	for (struct tree *tree = standins->oldest; tree; tree = tree->newer) {
-		name_of(tree, name);
-		if (tree->state != READY || tree->in_work || !hide(standins, name, hidden))
+		if (tree->state != READY || tree->in_work || !standin_hide(&standins->place, &tree->standin))
 			continue;
 		unlink_tree(standins, tree);
 		return tree;
@@ -176,30 +117,28 @@ static void release(void *user, uint64_t bytes)
 /* Hidden and out of the list; `lock` not held. */
 static void give_up(struct standins *standins, struct tree *tree)
 {
-	char hidden[40];
 	struct croft_error err = CROFT_ERROR_INIT;
-	snprintf(hidden, sizeof(hidden), "old-%llu", (unsigned long long)tree->number);
-	bool removed = remove_folder(standins, hidden, &err);
+	bool removed = standin_remove(&standins->place, &tree->standin, &err);
 	if (!removed)
 		croft_log(CROFT_LOG_WARNING, "a stand-in cannot be removed: %s", err.message);
-	release(standins, removed ? tree->bytes + copies_sweep(standins->copies) : 0);
+	release(standins, removed ? tree->standin.bytes + copies_sweep(standins->place.copies) : 0);
 	CROFT_LOCKED(&standins->lock);
-	free_tree(standins, tree);
+	free_tree(tree);
 }
 
 /* Of the maker alone. */
-static bool reserve(void *user, void *for_tree, uint64_t bytes, struct croft_error *err)
+static bool reserve(void *user, void *of_standin, uint64_t bytes, struct croft_error *err)
 {
 	struct standins *standins = user;
-	struct tree *tree = for_tree;
+	struct standin *standin = of_standin;
+	uint64_t budget = standins->place.budget_bytes;
 	for (;;) {
 		pthread_mutex_lock(&standins->lock);
-		uint64_t budget = standins->config.budget_bytes;
 		bool fits = bytes <= budget && standins->bytes <= budget - bytes;
 		if (fits) {
 			standins->bytes += bytes;
-			if (tree)
-				tree->bytes += bytes;
+			if (standin)
+				standin->bytes += bytes;
 		}
 		struct tree *old = fits ? NULL : take_unused(standins);
 		pthread_mutex_unlock(&standins->lock);
@@ -213,156 +152,89 @@ static bool reserve(void *user, void *for_tree, uint64_t bytes, struct croft_err
 
 /* Making ---------------------------------------------------------------------------------------- */
 
-struct imaging {
-	struct standins *standins;
-	struct tree *tree;
-};
-
-static bool reserve_image(void *user, uint64_t bytes, struct croft_error *err)
+static bool wants_image(const struct tree *tree)
 {
-	struct imaging *imaging = user;
-	return reserve(imaging->standins, imaging->tree, bytes, err);
-}
-
-static struct directory *read_directory(void *user, const struct croft_digest *digest,
-	struct croft_error *err)
-{
-	struct standins *standins = ((struct imaging *)user)->standins;
-	CROFT_CLEANUP_ARENA struct croft_arena *arena = croft_arena_create();
-	struct croft_slice bytes = CROFT_SLICE("", 0);
-	if (atomic_load(&standins->stop)) {
-		croft_error_set(err, CROFT_CANCELLED, "the daemon ends");
-		return NULL;
-	}
-	if (!croft_digest_is_empty(digest) &&
-		!croft_store_get(standins->config.store, digest, arena, &bytes, err))
-		return NULL;
-	return directory_decode(digest, bytes, err);
-}
-
-static bool make_image(struct standins *standins, struct tree *tree, int folder,
-	struct croft_error *err)
-{
-	struct imaging imaging = {standins, tree};
-	const struct erofs_source source = {
-		.read = read_directory,
-		.reserve = reserve_image,
-		.user = &imaging,
-		.uid = standins->config.uid,
-		.gid = standins->config.gid,
-		.entries_at_most = ENTRIES_MOST,
-		.bytes_at_most = standins->config.budget_bytes / IMAGE_SHARE,
-	};
-	CROFT_CLEANUP_FD int fd = openat(folder, "image", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return croft_error_errno(err, errno, "making an image of names");
-	return erofs_write(fd, &tree->root, &source, err);
-}
-
-static bool mount_image(struct standins *standins, const char *name, struct croft_error *err)
-{
-	char image[PATH_MAX], place[PATH_MAX];
-	if (snprintf(image, sizeof(image), "%s/trees/%s/image", standins->folder, name) >= PATH_MAX ||
-		snprintf(place, sizeof(place), "%s/trees/%s/names", standins->folder, name) >= PATH_MAX)
-		return croft_error_set(err, CROFT_INVALID_ARGUMENT, "%s: too long a path", standins->folder);
-	return mount(image, place, "erofs", MS_RDONLY | MS_NODEV | MS_NOSUID | MS_NOATIME, "noacl") == 0 ||
-		croft_error_errno(err, errno, "mounting %s", image);
-}
-
-static bool make_tree(struct standins *standins, struct tree *tree, struct croft_error *err)
-{
-	char name[32];
-	name_of(tree, name);
-	CROFT_CLEANUP_FD int fd = mkdirat(standins->trees_fd, name, 0700) != 0 ? -1
-		: openat(standins->trees_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || mkdirat(fd, "names", 0755) != 0 || mkdirat(fd, "files", 0755) != 0)
-		return croft_error_errno(err, errno, "making a folder for a stand-in");
-	return make_image(standins, tree, fd, err) && mount_image(standins, name, err);
-}
-
-/* The directories on the way to a file. */
-static bool make_way(struct standins *standins, struct tree *tree, int files, const char *path,
-	struct croft_error *err)
-{
-	CROFT_CLEANUP_FREE char *way = croft_strdup(path);
-	for (char *slash = strchr(way, '/'); slash; slash = strchr(slash + 1, '/')) {
-		*slash = '\0';
-		if (mkdirat(files, way, 0755) == 0) {
-			if (!reserve(standins, tree, copies_size(0), err))
-				return false;
-		} else if (errno != EEXIST) {
-			return croft_error_errno(err, errno, "making a folder of a stand-in");
-		}
-		*slash = '/';
-	}
-	return true;
-}
-
-/* It appears whole. Mode and time are the image's to tell: content alone counts. */
-static bool make_file(struct standins *standins, struct tree *tree, const struct file *file,
-	struct croft_error *err)
-{
-	char name[32];
-	struct directory_entry entry = {.kind = NODE_FILE, .size = file->digest.size_bytes, .mode = 0444};
-	memcpy(entry.hash, file->digest.hash, sizeof(entry.hash));
-	name_of(tree, name);
-	CROFT_CLEANUP_FD int folder =
-		openat(standins->trees_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	CROFT_CLEANUP_FD int files =
-		folder < 0 ? -1 : openat(folder, "files", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (files < 0)
-		return croft_error_errno(err, errno, "opening a stand-in's folder");
-	if (!make_way(standins, tree, files, file->path, err))
-		return false;
-	bool ok = copies_put(standins->copies, &entry, folder, "new", tree, err) &&
-		(renameat(folder, "new", files, file->path) == 0 ||
-			croft_error_errno(err, errno, "naming a file of a stand-in"));
-	unlinkat(folder, "new", 0);
-	return ok;
+	return tree->state == NOTED ? tree->jobs >= JOBS_LEAST : tree->state == READY && hot_outgrew_image(tree->hot);
 }
 
 static void make_files(struct standins *standins, struct tree *tree)
 {
 	struct croft_error err = CROFT_ERROR_INIT;
-	for (struct file *file; !standins->stop && (file = tree->first);) {
-		tree->first = file->next;
-		if (!tree->first)
-			tree->end = &tree->first;
+	for (struct hot_file *file; !standins->stop && !wants_image(tree) && (file = hot_first(tree->hot));) {
 		pthread_mutex_unlock(&standins->lock);
-		bool ok = err.code != CROFT_UNAVAILABLE && make_file(standins, tree, file, &err);
+		bool ok = err.code != CROFT_UNAVAILABLE &&
+			standin_copy(&standins->place, &tree->standin, file->path, &file->digest, &err);
 		/* What the cache has lost, or has only in part, another job may bring. */
 		if (!ok && err.code != CROFT_NOT_FOUND && err.code != CROFT_DATA_LOSS)
 			croft_log(CROFT_LOG_DEBUG, "a stand-in lacks %s: %s", file->path, err.message);
 		pthread_mutex_lock(&standins->lock);
-		file->made = ok;
-		file->wanted = false;
+		hot_made(tree->hot, file, ok);
 	}
+}
+
+/* Jobs use it, or it is the first to go when room is needed. */
+static void leave(struct standins *standins, const struct standin *standin)
+{
+	struct tree *tree = croft_zalloc(sizeof(*tree));
+	tree->standin = *standin;
+	tree->state = READY;
+	tree->newer = standins->oldest;
+	*(standins->oldest ? &standins->oldest->older : &standins->newest) = tree;
+	standins->oldest = tree;
+	standins->tree_count++;
+}
+
+struct making {
+	struct standins *standins;
+	struct tree *tree;
+	struct standin standin;
+};
+
+static bool wants_data(void *user, struct croft_slice path)
+{
+	struct making *making = user;
+	CROFT_LOCKED(&making->standins->lock);
+	return hot_enters_image(making->tree->hot, path, making->standin.number);
+}
+
+static bool make_standin(struct making *making, struct croft_error *err)
+{
+	struct standins *standins = making->standins;
+	pthread_mutex_unlock(&standins->lock);
+	bool ok = standin_make(&standins->place, &making->standin, &making->tree->root, wants_data, making, err);
+	pthread_mutex_lock(&standins->lock);
+	return ok;
+}
+
+/* In place of the one that stands, if any. */
+static void renew(struct standins *standins, struct tree *tree)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct making making = {standins, tree, {.number = standins->next_number++}};
+	hot_image_begins(tree->hot);
+	if (make_standin(&making, &err)) {
+		if (tree->state == READY)
+			leave(standins, &tree->standin);
+		tree->standin = making.standin;
+		tree->state = READY;
+		hot_image_stands(tree->hot, making.standin.number);
+		return;
+	}
+	croft_log(CROFT_LOG_INFO, "a tree gets no %sstand-in: %s", tree->state == READY ? "newer " : "", err.message);
+	standins->bytes -= making.standin.bytes;
+	/* Other jobs may bring what is missing, or leave room. */
+	bool later = (err.code == CROFT_NOT_FOUND || err.code == CROFT_DATA_LOSS ||
+		err.code == CROFT_UNAVAILABLE) && ++tree->tries < TRIES;
+	tree->jobs = 0;
+	if (tree->state == NOTED && !later)
+		tree->state = UNFIT;
 }
 
 static void work_on(struct standins *standins, struct tree *tree)
 {
 	tree->in_work = true;
-	if (tree->state == NOTED) {
-		struct croft_error err = CROFT_ERROR_INIT;
-		char name[32], hidden[40];
-		tree->number = standins->next_number++;
-		name_of(tree, name);
-		pthread_mutex_unlock(&standins->lock);
-		bool ok = make_tree(standins, tree, &err);
-		if (!ok) {
-			croft_log(CROFT_LOG_INFO, "a tree gets no stand-in: %s", err.message);
-			hide(standins, name, hidden);
-			remove_folder(standins, hidden, NULL);
-		}
-		pthread_mutex_lock(&standins->lock);
-		standins->bytes -= ok ? 0 : tree->bytes;
-		tree->bytes = ok ? tree->bytes : 0;
-		/* Other jobs may bring what is missing, or leave room. */
-		bool later = (err.code == CROFT_NOT_FOUND || err.code == CROFT_DATA_LOSS ||
-			err.code == CROFT_UNAVAILABLE) && ++tree->tries < TRIES;
-		tree->jobs = ok ? tree->jobs : 0;
-		tree->state = ok ? READY : later ? NOTED : UNFIT;
-	}
+	if (wants_image(tree))
+		renew(standins, tree);
 	if (tree->state == READY)
 		make_files(standins, tree);
 	tree->in_work = false;
@@ -371,7 +243,7 @@ static void work_on(struct standins *standins, struct tree *tree)
 static struct tree *find_work(struct standins *standins)
 {
 	struct tree *tree = standins->newest;
-	while (tree && (tree->jobs < JOBS_LEAST || !(tree->state == NOTED || (tree->state == READY && tree->first))))
+	while (tree && !(tree->hot && (wants_image(tree) || (tree->state == READY && hot_first(tree->hot)))))
 		tree = tree->older;
 	return tree;
 }
@@ -420,7 +292,7 @@ static bool make_room(struct standins *standins)
 		if (tree->in_work || tree->state == READY)
 			continue;
 		unlink_tree(standins, tree);
-		free_tree(standins, tree);
+		free_tree(tree);
 	}
 	standins->crowded |= !has_room(standins);
 	return has_room(standins);
@@ -436,39 +308,11 @@ static struct tree *note_tree(struct standins *standins, const struct croft_dige
 			return NULL;
 		tree = croft_zalloc(sizeof(*tree));
 		tree->root = *root;
-		tree->files = croft_digest_map_create();
-		tree->end = &tree->first;
+		tree->hot = hot_create(&standins->file_bytes);
 	}
 	tree->jobs += tree->jobs < JOBS_LEAST;
 	link_newest(standins, tree);
 	return tree;
-}
-
-static void note_file(struct standins *standins, struct tree *tree, const char *path, size_t size,
-	const struct croft_digest *digest)
-{
-	if (digest->size_bytes > standins->config.budget_bytes / FILE_SHARE)
-		return;
-	struct croft_digest key = croft_digest_of(path, size);
-	struct file *file = croft_digest_map_get(tree->files, &key);
-	if (!file && standins->file_bytes >= FILES_MOST) {
-		standins->crowded |= standins->oldest != tree;
-		return;
-	}
-	if (!file) {
-		file = croft_zalloc(sizeof(*file) + size + 1);
-		file->digest = *digest;
-		memcpy(file->path, path, size);
-		*croft_digest_map_at(tree->files, &key) = file;
-		standins->file_bytes += bytes_of(file);
-	}
-	file->jobs += file->jobs < JOBS_LEAST;
-	if (file->jobs < JOBS_LEAST || file->made || file->wanted)
-		return;
-	file->wanted = true;
-	file->next = NULL;
-	*tree->end = file;
-	tree->end = &file->next;
 }
 
 void standins_note(struct standins *standins, const struct croft_digest *root, const char *paths,
@@ -480,9 +324,10 @@ void standins_note(struct standins *standins, const struct croft_digest *root, c
 	struct tree *tree = note_tree(standins, root);
 	for (size_t i = 0; tree && tree->state != UNFIT && i < count; i++) {
 		size_t size = strlen(paths);
-		/* An empty one has no data to be read anywhere. */
-		if (digests[i].size_bytes != UINT64_MAX && digests[i].size_bytes > 0)
-			note_file(standins, tree, paths, size, &digests[i]);
+		/* An empty one has no data to be read anywhere; what is no file, an even larger size. */
+		if (digests[i].size_bytes > 0 && digests[i].size_bytes <= standins->place.budget_bytes / FILE_SHARE &&
+			!hot_note(tree->hot, CROFT_SLICE(paths, size), &digests[i], FILES_MOST))
+			standins->crowded |= standins->oldest != tree;
 		paths += size + 1;
 	}
 	pthread_cond_broadcast(&standins->changed);
@@ -495,63 +340,33 @@ bool standins_find(struct standins *standins, const struct croft_digest *root, c
 	CROFT_LOCKED(&standins->lock);
 	struct tree *tree = find(standins, root);
 	return tree && tree->state == READY &&
-		snprintf(path, PATH_MAX, "%s/trees/%llu", standins->folder, (unsigned long long)tree->number) <
+		snprintf(path, PATH_MAX, "%s/trees/%llu", standins->folder, (unsigned long long)tree->standin.number) <
 		PATH_MAX;
 }
 
 /* Life ------------------------------------------------------------------------------------------ */
 
-/* Of the disk, without what is mounted. */
-static uint64_t disk_bytes(int at, const char *name, dev_t device, unsigned depth)
-{
-	struct stat stat;
-	int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	DIR *folder = fd < 0 ? NULL : fdopendir(fd);
-	uint64_t bytes = 0;
-	if (fd >= 0 && !folder)
-		close(fd);
-	for (struct dirent *entry; folder && depth < DEPTH_MOST && (entry = readdir(folder));)
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
-			fstatat(fd, entry->d_name, &stat, AT_SYMLINK_NOFOLLOW) == 0 &&
-			(!device || stat.st_dev == device))
-			bytes += (uint64_t)stat.st_blocks * 512 +
-				(S_ISDIR(stat.st_mode) ? disk_bytes(fd, entry->d_name, stat.st_dev, depth + 1) : 0);
-	if (folder)
-		closedir(folder);
-	return bytes;
-}
-
-/* A job of a daemon before this one uses it: it can only be given up. */
-static void keep_old(struct standins *standins, const char *name)
-{
-	struct tree *tree = croft_zalloc(sizeof(*tree));
-	struct stat stat;
-	dev_t device = fstat(standins->trees_fd, &stat) == 0 ? stat.st_dev : 0;
-	tree->bytes = disk_bytes(standins->trees_fd, name, device, 0);
-	standins->bytes += tree->bytes;
-	tree->number = strtoull(name, NULL, 10);
-	tree->state = READY;
-	tree->end = &tree->first;
-	link_newest(standins, tree);
-}
-
 static bool remove_old(struct standins *standins, struct croft_error *err)
 {
-	int fd = openat(standins->trees_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const struct standin_place *place = &standins->place;
+	int fd = openat(place->trees_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *folder = fd < 0 ? NULL : fdopendir(fd);
 	if (!folder)
 		return croft_error_errno(err, errno, "looking at stand-ins made before");
 	bool ok = true;
 	for (struct dirent *entry; ok && (entry = readdir(folder));) {
-		char hidden[40];
-		if (entry->d_name[0] == 'o')
-			ok = remove_folder(standins, entry->d_name, err);
-		else if (entry->d_name[0] == '.')
+		if (entry->d_name[0] == '.')
 			continue;
-		else if (hide(standins, entry->d_name, hidden))
-			ok = remove_folder(standins, hidden, err);
-		else
-			keep_old(standins, entry->d_name);
+		bool hidden = entry->d_name[0] == 'o';
+		struct standin standin = {.number = strtoull(entry->d_name + (hidden ? strlen(STANDIN_HIDDEN) : 0), NULL, 10)};
+		if (hidden || standin_hide(place, &standin)) {
+			ok = standin_remove(place, &standin, err);
+			continue;
+		}
+		/* A job of a daemon before this one uses it. */
+		standin.bytes = standin_disk_bytes(place, &standin);
+		standins->bytes += standin.bytes;
+		leave(standins, &standin);
 	}
 	closedir(folder);
 	return ok && croft_remove_tree(standins->folder_fd, "files", err);
@@ -560,36 +375,37 @@ static bool remove_old(struct standins *standins, struct croft_error *err)
 static bool open_folder(struct standins *standins, struct croft_error *err)
 {
 	const char *folder = standins->folder;
+	int *trees = &standins->place.trees_fd;
 	if (mkdir(folder, 0700) == 0 || errno == EEXIST)
 		standins->folder_fd = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (standins->folder_fd >= 0 && (mkdirat(standins->folder_fd, "trees", 0700) == 0 || errno == EEXIST))
-		standins->trees_fd =
-			openat(standins->folder_fd, "trees", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (standins->trees_fd < 0)
+		*trees = openat(standins->folder_fd, "trees", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*trees < 0)
 		return croft_error_errno(err, errno, "making %s", folder);
 	return remove_old(standins, err);
 }
 
+static struct copies *make_copies(struct standins *standins, struct croft_error *err)
+{
+	const struct copies_config config = {
+		.folder = standins->folder_fd,
+		.staging = CROFT_STAGING_HARDLINK,
+		.store = standins->place.store,
+		.reserve = reserve,
+		.release = release,
+		.user = standins,
+		.stop = &standins->stop,
+	};
+	return copies_create(&config, err);
+}
+
 static bool start(struct standins *standins, struct croft_error *err)
 {
-	const struct standins_config *config = &standins->config;
 	/* No path that a daemon before this one told may come to stand for another tree. */
 	if (getrandom(&standins->next_number, 6, 0) != 6)
 		return croft_error_errno(err, errno, "asking for random bytes");
-	if (!open_folder(standins, err) || !standin_can_be(standins->folder_fd, err))
-		return false;
-	standins->copies = copies_create(
-		&(struct copies_config){
-			.folder = standins->folder_fd,
-			.staging = CROFT_STAGING_HARDLINK,
-			.store = config->store,
-			.reserve = reserve,
-			.release = release,
-			.user = standins,
-			.stop = &standins->stop,
-		},
-		err);
-	if (!standins->copies)
+	if (!open_folder(standins, err) || !standin_can_be(standins->folder_fd, err) ||
+		!(standins->place.copies = make_copies(standins, err)))
 		return false;
 	int result = pthread_create(&standins->maker, NULL, make, standins);
 	if (result != 0)
@@ -601,9 +417,19 @@ static bool start(struct standins *standins, struct croft_error *err)
 struct standins *standins_create(const struct standins_config *config, struct croft_error *err)
 {
 	struct standins *standins = croft_zalloc(sizeof(*standins));
-	standins->config = *config;
 	standins->folder = croft_strdup(config->folder);
-	standins->folder_fd = standins->trees_fd = -1;
+	standins->folder_fd = -1;
+	standins->place = (struct standin_place){
+		.folder = standins->folder,
+		.trees_fd = -1,
+		.budget_bytes = config->budget_bytes,
+		.uid = config->uid,
+		.gid = config->gid,
+		.store = config->store,
+		.reserve = reserve,
+		.user = standins,
+		.stop = &standins->stop,
+	};
 	pthread_mutex_init(&standins->lock, NULL);
 	pthread_cond_init(&standins->changed, NULL);
 	if (start(standins, err))
@@ -625,12 +451,12 @@ void standins_destroy(struct standins *standins)
 	pthread_mutex_lock(&standins->lock);
 	for (struct tree *tree = standins->newest, *older; tree; tree = older) {
 		older = tree->older;
-		free_tree(standins, tree);
+		free_tree(tree);
 	}
 	pthread_mutex_unlock(&standins->lock);
-	copies_destroy(standins->copies);
-	if (standins->trees_fd >= 0)
-		close(standins->trees_fd);
+	copies_destroy(standins->place.copies);
+	if (standins->place.trees_fd >= 0)
+		close(standins->place.trees_fd);
 	if (standins->folder_fd >= 0)
 		close(standins->folder_fd);
 	pthread_mutex_destroy(&standins->lock);
@@ -648,7 +474,7 @@ void standins_clear(const char *folder)
 	DIR *trees = opendir(path);
 	for (struct dirent *entry; trees && (entry = readdir(trees));)
 		if (entry->d_name[0] != '.')
-			unmount(folder, entry->d_name);
+			standin_unmount(folder, entry->d_name);
 	if (trees)
 		closedir(trees);
 	if (!croft_remove_tree(AT_FDCWD, folder, &err))

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """standin.py CROFT: a tree that several jobs use gets a stand-in, and jobs see by it what they saw without, to the
 last attribute; leave the same; and are told of the same way. Whatever becomes of it or of the daemon meanwhile."""
+import errno
 import glob
 import hashlib
 import json
@@ -27,12 +28,14 @@ find . -exec stat -c '%n %b' {} +
 find . -type l -exec readlink {} ';'
 find . -type f -exec sha256sum {} +
 test -e missing || test -e odd/missing || echo absent
+./sizes/script a word
 """
 # What was opened is told of by the name that it has a moment later.
 CHANGE = r"""
 rm mebibytes
 sleep 1
 echo more >>program
+echo more >>sizes/4032
 chmod 600 odd/-rf
 mv page odd/page
 mv many elsewhere 2>/dev/null 2>&1 || echo many stays
@@ -47,10 +50,20 @@ find . -type f -exec sha256sum {} + | sort
 # On the same stream as all else: two would be mixed within lines.
 TOLD = "grep -q datadir /proc/mounts && echo by a stand-in\n"
 FILES = 200
+SMALL = 32 << 10  # the largest whose data stand in an image (fs/daemon/internal.h)
 # Half of a tree's files; all of them, slowly, saying how far it is.
 HALF = f"cd /plenty; i=0; while [ $i -lt {FILES // 2} ]; do cat $i; i=$((i+1)); done | sha256sum"
 SLOW = f"""cd /plenty; i=0; while [ $i -lt {FILES} ]; do cat $i; i=$((i+1)); sleep 0.02;
     [ $((i % 20)) -ne 0 ] || echo "at $i" >&2; done | sha256sum"""
+
+
+def holds(tree, path):
+    """In a folder of the disk (True), or in the image (2)."""
+    try:
+        os.getxattr(f"{tree}/names/{path}", "trusted.overlay.redirect", follow_symlinks=False)
+    except OSError as error:
+        return 2 * (error.errno == errno.ENODATA)
+    return os.path.lexists(f"{tree}/files/{path}")
 
 
 class Test:
@@ -84,6 +97,20 @@ class Test:
             with open(f"{self.folder}/plenty/{i}", "wb") as file:
                 file.write(data)
         self.plenty = total.hexdigest()
+        os.makedirs(f"{top}/sizes")
+        # About the ends of blocks, alone and behind an inode; zeros; a hole.
+        for size in (1, 4031, 4032, 4033, 4095, 4096, 4097, 8192, 12289, SMALL - 1, SMALL, SMALL + 1):
+            with open(f"{top}/sizes/{size}", "wb") as file:
+                file.write(os.urandom(size))
+            with open(f"{top}/sizes/{size}-zeros", "wb") as file:
+                file.write(bytes(size))
+        with open(f"{top}/sizes/hole", "wb") as file:
+            file.write(b"before")
+            file.seek(20000)
+            file.write(b"behind")
+        with open(f"{top}/sizes/script", "w") as file:
+            file.write('#!/bin/sh\necho "$0 $# $1 $2"\n' + "# long\n" * 1000)
+        os.chmod(f"{top}/sizes/script", 0o755)
         # Its names take more room in an image than its message, which is what a directory is said to take.
         os.makedirs(f"{self.folder}/links")
         for i in range(900):
@@ -118,9 +145,9 @@ class Test:
             return False
         raise SystemExit(f"{what}: not within two minutes; see {self.farm.folder}/agent.log")
 
-    def has(self, path):
-        """A stand-in stands, with this file."""
-        return any(os.path.ismount(f"{tree}/names") and os.path.lexists(f"{tree}/files/{path}")
+    def has(self, *paths):
+        """A stand-in stands, with all these files, each in its image or beside it."""
+        return any(os.path.ismount(f"{tree}/names") and all(map(lambda path: holds(tree, path), paths))
                    for tree in glob.glob(f"{self.state}/trees/[0-9]*"))
 
     def mounts(self):
@@ -137,15 +164,16 @@ class Test:
                 return int(path.split("/")[2])
         return None
 
-    def alike(self, *more, place):
-        """`place`: of the tree's last file that is read, in the input root."""
+    def alike(self, *more):
         script = LOOK + CHANGE
         jobs = [self.job(script, "-o", "in", *more) for _ in range(2)]
         check("jobs before there is one", [False, False], [standin for _, _, standin in jobs])
         # What could not be copied when two had opened it, another job may bring.
-        while len(jobs) < 6 and not self.wait_for("files", lambda: self.has(place), 10):
+        wanted = [f"in/{name}" for name in ("page", f"sizes/{SMALL}", f"sizes/{SMALL + 1}", "mebibytes", "large")]
+        while len(jobs) < 6 and not self.wait_for("files", lambda: self.has(*wanted), 10):
             jobs.append(self.job(script, "-o", "in", *more))
-        check("a stand-in with files", True, self.has(place))
+        tree = next((tree for tree in glob.glob(f"{self.state}/trees/[0-9]*") if holds(tree, wanted[0])), None)
+        check("a stand-in with files", [2, 2, True, True, True], [holds(tree, path) for path in wanted])
         jobs += [self.job(script, "-o", "in", *more) for _ in range(3)]
         check("jobs by it", [True] * 3, [standin for _, _, standin in jobs[-3:]])
         for i, (seen, fetched, _) in enumerate(jobs[1:]):
@@ -158,10 +186,10 @@ class Test:
         print(f"  {len(jobs[0][0]['told'])} lines the same, {jobs[0][0]['touched'][0]} files told as opened")
 
     def as_root(self):
-        self.alike(place="in/page")
+        self.alike()
 
     def over_an_image(self):
-        self.alike("-p", "croft-root-image=root", "-p", "croft-root=image", place="in/page")
+        self.alike("-p", "croft-root-image=root", "-p", "croft-root=image")
 
     def none_where_it_would_differ(self):
         script = "find . -exec stat -c '%n %F %f %h %s %b' {} +"

@@ -100,6 +100,24 @@ static inline bool place_has(struct place *place, const struct croft_digest *dig
 	return false;
 }
 
+/* Turns a byte of the file that holds the blob. */
+static inline void place_damage(struct place *place, const struct croft_digest *digest, uint64_t at)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	struct croft_store_blob *blob;
+	assert_ok((blob = croft_store_open_blob(place->store, digest, &err)) != NULL, err);
+	uint64_t offset;
+	char path[64], byte;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", croft_store_blob_fd(blob, &offset));
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &byte, 1, (off_t)(offset + at)), 1);
+	byte ^= 1;
+	assert_int_equal(pwrite(fd, &byte, 1, (off_t)(offset + at)), 1);
+	close(fd);
+	croft_store_blob_close(blob);
+}
+
 static inline struct croft_store_stat place_stat(struct place *place)
 {
 	struct croft_store_stat stat;

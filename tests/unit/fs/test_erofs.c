@@ -32,6 +32,8 @@ struct world {
 	struct croft_arena *arena;
 	struct croft_digest_map *messages;
 	size_t reads;
+	uint64_t data_most; /* of files whose data stand in the image, but for those named "…-left" */
+	bool data_fails;
 	uint64_t bytes_at_most, reserved, room;
 };
 
@@ -55,6 +57,32 @@ static struct directory *read_message(void *user, const struct croft_digest *dig
 		return NULL;
 	}
 	return directory_decode(digest, *bytes, err);
+}
+
+/* Of a file with this digest, at the offset: noise, zeros or a mixture. */
+static char content(const struct croft_digest *digest, uint64_t at)
+{
+	bool zero = digest->hash[0] % 3 == 0 || (digest->hash[0] % 3 == 1 && at % 8192 >= 4096);
+	return zero ? 0 : (char)(digest->hash[at % CROFT_HASH_SIZE] + at / CROFT_HASH_SIZE);
+}
+
+static bool is_left(struct croft_slice path)
+{
+	return path.size > 5 && memcmp((const char *)path.data + path.size - 5, "-left", 5) == 0;
+}
+
+static bool has_data(void *user, const struct croft_digest *digest, struct croft_slice path)
+{
+	struct world *world = user;
+	assert_in_range(digest->size_bytes, 1, world->data_most);
+	return !is_left(path);
+}
+
+static bool read_data(void *user, const struct croft_digest *digest, void *to, struct croft_error *err)
+{
+	for (uint64_t i = 0; i < digest->size_bytes; i++)
+		((char *)to)[i] = content(digest, i);
+	return !((struct world *)user)->data_fails || croft_error_set(err, CROFT_DATA_LOSS, "damaged");
 }
 
 static int set_up(void **state)
@@ -169,6 +197,9 @@ static bool write_image(struct world *world, int fd, const struct croft_digest *
 	const struct erofs_source source = {
 		.read = read_message,
 		.reserve = reserve,
+		.data_size_most = world->data_most,
+		.has_data = has_data,
+		.read_data = read_data,
 		.user = world,
 		.uid = UID,
 		.gid = GID,
@@ -238,6 +269,31 @@ __attribute__((noinline)) static void assert_redirect(int at, const char *name, 
 	assert_int_equal(listxattr(link, value, sizeof(value)), 2 * sizeof("trusted.overlay.metacopy"));
 }
 
+/* By reading, by reading across what ends blocks, and as it is mapped, where the rest of the last page is zero. */
+__attribute__((noinline)) static void assert_data(int at, const char *name, const struct croft_digest *digest)
+{
+	uint64_t size = digest->size_bytes;
+	CROFT_CLEANUP_FREE char *wanted = croft_alloc(size), *got = croft_alloc(size + 1);
+	for (uint64_t i = 0; i < size; i++)
+		wanted[i] = content(digest, i);
+	CROFT_CLEANUP_FD int fd = openat(at, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(flistxattr(fd, NULL, 0), 0);
+	assert_int_equal(read(fd, got, size + 1), size);
+	assert_memory_equal(got, wanted, size);
+	for (uint64_t from = size > 4000 ? 4000 : size / 2; from < size; from += 4096) {
+		size_t rest = size - from < 200 ? size - from : 200;
+		assert_int_equal(pread(fd, got, 200, (off_t)from), rest);
+		assert_memory_equal(got, wanted + from, rest);
+	}
+	char *mapped = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+	assert_true(mapped != MAP_FAILED);
+	assert_memory_equal(mapped, wanted, size);
+	for (uint64_t i = size; i % 4096; i++)
+		assert_int_equal(mapped[i], 0);
+	munmap(mapped, size);
+}
+
 __attribute__((noinline)) static void assert_link(int at, const char *name, const char *target)
 {
 	char read_target[PATH_MAX + 1];
@@ -296,7 +352,11 @@ static void assert_shown(struct world *world, const struct croft_digest *digest,
 		}
 		assert_attributes(at, name, (entry->kind == NODE_FILE ? S_IFREG : S_IFLNK) | entry->mode,
 			entry->size, 1, entry->mtime_s, entry->mtime_ns);
-		if (entry->kind == NODE_FILE)
+		struct croft_digest file = directory_entry_digest(entry);
+		if (entry->kind == NODE_FILE && entry->size > 0 && entry->size <= world->data_most &&
+			!is_left(croft_slice_str(path)))
+			assert_data(at, name, &file);
+		else if (entry->kind == NODE_FILE)
 			assert_redirect(at, name, path, entry->size);
 		else
 			assert_link(at, name, directory->names + entry->target);
@@ -436,6 +496,46 @@ static void a_directory_of_20000_entries_is_shown(void **state)
 	struct croft_digest root = made(&top);
 	close(assert_image(*state, &root));
 	assert_true(((struct world *)*state)->reserved > 5 * MIB);
+}
+
+/* Every size about the ends of blocks, and such as leave another much room behind them or none. */
+static void data_of_small_files_are_shown(void **state)
+{
+	struct world *world = *state;
+	struct making top = make(world, 1000), below = make(world, 1000);
+	char name[32];
+	world->data_most = 20000;
+	for (size_t i = 0; i < 900; i++) {
+		static const uint64_t about[] = {32, 64, 1000, 2048, 4032, 4096, 8192, 12288, 16384, 20000};
+		snprintf(name, sizeof(name), "%03zu%s", i, i % 10 == 3 ? "-left" : "");
+		add_file(i % 2 ? &top : &below, name, about[i % 11 % 10] + i % 7 - 3)->is_executable = i % 3 == 0;
+	}
+	add_directory(&top, "below", made(&below));
+	shows(world, made(&top));
+	/* Nor is anything asked for where none are wanted. */
+	world->data_most = 0;
+	shows(world, made(&top));
+}
+
+static void data_that_cannot_be_read_or_have_no_room_make_no_image(void **state)
+{
+	struct world *world = *state;
+	struct making top = make(world, 10000);
+	char name[32];
+	uint64_t disk;
+	world->data_most = 64 << 10;
+	for (size_t i = 0; i < 10000; i++) {
+		snprintf(name, sizeof(name), "%05zu", i);
+		add_file(&top, name, i % 2 ? 3000 : 60000);
+	}
+	struct croft_digest root = made(&top);
+	world->bytes_at_most = 100 * MIB;
+	assert_int_equal(refused(world, root, &disk), CROFT_RESOURCE_EXHAUSTED);
+	assert_in_range(disk, 0, MIB); /* that it is too much is known before it is written */
+	world->bytes_at_most = 1024 * MIB;
+	world->data_fails = true;
+	assert_int_equal(refused(world, root, &disk), CROFT_DATA_LOSS);
+	assert_in_range(disk, 0, MIB);
 }
 
 static struct croft_digest nested(struct world *world, unsigned depth, const char *name)
@@ -616,6 +716,8 @@ int main(void)
 		image_test(symlinks_of_every_length_are_shown),
 		image_test(names_are_any_bytes),
 		image_test(a_directory_of_20000_entries_is_shown),
+		image_test(data_of_small_files_are_shown),
+		image_test(data_that_cannot_be_read_or_have_no_room_make_no_image),
 		image_test(deep_trees_are_shown),
 		image_test(an_overlay_reads_the_data_of_long_paths),
 		image_test(what_is_missing_or_too_deep_or_long_gets_no_image),

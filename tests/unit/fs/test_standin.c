@@ -11,10 +11,12 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 static const uint64_t MIB = 1 << 20;
@@ -51,18 +53,32 @@ static struct croft_digest blob(struct world *world, unsigned seed, size_t size,
 	return digest;
 }
 
-/* With one file, below/file. */
-static struct croft_digest tree_of(struct world *world, struct croft_digest file)
+static void file_path(unsigned i, char path[32])
+{
+	snprintf(path, 32, i ? "below/file%u" : "below/file", i);
+}
+
+/* With these files, below/file, below/file1, and so on. */
+static struct croft_digest tree_with(struct world *world, const struct croft_digest *files, unsigned count)
 {
 	static const struct croft_tree_source source = {no_source, NULL};
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_digest root;
-	struct croft_tree_entry entry = {.kind = CROFT_ENTRY_FILE, .digest = file};
 	struct croft_tree_builder *builder = croft_tree_builder_create(&source);
-	assert_ok(croft_tree_builder_add(builder, croft_slice_str("below/file"), &entry, &err), err);
+	for (unsigned i = 0; i < count; i++) {
+		struct croft_tree_entry entry = {.kind = CROFT_ENTRY_FILE, .digest = files[i]};
+		char path[32];
+		file_path(i, path);
+		assert_ok(croft_tree_builder_add(builder, croft_slice_str(path), &entry, &err), err);
+	}
 	assert_ok(croft_tree_builder_finish(builder, emit, world, &root, &err), err);
 	croft_tree_builder_destroy(builder);
 	return root;
+}
+
+static struct croft_digest tree_of(struct world *world, struct croft_digest file)
+{
+	return tree_with(world, &file, 1);
 }
 
 static void start(struct world *world, uint64_t budget_bytes)
@@ -112,6 +128,16 @@ static void note(struct world *world, struct croft_digest root, const char *path
 	standins_note(world->standins, &root, path, &digest, 1);
 }
 
+/* A job opened the first of them. */
+static void note_all(struct world *world, struct croft_digest root, const struct croft_digest *files, unsigned opened)
+{
+	char *paths = croft_alloc((size_t)opened * 32), *at = paths;
+	for (unsigned i = 0; i < opened; i++, at += strlen(at) + 1)
+		file_path(i, at);
+	standins_note(world->standins, &root, paths, files, opened);
+	free(paths);
+}
+
 static bool has_image(const char *folder)
 {
 	char path[PATH_MAX + 8];
@@ -120,18 +146,35 @@ static bool has_image(const char *folder)
 	return statfs(path, &fs) == 0 && fs.f_type == 0xE0F5E1E2;
 }
 
-/* There is one with the file, or at last there is none. */
-static void await(struct world *world, struct croft_digest root, bool there, char path[PATH_MAX])
+/* What it has of the file at the path. */
+enum where { ABSENT, IN_IMAGE, COPIED };
+static enum where where(const char *folder, const char *path)
 {
-	char file[PATH_MAX + 32];
+	char file[PATH_MAX + 64];
+	struct stat stat;
+	snprintf(file, sizeof(file), "%s/files/%s", folder, path);
+	if (access(file, F_OK) == 0)
+		return COPIED;
+	snprintf(file, sizeof(file), "%s/names/%s", folder, path);
+	return lstat(file, &stat) == 0 && getxattr(file, "trusted.overlay.metacopy", NULL, 0) < 0 ? IN_IMAGE : ABSENT;
+}
+
+/* There is one with the file, or at last there is none. */
+static void await_file(struct world *world, struct croft_digest root, const char *file, bool there,
+	char path[PATH_MAX])
+{
 	for (int tries = 0;; tries++) {
 		bool found = standins_find(world->standins, &root, path);
-		snprintf(file, sizeof(file), "%s/files/below/file", path);
-		if (there ? found && access(file, F_OK) == 0 : !found)
+		if (there ? found && where(path, file) != ABSENT : !found)
 			return;
 		assert_true(tries < 10000);
 		usleep(1000);
 	}
+}
+
+static void await(struct world *world, struct croft_digest root, bool there, char path[PATH_MAX])
+{
+	await_file(world, root, "below/file", there, path);
 }
 
 static void stand(struct world *world, struct croft_digest root, struct croft_digest file,
@@ -216,15 +259,7 @@ static void files_that_are_not_here_take_no_room(void **state)
 		note(world, without, "below/file", gone);
 		note(world, without, other, file);
 		note(world, without, other, file);
-		for (int tries = 0;; tries++) {
-			char made[PATH_MAX + 48];
-			bool found = standins_find(world->standins, &without, path);
-			snprintf(made, sizeof(made), "%s/files/%s", path, other);
-			if (found && access(made, F_OK) == 0)
-				break;
-			assert_true(tries < 10000);
-			usleep(1000);
-		}
+		await_file(world, without, other, true, path);
 	}
 	assert_true(standins_find(world->standins, &root, path));
 }
@@ -244,6 +279,130 @@ static void a_file_of_more_than_half_of_the_room_is_read_where_it_is(void **stat
 	stand(world, other, small, path);
 	snprintf(large_path, sizeof(large_path), "%s/files/large", path);
 	assert_int_equal(access(large_path, F_OK), -1);
+	assert_true(standins_find(world->standins, &root, path));
+}
+
+/* The content that blob() made, by reading and as it is mapped. */
+static void assert_content(const char *folder, const char *path, unsigned seed, size_t size)
+{
+	char file[PATH_MAX + 64];
+	CROFT_CLEANUP_FREE char *wanted = croft_alloc(size), *got = croft_alloc(size + 1);
+	fill_noise(wanted, size, seed);
+	snprintf(file, sizeof(file), "%s/names/%s", folder, path);
+	CROFT_CLEANUP_FD int fd = open(file, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(read(fd, got, size + 1), size);
+	assert_memory_equal(got, wanted, size);
+	char *mapped = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+	assert_true(mapped != MAP_FAILED);
+	assert_memory_equal(mapped, wanted, size);
+	munmap(mapped, size);
+}
+
+static void what_two_jobs_opened_stands_in_the_image_if_it_is_small(void **state)
+{
+	struct world *world = *state;
+	static const size_t sizes[] = {1, 4032, 4033, 4096, 4097, HOT_SMALL_MOST - 1, HOT_SMALL_MOST, HOT_SMALL_MOST + 1, 100};
+	enum { COUNT = sizeof(sizes) / sizeof(*sizes), LARGE = COUNT - 2, ONCE = COUNT - 1 };
+	struct croft_digest files[COUNT];
+	char path[PATH_MAX], file[32];
+	start(world, 64 * MIB);
+	for (unsigned i = 0; i < COUNT; i++)
+		files[i] = blob(world, i, sizes[i], true);
+	struct croft_digest root = tree_with(world, files, COUNT);
+	note_all(world, root, files, COUNT);
+	note_all(world, root, files, ONCE);
+	file_path(LARGE, file);
+	await_file(world, root, file, true, path);
+	assert_int_equal(where(path, file), COPIED);
+	for (unsigned i = 0; i < LARGE; i++) {
+		file_path(i, file);
+		assert_int_equal(where(path, file), IN_IMAGE);
+		assert_content(path, file, i, sizes[i]);
+	}
+	file_path(ONCE, file);
+	assert_int_equal(where(path, file), ABSENT);
+}
+
+static void what_the_cache_has_lost_is_left_to_the_tree(void **state)
+{
+	struct world *world = *state;
+	char path[PATH_MAX];
+	start(world, 64 * MIB);
+	struct croft_digest files[] = {blob(world, 1, 5000, true), blob(world, 2, 5000, false)};
+	struct croft_digest root = tree_with(world, files, 2);
+	note_all(world, root, files, 2);
+	note_all(world, root, files, 2);
+	await(world, root, true, path);
+	assert_int_equal(where(path, "below/file"), IN_IMAGE);
+	assert_int_equal(where(path, "below/file1"), ABSENT);
+	assert_content(path, "below/file", 1, 5000);
+}
+
+/* Which would be wrong bytes: it gets none before the cache knows. */
+static void a_file_that_is_damaged_in_the_cache_is_in_no_image(void **state)
+{
+	struct world *world = *state;
+	char path[PATH_MAX];
+	start(world, 64 * MIB);
+	struct croft_digest files[] = {blob(world, 1, 5000, true), blob(world, 2, 5000, true)};
+	struct croft_digest root = tree_with(world, files, 2);
+	place_damage(world->place, &files[1], 4000);
+	for (int tries = 0; !standins_find(world->standins, &root, path); tries++) {
+		note_all(world, root, files, 2);
+		assert_true(tries < 10000);
+		usleep(1000);
+	}
+	assert_int_equal(where(path, "below/file"), IN_IMAGE);
+	assert_int_equal(where(path, "below/file1"), ABSENT);
+}
+
+static void an_image_that_lacks_more_than_it_has_is_made_anew(void **state)
+{
+	struct world *world = *state;
+	enum { COUNT = 100, LARGE = COUNT };
+	struct croft_digest files[COUNT + 1];
+	char first[PATH_MAX], path[PATH_MAX], file[32];
+	start(world, 8 * MIB);
+	for (unsigned i = 0; i < COUNT; i++)
+		files[i] = blob(world, i, 3000, true);
+	files[LARGE] = blob(world, LARGE, MIB, true);
+	struct croft_digest root = tree_with(world, files, COUNT + 1);
+	stand(world, root, files[0], first);
+	CROFT_CLEANUP_FD int used = use(first);
+	/* A few are copied. */
+	note_all(world, root, files, 10);
+	note_all(world, root, files, 10);
+	await_file(world, root, "below/file9", true, path);
+	assert_string_equal(path, first);
+	assert_int_equal(where(path, "below/file"), IN_IMAGE);
+	assert_int_equal(where(path, "below/file9"), COPIED);
+	note_all(world, root, files, COUNT + 1);
+	note_all(world, root, files, COUNT + 1);
+	file_path(LARGE, file);
+	for (int tries = 0; strcmp(path, first) == 0 || where(path, file) != COPIED; tries++) {
+		assert_true(standins_find(world->standins, &root, path));
+		assert_true(tries < 10000);
+		usleep(1000);
+	}
+	for (unsigned i = 0; i < COUNT; i++) {
+		file_path(i, file);
+		assert_int_equal(where(path, file), IN_IMAGE);
+		assert_content(path, file, i, 3000);
+	}
+	/* Who uses the first keeps it; then it goes before any other. */
+	assert_true(has_image(first));
+	assert_content(first, "below/file", 0, 3000);
+	assert_int_equal(count(world->folder, "trees"), 2);
+	close(used);
+	used = -1;
+	struct croft_digest other = blob(world, 1000, 4 * MIB, true), others = tree_of(world, other);
+	stand(world, others, other, path);
+	assert_int_equal(access(first, F_OK), 0);
+	other = blob(world, 1001, 2 * MIB + MIB / 2, true);
+	others = tree_of(world, other);
+	stand(world, others, other, path);
+	assert_int_equal(access(first, F_OK), -1);
 	assert_true(standins_find(world->standins, &root, path));
 }
 
@@ -358,6 +517,10 @@ int main(void)
 		standin_test(the_least_recently_used_is_given_up_for_room_but_none_in_use),
 		standin_test(files_that_are_not_here_take_no_room),
 		standin_test(a_file_of_more_than_half_of_the_room_is_read_where_it_is),
+		standin_test(what_two_jobs_opened_stands_in_the_image_if_it_is_small),
+		standin_test(what_the_cache_has_lost_is_left_to_the_tree),
+		standin_test(a_file_that_is_damaged_in_the_cache_is_in_no_image),
+		standin_test(an_image_that_lacks_more_than_it_has_is_made_anew),
 		standin_test(a_tree_whose_messages_are_not_here_gets_none),
 		standin_test(old_ones_make_way_for_new_trees),
 	};

@@ -12,24 +12,6 @@
 enum { SMALL = 2000, LARGE = 700 * 1000 };
 static const struct croft_store_config durable = {.durable = true};
 
-/* Turns a byte of the file that holds the blob. */
-static void damage(struct place *place, const struct croft_digest *digest, uint64_t at)
-{
-	struct croft_error err = CROFT_ERROR_INIT;
-	struct croft_store_blob *blob;
-	assert_ok((blob = croft_store_open_blob(place->store, digest, &err)) != NULL, err);
-	uint64_t offset;
-	char path[64], byte;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", croft_store_blob_fd(blob, &offset));
-	int fd = open(path, O_RDWR | O_CLOEXEC);
-	assert_true(fd >= 0);
-	assert_int_equal(pread(fd, &byte, 1, (off_t)(offset + at)), 1);
-	byte ^= 1;
-	assert_int_equal(pwrite(fd, &byte, 1, (off_t)(offset + at)), 1);
-	close(fd);
-	croft_store_blob_close(blob);
-}
-
 static unsigned count_files(struct place *place, const char *name)
 {
 	char path[300];
@@ -48,7 +30,7 @@ static void damage_is_found_quarantined_and_mended_by_a_new_put(void **state)
 	struct place *place = place_create(durable);
 	for (size_t size = SMALL; size <= LARGE; size += LARGE - SMALL) {
 		struct croft_digest digest = place_put_seed(place, 1, size);
-		damage(place, &digest, size - 1);
+		place_damage(place, &digest, size - 1);
 		struct croft_slice data;
 		struct croft_error err = CROFT_ERROR_INIT;
 		assert_false(croft_store_get(place->store, &digest, place->arena, &data, &err));
@@ -75,7 +57,7 @@ static void of_many_that_are_got_at_once_only_the_damaged_fails(void **state)
 	struct croft_error errors[9];
 	for (unsigned i = 0; i < 9; i++)
 		digests[i] = place_put_seed(place, i, SMALL);
-	damage(place, &digests[4], 7);
+	place_damage(place, &digests[4], 7);
 	assert_false(croft_store_get_many(place->store, digests, 9, place->arena, data, errors));
 	for (unsigned i = 0; i < 9; i++)
 		assert_int_equal(errors[i].code, i == 4 ? CROFT_DATA_LOSS : CROFT_OK);
@@ -88,7 +70,7 @@ static void parts_of_a_large_blob_before_the_damage_are_read(void **state)
 {
 	struct place *place = place_create(durable);
 	struct croft_digest digest = place_put_seed(place, 1, LARGE);
-	damage(place, &digest, LARGE - 1);
+	place_damage(place, &digest, LARGE - 1);
 	struct croft_error err = CROFT_ERROR_INIT;
 	struct croft_store_blob *blob = croft_store_open_blob(place->store, &digest, &err);
 	char buffer[100];
@@ -111,7 +93,7 @@ static void a_closure_with_a_damaged_directory_is_not_complete(void **state)
 	assert_ok(croft_store_lease_closure(
 				  place->store, &ref, 1, 0, place->arena, &missing, &count, &err), err);
 	assert_int_equal(count, 0);
-	damage(place, &sub, 1);
+	place_damage(place, &sub, 1);
 	struct croft_slice data;
 	assert_false(croft_store_get(place->store, &sub, place->arena, &data, &err));
 	assert_ok(croft_store_lease_closure(
@@ -138,8 +120,8 @@ static void fsck_finds_and_repairs(void **state)
 	assert_int_equal(report.blobs_checked, 3);
 	assert_int_equal(report.bytes_checked, 2 * SMALL + LARGE);
 	assert_int_equal(report.bad_blobs + report.dangling_records + report.orphans, 0);
-	damage(place, &small, 0);
-	damage(place, &large, LARGE / 2);
+	place_damage(place, &small, 0);
+	place_damage(place, &large, LARGE / 2);
 	char path[300];
 	snprintf(path, sizeof(path), "%s/large/aa/%062d", place->path, 1);
 	close(open(path, O_CREAT | O_WRONLY, 0644));
@@ -240,7 +222,7 @@ static void a_scrub_finds_damage_by_itself(void **state)
 		(struct croft_store_config){.durable = true, .scrub_bytes_per_second = 1 << 20});
 	struct croft_digest digest = place_put_seed(place, 1, SMALL);
 	place_put_seed(place, 2, SMALL);
-	damage(place, &digest, 0);
+	place_damage(place, &digest, 0);
 	place_reopen(place); /* the scrub begins with opening */
 	for (int i = 0; i < 500 && place_stat(place).quarantined == 0; i++)
 		usleep(10000);
@@ -270,7 +252,7 @@ static void a_scrub_waits_while_the_machine_is_busy(void **state)
 	struct place *place = place_create((struct croft_store_config){.durable = true});
 	struct looks looks = {.place = place};
 	struct croft_digest one = place_put_seed(place, 1, 2 * LARGE), two = place_put_seed(place, 2, 2 * LARGE);
-	damage(place, memcmp(one.hash, two.hash, CROFT_HASH_SIZE) < 0 ? &two : &one, 0);
+	place_damage(place, memcmp(one.hash, two.hash, CROFT_HASH_SIZE) < 0 ? &two : &one, 0);
 	place_close(place);
 	sem_init(&looks.opened, 0, 0);
 	place->config.scrub_bytes_per_second = 64 << 20;
