@@ -6,6 +6,7 @@
 #include "cli/output.h"
 #include "cli/state.h"
 #include "proto/base/cleanup.h"
+#include "proto/base/log.h"
 
 #include <inttypes.h>
 #include <sys/stat.h>
@@ -67,10 +68,39 @@ static struct croft_store *open_store(const struct options *options, enum access
 	return store;
 }
 
+/* A damaged index cannot tell of anything: a new one is made of what the segments hold. False with `err` as it was: it is
+ * not that, or it cannot be set aside. */
+static bool renew_index(const struct options *options, struct croft_error *err)
+{
+	bool durable;
+	struct croft_error failure = CROFT_ERROR_INIT;
+	if (err->code != CROFT_DATA_LOSS)
+		return false;
+	CROFT_CLEANUP_FREE char *path = find_store(options, &durable, &failure);
+	if (!path || !croft_store_set_index_aside(path, &failure))
+		return false;
+	croft_log(CROFT_LOG_WARNING,
+		"%s: it is %s/index.damaged now, and a new one is made; action results and assets are lost", err->message, path);
+	*err = CROFT_ERROR_INIT;
+	return true;
+}
+
 static void show_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
 {
 	char done[SIZE_TEXT], total[SIZE_TEXT];
 	progress("checked %s of %s", format_size(done_bytes, done), format_size(total_bytes, total));
+}
+
+static bool check_all(const struct options *options, bool repair, bool *in_use, struct croft_fsck_report *report,
+	struct croft_error *err)
+{
+	struct croft_store *store = open_store(options, repair ? WRITE : WRITE_IF_FREE, in_use, err);
+	if (!store)
+		return false;
+	bool ok = croft_store_fsck(store, repair, show_progress, NULL, report, err);
+	croft_store_close(store);
+	progress_clear();
+	return ok;
 }
 
 static int fsck_run(const struct options *options, struct croft_error *err)
@@ -79,13 +109,9 @@ static int fsck_run(const struct options *options, struct croft_error *err)
 		return MISUSED;
 	bool repair = options_given(options, "repair");
 	bool in_use;
-	struct croft_store *store = open_store(options, repair ? WRITE : WRITE_IF_FREE, &in_use, err);
-	if (!store)
-		return FAILED;
 	struct croft_fsck_report report = {0};
-	bool ok = croft_store_fsck(store, repair, show_progress, NULL, &report, err);
-	croft_store_close(store);
-	progress_clear();
+	bool ok = check_all(options, repair, &in_use, &report, err) ||
+		(repair && renew_index(options, err) && check_all(options, repair, &in_use, &report, err));
 	if (!ok)
 		return FAILED;
 	uint64_t bad = report.bad_blobs + report.dangling_records;
@@ -111,7 +137,9 @@ static int fsck_run(const struct options *options, struct croft_error *err)
 
 static const struct option_spec fsck_options[] = {
 	{"state", 0, "DIR", "of a serve, farm or agent (else $XDG_STATE_HOME/croft/serve or .../farm)"},
-	{"repair", 0, NULL, "set damaged blobs aside and forget what depends on them (server stopped)"},
+	{"repair", 0, NULL,
+		"set damaged blobs aside and forget what depends on them; of an index that cannot be read make a new one "
+		"(server stopped)"},
 	{"json", 0, NULL, "as JSON"},
 	{0},
 };

@@ -243,6 +243,10 @@ bool croft_store_collect(struct croft_store *store, uint64_t target_bytes, uint6
 struct croft_fsck_report {
 	uint64_t blobs_checked, bytes_checked, bad_blobs, dangling_records, orphans, repaired;
 };
+/* For a store that nobody has open and whose index is damaged (opening it or fsck fails with DATA_LOSS): that becomes
+ * index.damaged/, and the next to open the store makes a new one of what the segments hold. Records (action results,
+ * assets, who may see what) are lost. */
+bool croft_store_set_index_aside(const char *path, struct croft_error *err);
 /* Reads every blob and checks every SHA-256 and every record's closure (of a store opened read-only:
  * blobs alone). progress may be NULL. */
 bool croft_store_fsck(struct croft_store *store, bool repair,

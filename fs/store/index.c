@@ -24,6 +24,8 @@
 /* Address space only. 64 GiB hold about 500 million blobs. */
 static const size_t map_bytes = (size_t)64 << 30;
 
+#define STORE_INDEX_HINT " (`croft fsck --repair` makes a new one of what the segments hold)"
+
 enum {
 	MOST_MAPPED = 384 << 20, /* bytes of files that this process has in its memory */
 	/* Transactions after which that is looked at: of up to 256 look-ups, each of which may map 64 KiB. */
@@ -39,7 +41,8 @@ bool store_mdb_error(struct croft_error *err, int code, const char *what)
 		kind = CROFT_RESOURCE_EXHAUSTED;
 	else if (code == MDB_CORRUPTED || code == MDB_PAGE_NOTFOUND || code == MDB_INVALID)
 		kind = CROFT_DATA_LOSS;
-	return croft_error_set(err, kind, "store index: %s: %s", what, mdb_strerror(code));
+	return croft_error_set(err, kind, "store index: %s: %s%s", what, mdb_strerror(code),
+		kind == CROFT_DATA_LOSS ? STORE_INDEX_HINT : "");
 }
 
 static bool open_tables(struct store_index *index, bool read_only, struct croft_error *err)
@@ -112,6 +115,34 @@ void store_index_trim(struct store_index *index)
 	fclose(statm);
 }
 
+static uint64_t page_bytes(const struct store_index *index)
+{
+	MDB_envinfo info;
+	MDB_stat stat;
+	mdb_env_info(index->env, &info);
+	mdb_env_stat(index->env, &stat);
+	return ((uint64_t)info.me_last_pgno + 1) * stat.ms_psize;
+}
+
+/* LMDB reads pages behind the end of its file where a part of that was lost, which ends the process. A few pages at the end may
+ * be missing in good order: those that were given up before they were written. */
+static bool has_its_pages(struct store_index *index, bool read_only, struct croft_error *err)
+{
+	enum { SLACK = 1 << 20 };
+	mdb_filehandle_t fd;
+	struct stat st;
+	uint64_t bytes = page_bytes(index);
+	mdb_env_get_fd(index->env, &fd);
+	if (fstat(fd, &st) < 0)
+		return croft_error_errno(err, errno, "store index: its size");
+	if (bytes > (uint64_t)st.st_size + SLACK)
+		return croft_error_set(err, CROFT_DATA_LOSS,
+			"store index: its file has %lld of %llu bytes" STORE_INDEX_HINT, (long long)st.st_size,
+			(unsigned long long)bytes);
+	return read_only || bytes <= (uint64_t)st.st_size || ftruncate(fd, (off_t)bytes) == 0 ||
+		croft_error_errno(err, errno, "store index: setting its size");
+}
+
 bool store_index_open(struct store_index *index, int dirfd, const char *path, bool read_only,
 	struct croft_error *err)
 {
@@ -143,7 +174,7 @@ bool store_index_open(struct store_index *index, int dirfd, const char *path, bo
 		mdb_reader_check(index->env, &dead);
 	}
 	find_map(index);
-	return open_tables(index, read_only, err);
+	return (has_its_pages(index, read_only, err) && open_tables(index, read_only, err)) || croft_error_wrap(err, "%s", path);
 }
 
 void store_index_close(struct store_index *index)
@@ -155,15 +186,6 @@ void store_index_close(struct store_index *index)
 		mdb_env_close(index->env);
 	index->env = NULL;
 	pthread_mutex_destroy(&index->readers_lock);
-}
-
-static uint64_t page_bytes(const struct store_index *index)
-{
-	MDB_envinfo info;
-	MDB_stat stat;
-	mdb_env_info(index->env, &info);
-	mdb_env_stat(index->env, &stat);
-	return ((uint64_t)info.me_last_pgno + 1) * stat.ms_psize;
 }
 
 uint64_t store_index_disk_bytes(const struct store_index *index)
@@ -255,7 +277,7 @@ int store_index_get(struct store_index *index, MDB_txn *txn, const uint8_t *hash
 	if (found <= 0)
 		return found;
 	if (value.size != sizeof(*entry)) {
-		croft_error_set(err, CROFT_DATA_LOSS, "store index: an entry of %zu bytes", value.size);
+		croft_error_set(err, CROFT_DATA_LOSS, "store index: an entry of %zu bytes" STORE_INDEX_HINT, value.size);
 		return -1;
 	}
 	memcpy(entry, value.data, sizeof(*entry));

@@ -520,6 +520,22 @@ void croft_store_close(struct croft_store *store)
 	destroy(store);
 }
 
+bool croft_store_set_index_aside(const char *path, struct croft_error *err)
+{
+	struct croft_store store = {.path = (char *)path, .lock_fd = -1};
+	CROFT_CLEANUP_FD int root_fd = store.root_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (root_fd < 0)
+		return croft_error_errno(err, errno, "opening the store %s", path);
+	bool ok = take_lock(&store, err);
+	CROFT_CLEANUP_FD int lock_fd = store.lock_fd;
+	(void)lock_fd;
+	static const char old[] = "index.damaged";
+	if (!ok || (faccessat(root_fd, old, F_OK, 0) == 0 && !croft_remove_tree(root_fd, old, err)))
+		return false;
+	return renameat(root_fd, "index", root_fd, old) == 0 ||
+		croft_error_errno(err, errno, "%s: moving index/ to %s/", path, old);
+}
+
 /* What whoever writes to a store counts as it goes along: the files that are there now. */
 static uint64_t files_bytes(int dir_fd)
 {

@@ -177,3 +177,20 @@ grep '^damaged' "$folder/stdout" >/dev/null
 serve server
 "$CROFT" import --name tree "$tree" >/dev/null
 "$CROFT" cat tree:large | cmp - "$tree/large"
+
+echo "of an index that cannot be read a new one is made"
+for damage in "truncate -s 4096" "truncate -s 0" "dd status=none conv=notrunc if=/dev/zero bs=8192 count=1 of="; do
+    kill -TERM "$server"
+    wait "$server"
+    index=$folder/server/store/index/data.mdb
+    case $damage in *=) $damage"$index" ;; *) $damage "$index" ;; esac
+    if ! "$CROFT" fsck --state "$folder/server" >"$folder/stdout" 2>"$folder/stderr"; then
+        grep -F 'croft fsck --repair' "$folder/stderr" >/dev/null
+        fails 1 'croft fsck --repair' "$CROFT" serve --state "$folder/server" --listen 127.0.0.1:0 --plane 127.0.0.1:0
+        "$CROFT" fsck --repair --state "$folder/server" 2>/dev/null | grep '^clean' >/dev/null
+    fi
+    serve server
+    rm -rf "$folder/out"
+    "$CROFT" export "$digest" "$folder/out"
+    diff -r --no-dereference "$tree" "$folder/out"
+done
