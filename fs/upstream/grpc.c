@@ -140,11 +140,13 @@ static bool fetch(void *user, const struct croft_digest *digests, size_t count,
 	request.instance_name = link->instance_name;
 	request.n_digests = count;
 	request.digests = croft_arena_array(arena, count, sizeof(void *));
-	for (size_t i = 0; i < count; i++)
+	uint64_t bytes = 0;
+	for (size_t i = 0; i < count; i++) {
 		request.digests[i] = croft_digest_to_message(&digests[i], arena);
-	const Reapi__BatchReadBlobsResponse *response = call(link, CAS "BatchReadBlobs",
-		UPSTREAM_GROUP_BYTES, &request.base, &reapi__batch_read_blobs_response__descriptor, arena,
-		err);
+		bytes += digests[i].size_bytes;
+	}
+	const Reapi__BatchReadBlobsResponse *response = call(link, CAS "BatchReadBlobs", bytes, &request.base,
+		&reapi__batch_read_blobs_response__descriptor, arena, err);
 	if (!response)
 		return false;
 	size_t answers = response->n_responses, good = 0;

@@ -200,9 +200,9 @@ static bool unpack_directory(struct croft_services *services, struct croft_call 
 }
 
 /* From the first of the URIs that may be fetched and can be. It is an asset from then on, as if it had been
- * pushed. False with code OK: none may be fetched. */
+ * pushed. False with code OK: none may be fetched; otherwise the error is that of *failed. */
 static bool fetch_from_origin(struct croft_services *services, struct croft_call *call,
-	const struct names *names, uint64_t timeout_ms, Asset__FetchBlobResponse **found,
+	const struct names *names, uint64_t timeout_ms, Asset__FetchBlobResponse **found, char **failed,
 	struct croft_error *err)
 {
 	struct croft_arena *arena = croft_call_arena(call);
@@ -216,6 +216,7 @@ static bool fetch_from_origin(struct croft_services *services, struct croft_call
 		if (!origins_allow(services->origins, request.uri))
 			continue;
 		*err = CROFT_ERROR_INIT;
+		*failed = names->uris[i];
 		if (!read_qualifiers(names, &wanted, err))
 			return false;
 		request.integrity = wanted.integrity;
@@ -273,16 +274,17 @@ static Asset__FetchBlobResponse *fetch(struct croft_services *services, struct c
 			return NULL;
 	}
 	struct croft_error missing = CROFT_ERROR_INIT;
-	if (fetch_from_origin(services, call, names, milliseconds(timeout), &found, &missing))
+	char *failed = names->uris[0];
+	if (fetch_from_origin(services, call, names, milliseconds(timeout), &found, &failed, &missing))
 		return found;
 	if (missing.code == CROFT_OK)
 		croft_error_set(&missing, CROFT_NOT_FOUND,
-			"no such asset was pushed, or not all of it is in the store any more: '%.300s'",
-			names->uris[0]);
+			"no such asset was pushed, or not all of it is in the store any more, and this server fetches nothing "
+			"from there by itself (croft serve --asset-origin): '%.300s'", names->uris[0]);
 	found = croft_arena_alloc(arena, sizeof(*found));
 	asset__fetch_blob_response__init(found);
 	found->status = status_message(&missing, arena);
-	found->uri = names->uris[0];
+	found->uri = failed;
 	return found;
 }
 

@@ -122,14 +122,14 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static const Asset__FetchBlobResponse *fetch_uri(const char *uri, const char *name, const char *value)
+static const Asset__FetchBlobResponse *fetch_of(char **uris, size_t count, const char *name, const char *value)
 {
 	Asset__FetchBlobRequest request = ASSET__FETCH_BLOB_REQUEST__INIT;
 	Asset__Qualifier qualifier = ASSET__QUALIFIER__INIT, *qualifiers[] = {&qualifier};
 	qualifier.name = (char *)name;
 	qualifier.value = (char *)value;
-	request.n_uris = 1;
-	request.uris = (char *[]){(char *)uri};
+	request.n_uris = count;
+	request.uris = uris;
 	request.n_qualifiers = name != NULL;
 	request.qualifiers = qualifiers;
 	const Asset__FetchBlobResponse *answer = croft_unary(loopback.channel, NULL,
@@ -137,6 +137,11 @@ static const Asset__FetchBlobResponse *fetch_uri(const char *uri, const char *na
 		&asset__fetch_blob_response__descriptor, loopback.arena, &err);
 	assert_ok(answer, err);
 	return answer;
+}
+
+static const Asset__FetchBlobResponse *fetch_uri(const char *uri, const char *name, const char *value)
+{
+	return fetch_of((char *[]){(char *)uri}, 1, name, value);
 }
 
 static const Asset__FetchBlobResponse *fetch(const char *path, const char *name, const char *value)
@@ -209,6 +214,19 @@ static void an_origins_failures_are_told(void **state)
 	bool there;
 	assert_ok(croft_store_has(loopback.store, &hello, 1, &there, &err), err);
 	assert_false(there);
+}
+
+static void a_failure_names_the_uri_that_it_is_of(void **state)
+{
+	char *uris[] = {(char *)"http://elsewhere/x",
+		croft_arena_printf(loopback.arena, "http://127.0.0.1:%d/in/none", origin_port),
+		croft_arena_printf(loopback.arena, "http://127.0.0.1:%d/in/broken", origin_port)};
+	const Asset__FetchBlobResponse *answer = fetch_of(uris, 3, NULL, NULL);
+	assert_int_equal(answer->status->code, CROFT_UNAVAILABLE);
+	assert_string_equal(answer->uri, uris[2]);
+	answer = fetch_of(uris, 1, NULL, NULL);
+	assert_int_equal(answer->status->code, CROFT_NOT_FOUND);
+	assert_string_equal(answer->uri, uris[0]);
 }
 
 static void prefixes_are_whole_paths(void **state)
@@ -381,6 +399,7 @@ int main(void)
 		TEST(bytes_of_another_hash_are_refused),
 		TEST(nothing_is_fetched_from_elsewhere),
 		TEST(an_origins_failures_are_told),
+		TEST(a_failure_names_the_uri_that_it_is_of),
 		TEST(prefixes_are_whole_paths),
 		TEST(archives_become_trees),
 		TEST(an_archive_is_verified_before_it_is_unpacked),
