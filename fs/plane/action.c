@@ -29,6 +29,9 @@ static void get_work(struct ring_work *work)
 static void got(struct plane_request *request)
 {
 	if (request->failure.code != CROFT_OK) {
+		char hash[CROFT_HASH_TEXT];
+		croft_hash_format(request->digest.hash, hash);
+		croft_error_wrap(&request->failure, "/ac/%s", hash);
 		plane_answer_error(request, &request->failure);
 		return;
 	}

@@ -98,6 +98,13 @@ static bool look_up(struct croft_services *services, const char *instance_name,
 	return croft_store_record_get(services->store, CROFT_RECORD_ACTION, key, arena, value, err);
 }
 
+static bool no_result(const struct croft_digest *action, struct croft_error *err)
+{
+	char text[CROFT_DIGEST_TEXT];
+	croft_digest_format(action, '/', text);
+	return croft_error_wrap(err, "the result of action %s", text);
+}
+
 static bool get_action_result(struct croft_call *call, void *user, struct croft_error *err)
 {
 	struct croft_services *services = user;
@@ -106,9 +113,10 @@ static bool get_action_result(struct croft_call *call, void *user, struct croft_
 	struct croft_digest action;
 	struct croft_slice value;
 	if (!digest_function_check(request->digest_function, err) ||
-		!digest_read(request->action_digest, "action_digest", &action, err) ||
-		!look_up(services, request->instance_name, &action, arena, &value, err))
+		!digest_read(request->action_digest, "action_digest", &action, err))
 		return false;
+	if (!look_up(services, request->instance_name, &action, arena, &value, err))
+		return no_result(&action, err);
 	Reapi__ActionResult *result = decode_stored(request, value, arena, err);
 	if (!result ||
 		!croft_store_grant_record(services->store, tenant_of(services, request->instance_name),
