@@ -143,6 +143,9 @@ bool croft_digest_parse(struct croft_slice text, struct croft_digest *digest,
 				"'%.*s' is no digest: its size is not a number below 2^63", shown, at);
 	}
 	digest->size_bytes = size;
+	if (size == 0 && !croft_digest_equal(digest, &croft_digest_empty))
+		return croft_error_set(err, CROFT_INVALID_ARGUMENT,
+			"'%.*s' is no digest: its size is 0, but the hash is not that of the empty blob", shown, at);
 	return true;
 }
 

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -408,11 +409,12 @@ int plane_status_of(const struct croft_error *err)
 
 void plane_answer_status(struct plane_request *request, int status, const char *format, ...)
 {
-	char text[600];
+	char text[600], range[64];
 	va_list arguments;
 	va_start(arguments, format);
 	vsnprintf(text, sizeof(text), format, arguments);
 	va_end(arguments);
+	snprintf(range, sizeof(range), "Content-Range: bytes */%" PRIu64 "\r\n", request->digest.size_bytes);
 	request->fill = request->drain = 0;
 	request->buffers[0].start = request->buffers[0].end = 0;
 	request->buffers[1].start = request->buffers[1].end = 0;
@@ -421,6 +423,7 @@ void plane_answer_status(struct plane_request *request, int status, const char *
 	plane_head(request, status, "Content-Type: text/plain\r\nContent-Length: %zu\r\n%s",
 		strlen(text),
 		status == 405    ? "Allow: GET, HEAD, PUT, POST\r\n"
+		: status == 416 ? range
 		: status == 401 ? "WWW-Authenticate: Basic realm=\"croft\"\r\n"
 						: "");
 	if (request->head.method != HTTP_HEAD)

@@ -10,6 +10,11 @@
 #include <unistd.h>
 
 enum { SWALLOW_MAX = 1 << 20 };
+/* Of the idle time: who has brought nothing for that long is cut when others wait. */
+enum { STALLED_PART = 12 };
+
+static void watch_stalled(struct croft_plane *plane);
+static void next_turn(struct croft_plane *plane);
 
 /* Deadlines ------------------------------------------------------------------------------------ */
 
@@ -96,6 +101,36 @@ bool plane_close_an_idle_one(struct croft_plane *plane)
 	return false;
 }
 
+/* Those who have a request and neither send nor take anything give their places to those who wait for their turn: otherwise
+ * a few hundred of them would keep everybody out for an idle time. As many as there are waiting. */
+static struct plane_connection *first_stalled(const struct croft_plane *plane)
+{
+	uint64_t since = ring_now_ns(plane->ring) + plane->idle_ns - plane->idle_ns / STALLED_PART;
+	for (struct plane_connection *at = plane->first; at && at->deadline_ns <= since; at = at->next)
+		if (at->request && !at->closing && !is_ours_to_move(at))
+			return at;
+	return NULL;
+}
+
+static void cut_stalled(struct ring_timer *timer)
+{
+	struct croft_plane *plane = ring_container(timer, struct croft_plane, stalled);
+	struct plane_connection *stalled;
+	size_t waiting = 0;
+	for (struct plane_connection *at = plane->turns; at; at = at->next_turn)
+		waiting++;
+	for (; waiting > 0 && (stalled = first_stalled(plane)); waiting--)
+		plane_connection_close(stalled);
+	watch_stalled(plane);
+}
+
+static void watch_stalled(struct croft_plane *plane)
+{
+	plane->stalled.run = cut_stalled;
+	if (plane->turns && !plane->stalled.set && !plane->stopping)
+		ring_timer_set(plane->ring, &plane->stalled, ring_now_ns(plane->ring) + plane->idle_ns / STALLED_PART / 2);
+}
+
 /* Closing -------------------------------------------------------------------------------------- */
 
 static void leave_turns(struct plane_connection *connection)
@@ -129,6 +164,8 @@ void plane_settle(struct plane_connection *connection)
 		ring_timer_clear(plane->ring, &plane->again);
 		plane_accept(plane);
 	}
+	if (request)
+		next_turn(plane);
 }
 
 void plane_connection_close(struct plane_connection *connection)
@@ -220,6 +257,7 @@ static void look_for_head(struct plane_connection *connection)
 		connection->next_turn = NULL;
 		*plane->last_turn = connection;
 		plane->last_turn = &connection->next_turn;
+		watch_stalled(plane);
 	} else {
 		connection->looked = 0;
 		plane_request_begin(connection, CROFT_SLICE(in.data, (size_t)size));
@@ -229,7 +267,7 @@ static void look_for_head(struct plane_connection *connection)
 static void next_turn(struct croft_plane *plane)
 {
 	struct plane_connection *connection = plane->turns;
-	if (!connection || plane->requests >= PLANE_REQUESTS)
+	if (!connection || plane->requests >= PLANE_REQUESTS || plane->stopping)
 		return;
 	leave_turns(connection);
 	connection->looked = 0;

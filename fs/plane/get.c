@@ -67,10 +67,12 @@ static bool produce_zstd(struct plane_request *request, struct plane_buffer *buf
 
 static void begin_zstd(struct plane_request *request)
 {
+	request->plane->compressing++;
 	request->zstd = ZSTD_createCCtx();
 	request->zstd_in = croft_alloc(ZSTD_PIECE);
 	if (!request->zstd || ZSTD_isError(ZSTD_CCtx_setParameter(request->zstd,
-			ZSTD_c_compressionLevel, ZSTD_LEVEL)))
+			ZSTD_c_compressionLevel, ZSTD_LEVEL)) ||
+		ZSTD_isError(ZSTD_CCtx_setPledgedSrcSize(request->zstd, request->digest.size_bytes)))
 		abort();
 	request->chunked = true;
 	request->produce = produce_zstd;
@@ -80,7 +82,7 @@ static bool wants_zstd(const struct plane_request *request)
 {
 	return request->head.accepts_zstd && !request->range.there &&
 		request->digest.size_bytes >= ZSTD_WORTH && request->head.method == HTTP_GET &&
-		request->head.minor_version == 1;
+		request->head.minor_version == 1 && request->plane->compressing < PLANE_ZSTD;
 }
 
 static void write_head(struct plane_request *request)

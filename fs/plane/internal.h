@@ -26,6 +26,7 @@ enum {
 	PLANE_SMALL = 64 * 1024,    /* blobs up to this are answered from one buffer */
 	PLANE_REQUESTS = 512,       /* in progress at once; others wait their turn */
 	PLANE_SPARE = 32,           /* requests whose buffers are kept for the next ones */
+	PLANE_ZSTD = 64,            /* answers compressed at once, each of which takes 1 to 4 MB; more go as they are */
 	PLANE_BATCH = 4096,         /* digests in one /batch */
 	PLANE_PIECE = 128 * 1024,   /* bytes that may come with a recipe */
 	PLANE_COLLECT = 64 << 20,   /* bytes of a body that is kept in memory: an action cache's value */
@@ -144,6 +145,8 @@ struct croft_plane {
 	struct ring_event accepted;
 	struct ring_post begin, stop;
 	struct ring_timer timer; /* deadlines */
+	struct ring_timer stalled; /* somebody waits for his turn */
+	unsigned compressing;      /* answers that hold a compressor */
 	struct plane_kept {
 		struct croft_store_blob *blob; /* NULL: free */
 		struct croft_digest digest;

@@ -205,6 +205,7 @@ static void stop(struct ring_post *post)
 	struct croft_plane *plane = ring_container(post, struct croft_plane, stop);
 	plane->stopping = true;
 	ring_timer_clear(plane->ring, &plane->timer);
+	ring_timer_clear(plane->ring, &plane->stalled);
 	ring_timer_clear(plane->ring, &plane->again);
 	ring_timer_clear(plane->ring, &plane->forget);
 	ring_cancel(plane->ring, plane->listen_fd);

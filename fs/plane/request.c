@@ -48,6 +48,7 @@ void plane_request_free(struct plane_request *request)
 	else
 		croft_store_blob_close(request->blob);
 	croft_arena_destroy(request->arena);
+	plane->compressing -= request->zstd != NULL;
 	ZSTD_freeCCtx(request->zstd);
 	free(request->zstd_in);
 	free(request->digests);

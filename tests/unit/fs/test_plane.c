@@ -73,6 +73,21 @@ static void gets_ranges(void **state)
 	}
 }
 
+static void says_how_large_a_blob_is_that_has_no_such_range(void **state)
+{
+	struct fixture *fixture = *state;
+	struct blob blob = store_blob(fixture, 1000, 61);
+	char request[256];
+	CROFT_CLEANUP_FD int fd = dial(fixture->port);
+	snprintf(request, sizeof(request), "GET /cas/%s HTTP/1.1\r\nRange: bytes=1000-\r\n\r\n", blob.hash);
+	say_text(fd, request);
+	struct answer answer = hear(fd);
+	assert_int_equal(answer.status, 416);
+	assert_non_null(strstr(answer.head, "\r\nContent-Range: bytes */1000\r\n"));
+	free(answer.body);
+	free(blob.data);
+}
+
 static void says_which_range_it_sends(void **state)
 {
 	struct fixture *fixture = *state;
@@ -338,7 +353,8 @@ static void refuses_malformed_batches(void **state)
 	static const char *const bodies[] = {"x\n", "\n",
 		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n",
 		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855-1111111111111111111111111",
-		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855--1\n"};
+		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855--1\n",
+		"2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881-0\n"};
 	for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++) {
 		CROFT_CLEANUP_FD int fd = dial(fixture->port);
 		struct answer answer = ask_batch(fd, bodies[i], strlen(bodies[i]));
@@ -369,6 +385,7 @@ int main(void)
 		cmocka_unit_test(answers_404_for_a_blob_that_is_not_there),
 		cmocka_unit_test(gets_ranges),
 		cmocka_unit_test(says_which_range_it_sends),
+		cmocka_unit_test(says_how_large_a_blob_is_that_has_no_such_range),
 		cmocka_unit_test(head_says_the_size_and_sends_nothing),
 		cmocka_unit_test(compresses_when_zstd_is_accepted),
 		cmocka_unit_test(does_not_compress_when_zstd_is_refused),

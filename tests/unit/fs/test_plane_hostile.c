@@ -125,6 +125,70 @@ static void serves_beside_a_thousand_idle_connections(void **state)
 	free(blob.data);
 }
 
+/* A plane of its own, and clients that ask for a large blob and read no more than the answer's head. */
+enum { STALLED = 530 };
+static struct croft_plane *stall(struct fixture *fixture, const struct blob *large, const char *fields, unsigned idle_ms,
+	int *fds, size_t count)
+{
+	struct croft_error err = CROFT_ERROR_INIT;
+	char request[256];
+	struct croft_plane *plane = croft_plane_start(&(struct croft_plane_config){
+		.address = "127.0.0.1:0", .store = fixture->store, .idle_ms = idle_ms}, &err);
+	assert_ok(plane, err);
+	snprintf(request, sizeof(request), "GET /cas/%s HTTP/1.1\r\n%s\r\n", large->hash, fields);
+	for (size_t i = 0; i < count; i++) {
+		fds[i] = dial(croft_plane_port(plane));
+		say_text(fds[i], request);
+	}
+	return plane;
+}
+
+/* Also when those leave whose turn it was. */
+static void those_who_take_nothing_keep_nobody_out(void **state)
+{
+	struct fixture *fixture = *state;
+	static int fds[STALLED];
+	struct blob large = store_blob(fixture, 20 << 20, 980), small = store_blob(fixture, 100, 981);
+	/* The first ask when all places are taken; they are found to be stalled long before their own time is over, which is
+	 * longer than a client of this test waits. */
+	struct croft_plane *plane = stall(fixture, &large, "", 30000, fds, STALLED);
+	int fd = dial(croft_plane_port(plane));
+	get(fd, "GET", &small, "", 200, small.data, small.size);
+	close(fd);
+	for (size_t i = 0; i < STALLED; i++)
+		close(fds[i]);
+	fd = dial(croft_plane_port(plane));
+	get(fd, "GET", &small, "", 200, small.data, small.size);
+	close(fd);
+	croft_plane_stop(plane);
+	free(large.data);
+	free(small.data);
+}
+
+static void compresses_for_a_bounded_number_at_once(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { COUNT = 80 };
+	int fds[COUNT];
+	size_t compressed = 0;
+	struct blob large = store_blob(fixture, 20 << 20, 982);
+	struct croft_plane *plane = stall(fixture, &large, "Accept-Encoding: zstd\r\n", 60000, fds, COUNT);
+	for (size_t i = 0; i < COUNT; i++) {
+		struct answer answer;
+		read_head(fds[i], &answer);
+		assert_int_equal(answer.status, 200);
+		if (strstr(answer.head, "Content-Encoding: zstd"))
+			compressed++;
+		else
+			assert_non_null(strstr(answer.head, "Content-Length: 20971520\r\n"));
+	}
+	assert_int_equal(compressed, 64);
+	for (size_t i = 0; i < COUNT; i++)
+		close(fds[i]);
+	croft_plane_stop(plane);
+	free(large.data);
+}
+
 static void stops_while_clients_are_in_the_middle_of_things(void **state)
 {
 	struct fixture *fixture = *state;
@@ -158,6 +222,8 @@ int main(void)
 		cmocka_unit_test(closes_connections_that_say_nothing_or_too_little),
 		cmocka_unit_test(makes_room_by_closing_idle_connections),
 		cmocka_unit_test(serves_beside_a_thousand_idle_connections),
+		cmocka_unit_test(those_who_take_nothing_keep_nobody_out),
+		cmocka_unit_test(compresses_for_a_bounded_number_at_once),
 		cmocka_unit_test(stops_while_clients_are_in_the_middle_of_things),
 	};
 	/* The same where large blobs are kept as chunks. */

@@ -63,6 +63,44 @@ static void stores_chunked_bodies(void **state)
 	free(blob.data);
 }
 
+static void put_packed(int fd, const struct blob *blob, const void *data, size_t size, int status)
+{
+	char fields[128];
+	snprintf(fields, sizeof(fields), "Content-Encoding: zstd\r\nContent-Length: %zu\r\n", size);
+	say_put(fd, blob, fields);
+	say(fd, data, size);
+	expect(fd, "", status, NULL, 0);
+}
+
+static void stores_what_comes_compressed(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { SIZE = 300000, ROOM = SIZE + 10000 };
+	struct blob blob = make_blob(SIZE, 410), other = make_blob(SIZE, 411), empty = make_blob(0, 0);
+	CROFT_CLEANUP_FREE char *packed = croft_alloc(ROOM);
+	CROFT_CLEANUP_FD int fd = dial(fixture->port);
+	/* In two frames. */
+	size_t size = ZSTD_compress(packed, ROOM, blob.data, 1000, 1);
+	size += ZSTD_compress(packed + size, ROOM - size, blob.data + 1000, SIZE - 1000, 1);
+	put_packed(fd, &other, packed, size, 400);
+	put_packed(fd, &blob, packed, size - 3, 400);
+	memcpy(packed + size, "junk", 4);
+	put_packed(fd, &blob, packed, size + 4, 400);
+	put_packed(fd, &blob, packed, 0, 400);
+	assert_false(is_stored(fixture, &blob) || is_stored(fixture, &other));
+	put_packed(fd, &blob, packed, size, 200);
+	get(fd, "GET", &blob, "", 200, blob.data, blob.size);
+	size = ZSTD_compress(packed, ROOM, "", 0, 1);
+	put_packed(fd, &empty, packed, size, 200);
+	/* Little that unpacks to very much. */
+	CROFT_CLEANUP_FREE char *zeros = croft_zalloc(65 << 20);
+	size = ZSTD_compress(packed, ROOM, zeros, 65 << 20, 1);
+	put_packed(fd, &other, packed, size, 413);
+	free(blob.data);
+	free(other.data);
+	free(empty.data);
+}
+
 static void says_continue_when_the_client_waits_for_it(void **state)
 {
 	struct fixture *fixture = *state;
@@ -246,6 +284,7 @@ int main(void)
 		cmocka_unit_test(stores_what_is_put),
 		cmocka_unit_test(refuses_bytes_of_another_hash),
 		cmocka_unit_test(stores_chunked_bodies),
+		cmocka_unit_test(stores_what_comes_compressed),
 		cmocka_unit_test(says_continue_when_the_client_waits_for_it),
 		cmocka_unit_test(spares_the_client_sending_what_is_there),
 		cmocka_unit_test(refuses_to_write_when_read_only),
