@@ -8,12 +8,13 @@
 #include "proto/base/cleanup.h"
 #include "proto/base/log.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <sys/stat.h>
 
 /* `croft serve` keeps its store in store/ of its state, `croft farm` that of its server in serve/, agents
  * their cache in fs/cache/. */
-static char *store_below(const char *state, bool *durable)
+static char *store_below(const char *state, bool *durable, struct croft_error *err)
 {
 	static const char *const places[] = {"store", "serve/store", "fs/cache", "cache"};
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
@@ -24,6 +25,8 @@ static char *store_below(const char *state, bool *durable)
 		struct stat st;
 		if (stat(path, &st) == 0)
 			return path;
+		if (errno != ENOENT && errno != ENOTDIR)
+			croft_error_errno(err, errno, "looking for a store in %s", path);
 		free(path);
 	}
 	return NULL;
@@ -35,10 +38,12 @@ static char *find_store(const struct options *options, bool *durable, struct cro
 	CROFT_CLEANUP_FREE char *farm = state_path(options, "farm", err);
 	if (!serve || !farm)
 		return NULL;
-	char *path = store_below(serve, durable);
+	char *path = store_below(serve, durable, err);
 	if (!path)
-		path = store_below(farm, durable);
-	if (!path)
+		path = store_below(farm, durable, err);
+	if (path)
+		*err = CROFT_ERROR_INIT;
+	else if (err->code == CROFT_OK)
 		croft_error_set(err, CROFT_NOT_FOUND,
 			"%s has neither store/ nor fs/cache/: --state names the state directory of a `croft serve`, "
 			"`croft farm` or `croft agent`",
@@ -48,7 +53,14 @@ static char *find_store(const struct options *options, bool *durable, struct cro
 
 enum access { WRITE, READ, WRITE_IF_FREE };
 
-/* Opening for writing takes in what the log holds after a crash; a store in use is only read. */
+/* In use by another process, of another user, or on a disk that is not to be written. */
+static bool may_only_be_read(const struct croft_error *err)
+{
+	return err->code == CROFT_FAILED_PRECONDITION || err->sys_errno == EROFS || err->sys_errno == EACCES;
+}
+
+/* Opening for writing takes in what the log holds after a crash; a store that others write to, or that cannot be written, is
+ * only read. */
 static struct croft_store *open_store(const struct options *options, enum access access,
 	bool *read_only, struct croft_error *err)
 {
@@ -58,7 +70,7 @@ static struct croft_store *open_store(const struct options *options, enum access
 		return NULL;
 	config.path = path;
 	struct croft_store *store = croft_store_open(&config, err);
-	if (!store && access == WRITE_IF_FREE && err->code == CROFT_FAILED_PRECONDITION) {
+	if (!store && access == WRITE_IF_FREE && may_only_be_read(err)) {
 		*err = CROFT_ERROR_INIT;
 		config.read_only = true;
 		store = croft_store_open(&config, err);
@@ -131,7 +143,7 @@ static int fsck_run(const struct options *options, struct croft_error *err)
 			bad == 0 ? "clean" : "damaged", report.blobs_checked,
 			format_size(report.bytes_checked, bytes), report.bad_blobs,
 			report.dangling_records, report.orphans, report.repaired,
-			in_use ? " (in use: records and stray files were not looked at)" : "");
+			in_use ? " (in use, or only to be read: records and stray files were not looked at)" : "");
 	return !ok ? FAILED : bad > report.repaired;
 }
 

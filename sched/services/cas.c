@@ -182,6 +182,19 @@ static Reapi__BatchReadBlobsResponse__Response *read_answer(Reapi__Digest *messa
 	return one;
 }
 
+/* What turned out to be damaged is brought as what is missing is. */
+static void bring_damaged(struct croft_services *services, const struct croft_digest *digests, size_t count,
+	struct croft_arena *arena, struct croft_slice *data, struct croft_error *errors)
+{
+	for (size_t i = 0; services->upstream && i < count; i++) {
+		if (errors[i].code != CROFT_DATA_LOSS)
+			continue;
+		croft_upstream_bring(services->upstream, &digests[i], 1);
+		errors[i] = CROFT_ERROR_INIT;
+		croft_store_get(services->store, &digests[i], arena, &data[i], &errors[i]);
+	}
+}
+
 /* What the tenant may not know of was not found, whatever became of reading it. */
 static bool hide(struct croft_services *services, struct croft_slice tenant, const struct croft_digest *digests,
 	size_t count, struct croft_error *errors, struct croft_error *err)
@@ -225,6 +238,7 @@ static bool batch_read(struct croft_call *call, void *user, struct croft_error *
 	struct croft_slice *data = croft_arena_array(arena, count, sizeof(*data));
 	struct croft_error *errors = croft_arena_array(arena, count, sizeof(*errors));
 	croft_store_get_many(services->store, digests, count, arena, data, errors);
+	bring_damaged(services, digests, count, arena, data, errors);
 	if (!hide(services, tenant_of(services, request->instance_name), digests, count, errors, err))
 		return false;
 	for (size_t i = 0; i < count; i++)

@@ -130,7 +130,6 @@ chmod 755 "$everybody"
 cp "$CROFT" "$everybody/croft"
 fails 1 'Permission denied' setpriv --reuid=65534 --clear-groups "$everybody/croft" export tree "$everybody/out"
 same 0 "$(grep -c tls "$folder/stderr" || true)"
-rm -r "$everybody"
 fails 2 'there is no option --nonsense' "$CROFT" ls --nonsense tree
 fails 2 'an argument is missing' "$CROFT" import
 fails 2 'it looks like a digest' "$CROFT" import --name "$digest" "$tree"
@@ -155,6 +154,14 @@ kill -TERM "$server"
 wait "$server"
 "$CROFT" fsck --state "$folder/server" | grep '^clean' >/dev/null
 fails 1 "--state names the state directory" "$CROFT" fsck --state "$folder/out"
+chmod 700 "$folder"
+fails 1 "Permission denied" setpriv --reuid=65534 --clear-groups "$everybody/croft" fsck --state "$folder/server"
+rm -r "$everybody"
+mount --bind "$folder/server" "$folder/server"
+mount -o remount,bind,ro "$folder/server"
+fsck=$("$CROFT" fsck --state "$folder/server" || true)
+umount "$folder/server"
+grep '^clean: .* only to be read' <<<"$fsck" >/dev/null
 
 echo "damage is found, set aside, and put right by importing again"
 python3 - "$folder/server/store" "$tree/large" <<'PYTHON'

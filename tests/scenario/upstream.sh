@@ -70,6 +70,25 @@ second=$("$CROFT" import "$tree")
 till "$CROFT" cat --server "grpc://$behind" "$second:new-large"
 "$CROFT" cat --server "grpc://$behind" "$second:new-large" | cmp - "$tree/new-large"
 
+echo "what is damaged is fetched again"
+for name in "file 7" "file 8"; do
+    python3 - "$folder/front/store/segments" "$name" <<'PYTHON'
+import os, sys
+needle = sys.argv[2].encode() + b"\n"
+for name in os.listdir(sys.argv[1]):
+    with open(os.path.join(sys.argv[1], name), "r+b") as file:
+        at = file.read().find(needle)
+        if at >= 0:
+            file.seek(at)
+            file.write(b"F")
+            sys.exit()
+sys.exit("it is nowhere in the store")
+PYTHON
+done
+rm -rf "$folder/out"
+"$CROFT" export "$second" "$folder/out"
+diff -r "$tree" "$folder/out"
+
 echo "a dead upstream is a miss, and all that was read is still there"
 kill -KILL "$behind_pid"
 rm -rf "$folder/out"

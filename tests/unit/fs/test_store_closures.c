@@ -104,6 +104,44 @@ static void a_tree_message_reaches_the_files_of_all_its_directories(void **state
 	place_destroy(place);
 }
 
+/* What the Tree does not hold itself has to be a Directory of the store, with all below it. */
+static void a_tree_needs_the_directories_that_it_names(void **state)
+{
+	struct place *place = place_create(durable);
+	struct croft_slice file = place_bytes(place, 1, 100);
+	struct croft_digest digest = croft_digest_of(file.data, file.size), *missing;
+	Reapi__FileNode node = REAPI__FILE_NODE__INIT;
+	node.name = (char *)"f";
+	node.digest = croft_digest_to_message(&digest, place->arena);
+	Reapi__Directory child = REAPI__DIRECTORY__INIT, root = REAPI__DIRECTORY__INIT;
+	child.n_files = 1;
+	child.files = (Reapi__FileNode *[]){&node};
+	struct croft_slice child_bytes = croft_message_encode(&child.base, place->arena);
+	struct croft_digest child_digest = croft_digest_of(child_bytes.data, child_bytes.size);
+	Reapi__DirectoryNode name = REAPI__DIRECTORY_NODE__INIT;
+	name.name = (char *)"d";
+	name.digest = croft_digest_to_message(&child_digest, place->arena);
+	root.n_directories = 1;
+	root.directories = (Reapi__DirectoryNode *[]){&name};
+	Reapi__Tree tree = REAPI__TREE__INIT;
+	tree.root = &root;
+	struct croft_digest without = place_put(place, croft_message_encode(&tree.base, place->arena));
+	tree.n_children = 1;
+	tree.children = (Reapi__Directory *[]){&child};
+	struct croft_digest with = place_put(place, croft_message_encode(&tree.base, place->arena));
+	assert_int_equal(lease(place, CROFT_REF_TREE, without, &missing), 1);
+	assert_true(croft_digest_equal(&missing[0], &child_digest));
+	assert_int_equal(lease(place, CROFT_REF_TREE, with, &missing), 1);
+	assert_true(croft_digest_equal(&missing[0], &digest));
+	place_put(place, child_bytes);
+	assert_int_equal(lease(place, CROFT_REF_TREE, without, &missing), 1);
+	assert_true(croft_digest_equal(&missing[0], &digest));
+	place_put(place, file);
+	assert_int_equal(lease(place, CROFT_REF_TREE, without, &missing), 0);
+	assert_int_equal(lease(place, CROFT_REF_TREE, with, &missing), 0);
+	place_destroy(place);
+}
+
 static void find_missing_tells_and_leases(void **state)
 {
 	struct place *place = place_create(durable);
@@ -323,6 +361,7 @@ int main(void)
 		cmocka_unit_test(a_missing_root_and_blob_are_listed),
 		cmocka_unit_test(a_malformed_directory_is_invalid),
 		cmocka_unit_test(a_tree_message_reaches_the_files_of_all_its_directories),
+		cmocka_unit_test(a_tree_needs_the_directories_that_it_names),
 		cmocka_unit_test(find_missing_tells_and_leases),
 		cmocka_unit_test(a_hold_lasts_until_its_release),
 		cmocka_unit_test(a_record_is_got_with_its_closure_leased),
