@@ -6,7 +6,9 @@
 #include <signal.h>
 #include <stdio.h>
 
-enum { STACK_BYTES = 256 * 1024 };
+/* An action result is looked for with all that its directories name, by recursion as in handlers (proto/rpc/workers.c).
+ * Memory is taken as it is touched. */
+enum { STACK_BYTES = 4 * 1024 * 1024 };
 
 struct ring_workers {
 	char name[16];

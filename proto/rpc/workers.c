@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { IDLE_SECONDS = 10, STACK_BYTES = 512 * 1024, MOST_WAITING = 4096 };
+enum { IDLE_SECONDS = 10, MOST_WAITING = 4096 };
+/* Handlers go through trees by recursion, 1,024 directories deep at most and a KiB or two for each. Memory is taken as it is
+ * touched. */
+enum { STACK_BYTES = 4 * 1024 * 1024 };
 
 /* A thread without work. The last to fall asleep is woken first: it and its stack are still in the caches,
  * and those that are too many sleep on until they may leave. */
