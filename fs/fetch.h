@@ -62,6 +62,7 @@ bool croft_fetch_wait(struct croft_fetcher *fetcher, const struct croft_digest *
 struct croft_recipe {
 	const struct croft_digest *chunks;
 	size_t count; /* 0: it is in one piece, or the origin could not be asked */
+	const struct croft_error *err; /* NULL, or why: nobody answered until the deadline, as of a blob */
 	/* The bytes that were wanted, on the origin's word like the recipe itself; empty: it did not send them, or
 	 * somebody else's came, who had asked already. */
 	struct croft_slice piece;

@@ -64,6 +64,9 @@ static void give_back(struct fetch_connection *connection, const struct croft_er
 			continue;
 		if (wanted->intake)
 			wanted->intake->connection = NULL;
+		/* Where nothing came, the trouble is as old as the question. */
+		if (err && wanted->trouble_ns == 0 && !connection->answered)
+			wanted->trouble_ns = connection->asked_ns;
 		if (err)
 			fetch_failed(wanted, source, err);
 		else

@@ -30,6 +30,7 @@ struct fetch_recipe {
 	struct croft_digest piece;
 	struct croft_digest *chunks;
 	size_t count; /* 0: it could not be had */
+	struct croft_error failure; /* nobody answered in time */
 };
 
 /* Queues --------------------------------------------------------------------------------------- */
@@ -60,8 +61,8 @@ static void tell(const struct fetch_waiter *waiter, const struct fetch_recipe *r
 	struct croft_slice piece, uint64_t moved_bytes)
 {
 	const struct croft_recipe_request *asked = &waiter->recipe;
-	struct croft_recipe told = {
-		.chunks = recipe->chunks, .count = recipe->count, .moved_bytes = moved_bytes};
+	struct croft_recipe told = {.chunks = recipe->chunks, .count = recipe->count, .moved_bytes = moved_bytes,
+		.err = recipe->failure.code == CROFT_OK ? NULL : &recipe->failure};
 	if (piece.size > 0 && asked->size > 0 && asked->offset >= recipe->offset &&
 		asked->size <= piece.size && asked->offset - recipe->offset <= piece.size - asked->size)
 		told.piece = CROFT_SLICE(
@@ -92,6 +93,20 @@ void fetch_recipe_give_up(struct fetch_recipe *recipe)
 		dequeue(recipe);
 	recipe->count = 0;
 	finish(recipe, CROFT_SLICE(NULL, 0));
+}
+
+/* Whoever asks for the whole blob now would wait as long again. */
+static void out_of_time(struct fetch_recipe *recipe)
+{
+	const struct croft_fetcher *fetcher = recipe->fetcher;
+	char text[CROFT_DIGEST_TEXT];
+	recipe->failure = fetcher->sources[0].last_error;
+	if (recipe->failure.code == CROFT_OK)
+		croft_error_set(&recipe->failure, CROFT_UNAVAILABLE, "no source answers");
+	croft_digest_format(&recipe->digest, '/', text);
+	croft_error_wrap(&recipe->failure, "blob %s did not come within %llu ms", text,
+		(unsigned long long)(fetcher->deadline_ns / 1000000));
+	fetch_recipe_give_up(recipe);
 }
 
 void fetch_recipe_want(struct croft_fetcher *fetcher, struct fetch_waiter *waiter)
@@ -130,7 +145,7 @@ void fetch_recipes_end(struct croft_fetcher *fetcher, uint64_t before_ns)
 		for (struct fetch_recipe *next, *at = fetcher->recipe_queues[background]; at; at = next) {
 			next = at->next;
 			if (at->since_ns <= before_ns)
-				fetch_recipe_give_up(at);
+				out_of_time(at);
 		}
 }
 
@@ -195,10 +210,14 @@ void fetch_recipe_again(struct fetch_recipe *recipe)
 	recipe->has_piece = false;
 	struct croft_fetcher *fetcher = recipe->fetcher;
 	/* Blobs may come all the while from an origin that always breaks off here. */
-	if (fetcher->stopping || ring_now_ns(fetcher->ring) - recipe->since_ns >= fetcher->deadline_ns)
+	if (fetcher->stopping)
 		fetch_recipe_give_up(recipe);
-	else
+	else if (ring_now_ns(fetcher->ring) - recipe->since_ns < fetcher->deadline_ns)
 		enqueue(recipe);
+	else if (fetcher->sources[0].failures > 0)
+		out_of_time(recipe);
+	else
+		fetch_recipe_give_up(recipe);
 }
 
 bool fetch_recipe_begin(struct fetch_recipe *recipe, const struct http_head *head)

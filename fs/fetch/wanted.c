@@ -123,11 +123,31 @@ static uint64_t hopes(const struct croft_fetcher *fetcher, bool sound)
 	return bits;
 }
 
+/* It is in no queue. */
+static void give_up(struct croft_fetcher *fetcher, struct fetch_wanted *wanted)
+{
+	struct croft_error err = wanted->failure;
+	char text[CROFT_DIGEST_TEXT];
+	if (err.code == CROFT_OK)
+		err = fetcher->sources[0].last_error;
+	if (err.code == CROFT_OK)
+		croft_error_set(&err, CROFT_UNAVAILABLE, "no source answers");
+	croft_digest_format(&wanted->digest, '/', text);
+	croft_error_wrap(&err, "blob %s did not come within %llu ms", text,
+		(unsigned long long)(fetcher->deadline_ns / 1000000));
+	fetch_finish(fetcher, wanted, &err);
+}
+
 static void again(struct croft_fetcher *fetcher, struct fetch_wanted *wanted)
 {
+	uint64_t now = ring_now_ns(fetcher->ring);
 	fetch_count(fetcher, retries, 1);
 	if (wanted->trouble_ns == 0)
-		wanted->trouble_ns = ring_now_ns(fetcher->ring);
+		wanted->trouble_ns = now;
+	if (now - wanted->trouble_ns >= fetcher->deadline_ns && !fetcher->stopping) {
+		give_up(fetcher, wanted);
+		return;
+	}
 	uint64_t left = hopes(fetcher, true) & ~wanted->refused & ~wanted->failed;
 	wanted->retry_ns = 0;
 	if (left == 0) {
@@ -135,8 +155,7 @@ static void again(struct croft_fetcher *fetcher, struct fetch_wanted *wanted)
 			wanted->attempts < RETRY_DOUBLINGS ? wanted->attempts : RETRY_DOUBLINGS;
 		wanted->attempts++;
 		wanted->failed = 0;
-		wanted->retry_ns =
-			ring_now_ns(fetcher->ring) + ((uint64_t)RETRY_MS << doublings) * 1000000;
+		wanted->retry_ns = now + ((uint64_t)RETRY_MS << doublings) * 1000000;
 		fetch_wake(fetcher, wanted->retry_ns);
 	}
 	fetch_enqueue(fetcher, wanted, true);
@@ -240,21 +259,6 @@ static bool is_overdue(const struct croft_fetcher *fetcher, const struct fetch_w
 	return since != 0 && now - since >= fetcher->deadline_ns;
 }
 
-static void give_up(struct croft_fetcher *fetcher, struct fetch_wanted *wanted)
-{
-	struct croft_error err = wanted->failure;
-	char text[CROFT_DIGEST_TEXT];
-	if (err.code == CROFT_OK)
-		err = fetcher->sources[0].last_error;
-	if (err.code == CROFT_OK)
-		croft_error_set(&err, CROFT_UNAVAILABLE, "no source answers");
-	croft_digest_format(&wanted->digest, '/', text);
-	croft_error_wrap(&err, "blob %s did not come within %llu ms", text,
-		(unsigned long long)(fetcher->deadline_ns / 1000000));
-	fetch_dequeue(fetcher, wanted);
-	fetch_finish(fetcher, wanted, &err);
-}
-
 void fetch_check_deadlines(struct croft_fetcher *fetcher)
 {
 	uint64_t now = ring_now_ns(fetcher->ring);
@@ -263,7 +267,9 @@ void fetch_check_deadlines(struct croft_fetcher *fetcher)
 	for (int i = 0; i < 4; i++)
 		for (struct fetch_wanted *next, *at = fetcher->queues[i / 2][i % 2].first; at; at = next) {
 			next = at->next;
-			if (is_overdue(fetcher, at))
-				give_up(fetcher, at);
+			if (!is_overdue(fetcher, at))
+				continue;
+			fetch_dequeue(fetcher, at);
+			give_up(fetcher, at);
 		}
 }

@@ -16,6 +16,15 @@ enum {
 	LOOK_INTERVAL_MS = 100, /* how long a killed process may still hang in a request */
 	LOOK_AT_MOST = 256,     /* requests in one look */
 	WAITS_AT_MOST = 16,     /* then the cache must be too small for what is read */
+	FAILED_KEPT = 64,
+	FAILED_MS = 500,
+};
+
+/* What nobody brought in all the time that is waited for a blob. The kernel, for which it read ahead, asks for the
+ * same page at once anew, and whoever reads would wait twice as long as is promised. Why was told the first time. */
+struct failed {
+	struct croft_digest digest;
+	uint64_t at_ns;
 };
 
 /* It outlives the mount for as long as fetches are under way for it. */
@@ -28,6 +37,8 @@ struct waiting {
 	struct croft_mount *mount;     /* valid until closed */
 	struct request *first;         /* those that wait */
 	struct request *ready, **ready_end;
+	struct failed failed[FAILED_KEPT];
+	unsigned next_failed;
 };
 
 struct waiting *waiting_create(struct croft_mount *mount)
@@ -96,6 +107,27 @@ static void unlink_request(struct waiting *waiting, struct request *request)
 	waiting->users--;
 }
 
+/* `lock` held. */
+static void note_failed(struct waiting *waiting, const struct croft_digest *digest, const struct croft_error *err)
+{
+	if (err->code == CROFT_UNAVAILABLE)
+		waiting->failed[waiting->next_failed++ % FAILED_KEPT] =
+			(struct failed){.digest = *digest, .at_ns = croft_now_ns()};
+}
+
+static bool failed_just_now(struct waiting *waiting, const struct croft_digest *digest)
+{
+	uint64_t now = croft_now_ns();
+	CROFT_LOCKED(&waiting->lock);
+	for (unsigned i = 0; i < FAILED_KEPT; i++) {
+		const struct failed *failed = &waiting->failed[i];
+		if (failed->at_ns && now - failed->at_ns <= FAILED_MS * UINT64_C(1000000) &&
+			croft_digest_equal(&failed->digest, digest))
+			return true;
+	}
+	return false;
+}
+
 /* A file that comes in parts is counted with the first of them. `lock` held. */
 static void charge(struct request *request, uint64_t bytes)
 {
@@ -121,6 +153,7 @@ static void fetched(void *user, const struct croft_digest *digest, uint64_t move
 	if (err && request->failure.code == CROFT_OK && !request->optional) {
 		request->failure = *err;
 		request->failed = *digest;
+		note_failed(waiting, digest, err);
 	}
 	if (--request->pending == 0) {
 		unlink_request(waiting, request);
@@ -151,6 +184,11 @@ static void recipe_came(void *user, const struct croft_digest *digest,
 	if (recipe->piece.size > 0) {
 		request->piece = croft_alloc(recipe->piece.size);
 		memcpy(request->piece, recipe->piece.data, recipe->piece.size);
+	}
+	if (recipe->err) {
+		request->failure = *recipe->err;
+		request->failed = *digest;
+		note_failed(waiting, digest, recipe->err);
 	}
 	pthread_mutex_unlock(&waiting->lock);
 	fetched(request, digest, recipe->moved_bytes, NULL);
@@ -239,6 +277,10 @@ static bool wait_for(struct request *request, const struct croft_digest *digests
 {
 	struct croft_mount *mount = request->mount;
 	struct croft_error err;
+	if (request->kind != WAIT_VIEW && request->waits == 0 && failed_just_now(mount->waiting, &digests[0])) {
+		fuse_reply_err(request->fuse, EIO);
+		return true;
+	}
 	if (request->kind != WAIT_VIEW && hopeless(request, &digests[0], &err))
 		return request_fail(request, &digests[0], &err);
 	struct request *waiting = request->on_heap ? request : move_to_heap(request);

@@ -28,6 +28,7 @@ struct croft_fetcher {
 	pthread_cond_t changed;
 	pthread_t thread;
 	bool stop, held; /* held: nothing is answered */
+	bool unreachable; /* nothing comes until the deadline, which is at once */
 	struct {
 		struct croft_digest digest;
 		void *data;
@@ -41,7 +42,10 @@ struct croft_fetcher {
 	uint64_t round_trip_ns; /* as it tells; atomic */
 	uint64_t moved_bytes;
 	unsigned asked, moved, calls; /* requests, blobs that were moved, croft_fetch_many calls */
+	unsigned recipes; /* that were asked for */
 };
+
+static const struct croft_error unreachable = {CROFT_UNAVAILABLE, 0, "no source answers"};
 
 static void *farm_serve(void *user)
 {
@@ -61,9 +65,11 @@ static void *farm_serve(void *user)
 		uint64_t moved = 0;
 		if (farm->stop)
 			err.code = CROFT_CANCELLED;
+		else if (farm->unreachable)
+			err = unreachable;
 		else
 			croft_store_find_missing(farm->store, &request.digest, 1, &absent, NULL);
-		for (size_t i = 0; absent && !farm->stop && i < farm->blob_count; i++)
+		for (size_t i = 0; absent && !farm->stop && !farm->unreachable && i < farm->blob_count; i++)
 			if (croft_digest_equal(&farm->blobs[i].digest, &request.digest)) {
 				moved = request.digest.size_bytes;
 				absent = !croft_store_put(farm->store, &request.digest,
@@ -123,14 +129,16 @@ void croft_fetch_recipe(struct croft_fetcher *farm, const struct croft_recipe_re
 	size_t count = 0;
 	const uint8_t *data = NULL;
 	pthread_mutex_lock(&farm->lock);
-	for (size_t i = 0; farm->splits && i < farm->blob_count; i++)
+	farm->recipes++;
+	bool fails = farm->unreachable;
+	for (size_t i = 0; farm->splits && !fails && i < farm->blob_count; i++)
 		if (croft_digest_equal(&farm->blobs[i].digest, digest))
 			data = farm->blobs[i].data;
 	pthread_mutex_unlock(&farm->lock);
 	for (size_t at = 0; data && at < digest->size_bytes; at += chunks[count++].size_bytes)
 		chunks[count] = farm_add(farm, data + at,
 			croft_chunk_cut(&croft_chunking, data + at, (size_t)digest->size_bytes - at));
-	struct croft_recipe recipe = {.chunks = chunks, .count = count};
+	struct croft_recipe recipe = {.chunks = chunks, .count = count, .err = fails ? &unreachable : NULL};
 	if (farm->gives_pieces && data) {
 		recipe.piece = CROFT_SLICE(data + request->offset, (size_t)request->size);
 		recipe.moved_bytes = recipe.piece.size;
@@ -144,6 +152,12 @@ static inline void farm_hold(struct croft_fetcher *farm, bool held)
 	CROFT_LOCKED(&farm->lock);
 	farm->held = held;
 	pthread_cond_broadcast(&farm->changed);
+}
+
+static inline void farm_cut(struct croft_fetcher *farm, bool is_unreachable)
+{
+	CROFT_LOCKED(&farm->lock);
+	farm->unreachable = is_unreachable;
 }
 
 /* As a fetcher that is stopped does; what is asked for later is held again. */

@@ -11,6 +11,7 @@ struct told {
 	char piece[CROFT_RECIPE_PIECE];
 	size_t piece_size;
 	uint64_t moved_bytes;
+	bool failed; /* nobody answered in time */
 };
 
 static void recipe_came(void *user, const struct croft_digest *digest,
@@ -26,6 +27,7 @@ static void recipe_came(void *user, const struct croft_digest *digest,
 		memcpy(told->piece, recipe->piece.data, recipe->piece.size);
 	told->piece_size = recipe->piece.size;
 	told->moved_bytes = recipe->moved_bytes;
+	told->failed = recipe->err != NULL;
 	told->times++;
 	pthread_cond_signal(&told->change);
 }
@@ -185,8 +187,10 @@ static void believes_no_recipe_that_cannot_be(void **state)
 		/* Who breaks off is asked again until the deadline. */
 		struct croft_fetcher *fetcher = start_fetcher(fixture, source->name, i == 0 ? 1500 : 200);
 		struct told told;
-		for (int times = 0; times < (i == 0 ? 13 : 3); times++)
+		for (int times = 0; times < (i == 0 ? 13 : 3); times++) {
 			assert_int_equal(ask_recipe(fetcher, &blob.digest, &told), 0);
+			assert_int_equal(told.failed, talks[i] == hang_up);
+		}
 		croft_fetcher_stop(fetcher);
 		stop_source(source);
 	}

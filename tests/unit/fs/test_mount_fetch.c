@@ -25,6 +25,35 @@ static void what_no_source_has_is_an_input_output_error(void **state)
 	assert_content(place(fixture, &root, "missing"), "nowhere");
 }
 
+/* The kernel asks twice for a page that could not be read ahead. */
+static void what_nobody_brought_is_not_waited_for_twice(void **state)
+{
+	struct fixture *fixture = *state;
+	struct croft_fetcher *farm = fixture->farm;
+	CROFT_CLEANUP_FREE char *large = croft_zalloc(CROFT_MOUNT_PARTS_FROM + 1);
+	memset(large, 'x', CROFT_MOUNT_PARTS_FROM);
+	struct croft_tree_builder *builder = new_tree();
+	add_file(builder, "small", put(fixture, ON_FARM, "small"), false);
+	add_file(builder, "large", put(fixture, ON_FARM, large), false);
+	struct croft_digest root = finish_tree(fixture, LOCAL, builder);
+	mount_it(fixture, true, NULL);
+	farm->splits = true;
+	farm_cut(farm, true);
+	assert_int_equal(open_error(place(fixture, &root, "small")), EIO);
+	assert_int_equal(farm_asked(farm), 1);
+	assert_int_equal(open_error(place(fixture, &root, "large")), EIO);
+	assert_int_equal(farm_asked(farm), 1);
+	assert_int_equal(farm->recipes, 1);
+	farm_cut(farm, false);
+	/* The one that failed last. */
+	for (int tries = 0; open_error(place(fixture, &root, "large")) != 0; tries++) {
+		assert_true(tries < 10000);
+		usleep(1000);
+	}
+	assert_content(place(fixture, &root, "small"), "small");
+	assert_content(place(fixture, &root, "large"), large);
+}
+
 static void no_file_that_was_not_read_is_fetched(void **state)
 {
 	struct fixture *fixture = *state;
@@ -340,6 +369,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		mount_test(what_no_source_has_is_an_input_output_error),
+		mount_test(what_nobody_brought_is_not_waited_for_twice),
 		mount_test(no_file_that_was_not_read_is_fetched),
 		mount_test(who_asks_is_told_what_was_fetched),
 		mount_test(small_files_that_are_read_in_order_are_fetched_ahead),
