@@ -20,6 +20,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 /* The variable that holds the key which the plane asks for, if it does. */
@@ -46,11 +47,22 @@ struct mounting {
 	struct croft_error refusal;
 };
 
+/* Of a digest nobody has said yet that the farm has a tree by it; better told now than as input/output errors. */
+static bool is_there(const struct mounting *mounting, struct client *client, struct croft_error *err)
+{
+	struct ref ref;
+	struct croft_tree_source source = croft_remote_tree_source(client->remote);
+	const Reapi__NodeProperties *properties;
+	return !ref_parse(mounting->ref, &ref, NULL) || !ref.by_digest ||
+		croft_tree_root_properties(&source, &mounting->root, mounting->asked, &properties, err) ||
+		croft_error_wrap(err, "\"%s\" is no tree of the farm", mounting->ref);
+}
+
 /* What only the farm knows, as long as it is not given. */
 static bool ask_farm(struct mounting *mounting, struct client *client, struct croft_error *err)
 {
 	struct croft_arena *arena = mounting->asked;
-	if (mounting->ref && !ref_directory(client, mounting->ref, &mounting->root, err))
+	if (mounting->ref && !(ref_directory(client, mounting->ref, &mounting->root, err) && is_there(mounting, client, err)))
 		return false;
 	if (mounting->plane)
 		return true;
@@ -302,6 +314,11 @@ static int run(const struct options *options, struct croft_error *err)
 	}
 	mounting.target = croft_arena_strdup(arena, target);
 	free(target);
+	struct stat stat_of_target;
+	if (stat(mounting.target, &stat_of_target) == 0 && !S_ISDIR(stat_of_target.st_mode)) {
+		croft_error_set(err, CROFT_INVALID_ARGUMENT, "mounting on %s: it is no directory", place);
+		return FAILED;
+	}
 	if (!start_asking(&mounting, err))
 		return FAILED;
 	bool ok;

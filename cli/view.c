@@ -30,7 +30,9 @@ static bool read_action(struct view *view, const struct croft_digest *digest, st
 	struct croft_digest command;
 	if (digest->size_bytes > ACTION_MOST)
 		return false;
-	if (!croft_remote_read(view->client->remote, digest, view->arena, &data, err))
+	/* If it is a Directory, it need not be read again. */
+	struct croft_tree_source source = croft_remote_tree_source(view->client->remote);
+	if (!source.read(source.user, digest, view->arena, &data, err))
 		return false;
 	const Reapi__Action *action =
 		croft_message_decode(&reapi__action__descriptor, data, view->arena, NULL, NULL);

@@ -199,8 +199,9 @@ static bool open_session(struct croft_mount *mount, const struct croft_mount_con
 			"/dev/fuse may be used by root only on this machine: distributions give it mode 0666");
 	if (access("/dev/fuse", R_OK | W_OK) != 0)
 		return croft_error_errno(err, errno, "/dev/fuse");
-	return croft_error_set(err, CROFT_FAILED_PRECONDITION, "FUSE could not be mounted on %s",
-		mount->mountpoint);
+	bool lacks_helper = geteuid() != 0 && access("/usr/bin/fusermount3", X_OK) != 0;
+	return croft_error_set(err, CROFT_FAILED_PRECONDITION, "FUSE could not be mounted on %s%s", mount->mountpoint,
+		lacks_helper ? ": who is not root needs /usr/bin/fusermount3 for that, of the package fuse3" : "");
 }
 
 static void set_roots(struct croft_mount *mount, const struct croft_digest *root)

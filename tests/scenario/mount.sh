@@ -128,9 +128,12 @@ unmount "$folder/mnt"
 echo "what cannot be mounted is explained"
 fails 1 'No such file' "$CROFT" mount --plane "$plane" "$digest" "$folder/nowhere"
 fails 1 'is the server running' "$CROFT" mount tree "$folder/mnt"
+fails 1 'it is no directory' "$CROFT" mount --plane "$plane" "$digest" "$tree/large"
 
 echo "an ordinary user mounts through fusermount3, if /dev/fuse is everyone's"
 serve server
+fails 1 'is no tree of the farm' "$CROFT" mount "$(printf '%064d-7' 0)" "$folder/mnt"
+fails 1 'is no tree of the farm' "$CROFT" mount "$("$CROFT" blob put "$tree/a/run")" "$folder/mnt"
 user=65534 own=$folder/own
 mkdir -p "$own/mnt" "$own/state"
 chmod 755 "$folder"
