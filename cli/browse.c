@@ -58,10 +58,10 @@ static void list_entry_json(struct look *look, struct croft_slice path,
 	const struct croft_tree_entry *entry)
 {
 	json_t *one = json_object();
-	json_object_set_new(one, "path", json_bytes(path));
+	json_set_bytes(one, "path", path);
 	json_object_set_new(one, "type", json_string(type_name(entry)));
 	if (entry->kind == CROFT_ENTRY_SYMLINK)
-		json_object_set_new(one, "target", json_bytes(entry->target));
+		json_set_bytes(one, "target", entry->target);
 	else
 		json_object_set_new(one, "digest", json_digest(&entry->digest));
 	if (entry->kind == CROFT_ENTRY_FILE)
@@ -138,8 +138,11 @@ static bool list_name(void *user, const struct named_tree *tree)
 	char digest[CROFT_DIGEST_TEXT], time[32];
 	struct croft_slice name = croft_slice_str(tree->name);
 	if (look->json) {
-		json_array_append_new(look->json, json_pack("{s:o, s:o, s:s}", "name", json_bytes(name), "digest",
-			json_digest(&tree->root), "named_at", format_time(tree->pushed_unix_ns, false, time)));
+		json_t *one = json_object();
+		json_set_bytes(one, "name", name);
+		json_object_update_new(one, json_pack("{s:o, s:s}", "digest", json_digest(&tree->root),
+			"named_at", format_time(tree->pushed_unix_ns, false, time)));
+		json_array_append_new(look->json, one);
 		return true;
 	}
 	if (look->long_form) {
@@ -241,9 +244,12 @@ static bool measure_entry(struct look *look, const struct croft_tree_entry *entr
 
 static json_t *json_totals(struct croft_slice path, const struct croft_tree_totals *totals)
 {
-	return json_pack("{s:o, s:I, s:I, s:I, s:I}", "path", json_bytes(path), "files",
-		(json_int_t)totals->files, "directories", (json_int_t)totals->directories, "symlinks",
-		(json_int_t)totals->symlinks, "bytes", (json_int_t)totals->bytes);
+	json_t *json = json_object();
+	json_set_bytes(json, "path", path);
+	json_object_update_new(json, json_pack("{s:I, s:I, s:I, s:I}", "files", (json_int_t)totals->files,
+		"directories", (json_int_t)totals->directories, "symlinks", (json_int_t)totals->symlinks,
+		"bytes", (json_int_t)totals->bytes));
+	return json;
 }
 
 static bool measure_one(struct look *look, const char *text, bool summary, struct croft_error *err)

@@ -225,8 +225,10 @@ static void add_file(struct count *count, uint64_t bytes, bool read)
 static void tell_unread(struct inputs *inputs, const char *path, uint64_t bytes)
 {
 	if (inputs->files) {
-		json_array_append_new(inputs->files, json_pack("{s:o, s:I}", "path",
-			json_bytes(croft_slice_str(path)), "bytes", (json_int_t)bytes));
+		json_t *one = json_object();
+		json_set_bytes(one, "path", croft_slice_str(path));
+		json_object_set_new(one, "bytes", json_integer((json_int_t)bytes));
+		json_array_append_new(inputs->files, one);
 	} else if (inputs->list) {
 		print_name(croft_slice_str(path), stdout);
 		putchar('\n');
@@ -354,7 +356,7 @@ static bool print_json(struct inputs *inputs, struct croft_error *err)
 	json_t *rows = json_array(), *json = json_count(&inputs->all);
 	for (size_t i = 0; i < inputs->row_count; i++) {
 		json_t *row = json_count(&inputs->rows[i].count);
-		json_object_set_new(row, "name", json_bytes(croft_slice_str(inputs->rows[i].name)));
+		json_set_bytes(row, "name", croft_slice_str(inputs->rows[i].name));
 		json_array_append_new(rows, row);
 	}
 	json_object_set_new(json, "action", json_digest(&inputs->action));

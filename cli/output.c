@@ -2,13 +2,16 @@
 #include "cli/output.h"
 
 #include "proto/base/arena.h"
+#include "proto/base/cleanup.h"
 #include "proto/base/io.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <openssl/evp.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 const char *format_size(uint64_t bytes, char text[SIZE_TEXT])
@@ -85,6 +88,20 @@ json_t *json_bytes(struct croft_slice bytes)
 	if (!value)
 		abort();
 	return value;
+}
+
+void json_set_bytes(json_t *object, const char *key, struct croft_slice bytes)
+{
+	json_t *text = json_bytes(bytes);
+	bool all = croft_slice_equal(CROFT_SLICE(json_string_value(text), json_string_length(text)), bytes);
+	json_object_set_new(object, key, text);
+	if (all)
+		return;
+	CROFT_CLEANUP_FREE unsigned char *base64 = croft_alloc((bytes.size + 2) / 3 * 4 + 1);
+	CROFT_CLEANUP_FREE char *base64_key = croft_alloc(strlen(key) + sizeof("_base64"));
+	EVP_EncodeBlock(base64, bytes.data, (int)bytes.size);
+	strcat(strcpy(base64_key, key), "_base64");
+	json_object_set_new(object, base64_key, json_string((const char *)base64));
 }
 
 json_t *json_digest(const struct croft_digest *digest)

@@ -23,6 +23,9 @@ void print_name(struct croft_slice name, FILE *out);
 
 /* A JSON string of any bytes: what is not UTF-8 becomes U+FFFD. */
 json_t *json_bytes(struct croft_slice bytes);
+/* The same as a member of an object, for names and targets, which are any bytes: where that is not all of them, KEY_base64
+ * says which they are. */
+void json_set_bytes(json_t *object, const char *key, struct croft_slice bytes);
 json_t *json_digest(const struct croft_digest *digest);
 /* Prints and releases it; false with err when it cannot be written. */
 bool json_print(json_t *value, struct croft_error *err);

@@ -226,9 +226,9 @@ static json_t *json_output(const struct result_output *output)
 {
 	const struct croft_tree_entry *entry = &output->entry;
 	json_t *json = json_object();
-	json_object_set_new(json, "path", json_bytes(croft_slice_str(output->path)));
+	json_set_bytes(json, "path", croft_slice_str(output->path));
 	if (entry->kind == CROFT_ENTRY_SYMLINK)
-		json_object_set_new(json, "target", json_bytes(entry->target));
+		json_set_bytes(json, "target", entry->target);
 	else
 		json_object_set_new(json, "digest", json_digest(&entry->digest));
 	json_object_set_new(json, "type",

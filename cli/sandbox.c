@@ -254,11 +254,11 @@ static bool list_entry(void *user, const struct croft_capture_entry *entry, stru
 	int length = snprintf(path, size, "%s%s%.*s", listing->path, entry->path.size ? "/" : "",
 		(int)entry->path.size, (const char *)entry->path.data);
 	json_array_append_new(listing->list, one);
-	json_object_set_new(one, "path", json_bytes(CROFT_SLICE(path, (size_t)length)));
+	json_set_bytes(one, "path", CROFT_SLICE(path, (size_t)length));
 	json_object_set_new(one, "type", json_string(croft_capture_kind(entry->mode)));
 	json_object_set_new(one, "changed", json_boolean(entry->changed));
 	if (S_ISLNK(entry->mode))
-		json_object_set_new(one, "target", json_bytes(entry->target));
+		json_set_bytes(one, "target", entry->target);
 	if (!S_ISREG(entry->mode))
 		return true;
 	struct croft_digest digest;

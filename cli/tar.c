@@ -24,15 +24,23 @@ static bool tar_failure(struct tar *tar, struct croft_error *err)
 	return croft_error_set(err, CROFT_INTERNAL, "writing the archive: %s", text ? text : "it failed");
 }
 
+/* libarchive (3.6) writes -2 and 0.75, which are -1.25, as "-2.75"; "-0.25" it cannot be made to write: the second it is. */
+static void set_mtime(struct archive_entry *entry, struct timespec mtime)
+{
+	if (mtime.tv_sec < 0 && mtime.tv_nsec > 0)
+		mtime = mtime.tv_sec == -1 ? (struct timespec){-1, 0}
+					   : (struct timespec){mtime.tv_sec + 1, 1000000000 - mtime.tv_nsec};
+	archive_entry_set_mtime(entry, mtime.tv_sec, mtime.tv_nsec);
+}
+
 static bool write_header(struct tar *tar, const struct listed *item, struct croft_error *err)
 {
 	const struct croft_tree_entry *entry = &item->entry;
-	struct timespec mtime = croft_tree_mtime(entry->properties);
 	archive_entry_clear(tar->entry);
 	archive_entry_set_pathname(tar->entry, item->path.data);
 	archive_entry_set_uid(tar->entry, 0);
 	archive_entry_set_gid(tar->entry, 0);
-	archive_entry_set_mtime(tar->entry, mtime.tv_sec, mtime.tv_nsec);
+	set_mtime(tar->entry, croft_tree_mtime(entry->properties));
 	archive_entry_set_perm(tar->entry, croft_tree_mode(entry->kind, entry->executable, entry->properties));
 	archive_entry_set_size(tar->entry, 0);
 	if (entry->kind == CROFT_ENTRY_DIRECTORY) {

@@ -198,9 +198,19 @@ static bool take_symlink(struct reading *reading, const char *path, const char *
 	return add(reading, path, &found, err);
 }
 
-static const Reapi__NodeProperties *properties_of(struct reading *reading, struct archive_entry *entry)
+/* Of "-1.25" in a tar libarchive (3.6) makes -1 and 0.25; of "-0.25" it loses the sign, which nothing brings back. */
+static struct timespec mtime_of(struct reading *reading, struct archive_entry *entry)
 {
 	struct timespec mtime = {archive_entry_mtime(entry), archive_entry_mtime_nsec(entry)};
+	bool tar = (archive_format(reading->archive) & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_TAR;
+	if (!tar || mtime.tv_sec >= 0 || mtime.tv_nsec == 0)
+		return mtime;
+	return (struct timespec){mtime.tv_sec - 1, 1000000000 - mtime.tv_nsec};
+}
+
+static const Reapi__NodeProperties *properties_of(struct reading *reading, struct archive_entry *entry)
+{
+	struct timespec mtime = mtime_of(reading, entry);
 	return croft_tree_properties(reading->to->keep, archive_entry_mode(entry),
 		archive_entry_mtime_is_set(entry) ? &mtime : NULL, reading->arena);
 }

@@ -59,6 +59,14 @@ kept=$("$CROFT" import --modes --mtimes "$folder/kept")
 (cd "$folder/kept" && chmod 711 a/run && chmod g-s a && find . -printf '%p %y %m %T@\n' | sort) >"$folder/expected"
 (cd "$folder/back" && find . -printf '%p %y %m %T@\n' | sort) | diff "$folder/expected" -
 same "$kept" "$("$CROFT" export "$kept" - | "$CROFT" import --modes --mtimes -)"
+touch -d '@-1.500000001' "$folder/kept/zero"
+touch -d '1935-05-05 05:05:05.75' "$folder/kept/a"
+kept=$("$CROFT" import --modes --mtimes "$folder/kept")
+same "$kept" "$("$CROFT" export "$kept" - | "$CROFT" import --modes --mtimes -)"
+same "$kept" "$(tar -C "$folder/kept" --format=pax -cf - . | "$CROFT" import --modes --mtimes -)"
+mkdir "$folder/untarred"
+"$CROFT" export "$kept" - | tar -C "$folder/untarred" -xpf - 2>/dev/null
+for name in zero a; do same "$(stat -c %.9Y "$folder/kept/$name")" "$(stat -c %.9Y "$folder/untarred/$name")"; done
 
 echo "what is there is not sent again"
 "$CROFT" import --verbose "$tree" 2>&1 | grep >/dev/null ' of which 0 B were sent'
@@ -77,6 +85,45 @@ same large "$("$CROFT" find --least 1M tree)"
 python3 -c 'import json, sys; assert len(json.load(open(sys.argv[1]))) == 8' "$folder/json"
 "$CROFT" du -s tree | grep >/dev/null "1506 files"
 
+echo "names that are no UTF-8 are told whole as JSON, too"
+"$CROFT" ls --json tree | python3 -c '
+import base64, json, sys
+assert [base64.b64decode(e["path_base64"]) for e in json.load(sys.stdin) if "path_base64" in e] == [b"odd \xff\x01 name"]'
+
+echo "trees of a thousand directories below one another go in, through the server and out"
+python3 - "$folder/deep" <<'EOF'
+import os, sys
+os.mkdir(sys.argv[1])
+at = os.open(sys.argv[1], os.O_RDONLY)
+for i in range(1000):
+    os.mkdir("d", dir_fd=at)
+    at, above = os.open("d", os.O_RDONLY, dir_fd=at), at
+    os.close(above)
+os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+EOF
+deep=$("$CROFT" import --name deep "$folder/deep")
+same 1001 "$("$CROFT" find deep | wc -l)"
+"$CROFT" du -s deep | grep ' 1 files' >/dev/null
+same "$deep" "$("$CROFT" export deep - | "$CROFT" import -)"
+"$CROFT" diff deep "$deep"
+# An action's result is looked for with all that its output directories name, over the plane as well.
+python3 - "$plane" "$deep" <<'EOF'
+import http.client, sys
+def field(number, data):
+    assert len(data) < 128
+    return bytes([number << 3 | 2, len(data)]) + data
+hash, size = sys.argv[2].split("-")
+digest = field(1, hash.encode()) + bytes([2 << 3, int(size)])
+directory = field(1, b"out") + bytes([5 << 3 | 2, len(digest)]) + digest
+assert int(size) < 128 and len(directory) < 128
+result = field(3, directory)
+for method, body in (("PUT", result), ("GET", None)):
+    connection = http.client.HTTPConnection(sys.argv[1])
+    connection.request(method, "/ac/" + "de" * 32, body)
+    answer = connection.getresponse()
+    assert answer.status == 200, (method, answer.status, answer.read())
+EOF
+
 echo "two trees are compared"
 cp -a "$tree" "$folder/other"
 echo two >>"$folder/other/hard"
@@ -88,6 +135,38 @@ same "$(printf '%s\n' '~ a/one (content)' '- dangling' '~ hard (content)' '+ new
     "$(cat "$folder/stdout")"
 "$CROFT" diff tree tree
 
+echo "permissions and times are compared where there are any"
+"$CROFT" import --name kept --modes --mtimes "$folder/kept" >/dev/null
+cp -a "$folder/kept" "$folder/changed"
+chmod 600 "$folder/changed/a/one"
+chmod 755 "$folder/changed/zero"
+echo more >>"$folder/changed/zero"
+touch -d '2003-03-03 03:03:03.5Z' "$folder/changed/a/run" "$folder/changed/a" "$folder/changed/zero"
+touch -d '2004-04-04 04:04:04Z' "$folder/changed"
+touch -hd '2005-05-05 05:05:05Z' "$folder/changed/dangling"
+"$CROFT" import --name changed --modes --mtimes "$folder/changed" >/dev/null
+fails 1 "" "$CROFT" diff kept changed
+utc() { date -ud "@$(stat -c %.9Y "$folder/kept/$1")" +%Y-%m-%dT%H:%M:%S.%NZ | sed 's/\.000000000//'; }
+same "$(printf '%s\n' "~ ./ (mtime $(utc .) -> 2004-04-04T04:04:04Z)" "~ a/ (mtime $(utc a) -> 2003-03-03T03:03:03.500000000Z)" \
+    '~ a/one (mode 0640 -> 0600)' "~ a/run (mtime $(utc a/run) -> 2003-03-03T03:03:03.500000000Z)" \
+    "~ dangling (mtime $(utc dangling) -> 2005-05-05T05:05:05Z)" \
+    "~ hard (mode 0640 -> 0600)" "~ zero (content, mode 0644 -> 0755, mtime $(utc zero) -> 2003-03-03T03:03:03.500000000Z)")" "$(cat "$folder/stdout")"
+"$CROFT" diff --json kept changed >"$folder/json" || true
+python3 - "$folder/json" <<'EOF'
+import json, sys
+root, _, one, _, _, _, zero = json.load(open(sys.argv[1]))
+assert (root["path"], root["what"], root["mtime"]["to"]) == (".", "mtime", "2004-04-04T04:04:04Z"), root
+assert (one["what"], one["mode"]) == ("mode", {"from": "0640", "to": "0600"}) and "mtime" not in one, one
+assert (zero["what"], zero["mode"]["to"]) == ("content, mode, mtime", "0755"), zero
+EOF
+modes=$("$CROFT" import --modes "$folder/kept")
+"$CROFT" diff --json kept "$modes" >"$folder/json" || true
+python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); assert {(e["what"], e["mtime"]["to"]) for e in d} == {("mtime", None)}, d' \
+    "$folder/json"
+plain=$("$CROFT" import "$folder/kept")
+fails 1 "" "$CROFT" diff "$modes" "$plain"
+same "$(printf '%s\n' '~ a/ (mode 0711 -> 0755)' '~ a/one (mode 0640 -> 0644)' '~ a/run (mode 0711 -> 0755)' '~ hard (mode 0640 -> 0644)')" "$(cat "$folder/stdout")"
+
 echo "several at once"
 printf 'first=%s\nsecond=%s\n' "$tree/a" "$folder/gnu.tar" >"$folder/list"
 "$CROFT" import --list "$folder/list" >"$folder/stdout"
@@ -95,7 +174,7 @@ grep -qx "second $digest" "$folder/stdout"
 "$CROFT" diff first tree:a
 
 echo "the names are listed"
-same "first other second tree" "$("$CROFT" ls | xargs)"
+same "changed deep first kept other second tree" "$("$CROFT" ls | xargs)"
 "$CROFT" ls -l | grep -q "^20..-..-.. ..:..  $digest *  tree\$"
 "$CROFT" ls --json | python3 -c '
 import json, sys

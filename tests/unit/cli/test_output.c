@@ -42,12 +42,25 @@ static void any_bytes_become_json(void **state)
 	}
 }
 
+static void bytes_that_are_no_utf8_are_told_whole(void **state)
+{
+	json_t *object = json_object();
+	json_set_bytes(object, "plain", croft_slice_str("gr\xc3\xbc\xc3\x9f\n"));
+	json_set_bytes(object, "path", CROFT_SLICE("a\xff\xfe", 3));
+	json_set_bytes(object, "nothing", CROFT_SLICE("", 0));
+	assert_int_equal(json_object_size(object), 4);
+	assert_string_equal(json_string_value(json_object_get(object, "path")), "a\xef\xbf\xbd\xef\xbf\xbd");
+	assert_string_equal(json_string_value(json_object_get(object, "path_base64")), "Yf/+");
+	json_decref(object);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sizes_read_well),
 		cmocka_unit_test(durations_read_well),
 		cmocka_unit_test(any_bytes_become_json),
+		cmocka_unit_test(bytes_that_are_no_utf8_are_told_whole),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
