@@ -214,6 +214,8 @@ const struct command command_store = {
 	.name = "store",
 	.arguments = "stat",
 	.summary = "Count what a store on this machine holds",
+	.details = "Of one in use: as it was about a second ago. disk_bytes are all its files, which the budget\n"
+		   "is for; bytes are those of the blobs.",
 	.options = store_options,
 	.run = store_run,
 };

@@ -89,50 +89,12 @@ static bool list_directory(struct walk *walk, const Reapi__Directory *directory,
 	return true;
 }
 
-/* A number of the wire format; 0 at the end. */
-static uint64_t take_number(const uint8_t **at, const uint8_t *end)
-{
-	uint64_t number = 0;
-	for (unsigned shift = 0; *at < end && shift < 64; shift += 7) {
-		uint8_t byte = *(*at)++;
-		number |= (uint64_t)(byte & 0x7f) << shift;
-		if (byte < 0x80)
-			break;
-	}
-	return number;
-}
-
-/* The digests of the Directories in a Tree: of their bytes as they came, since that is what the others name them by. The Tree was
- * decoded before. */
-static void list_children(struct croft_slice tree, struct digest_set *children)
-{
-	enum { CHILDREN = 2, NUMBER = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
-	const uint8_t *at = tree.data, *end = at + tree.size;
-	while (at < end) {
-		uint64_t tag = take_number(&at, end), size = 0;
-		switch (tag & 7) {
-		case NUMBER: take_number(&at, end); break;
-		case FIXED64: size = 8; break;
-		case FIXED32: size = 4; break;
-		case BYTES: size = take_number(&at, end); break;
-		default: return;
-		}
-		if (size > (uint64_t)(end - at))
-			return;
-		if (tag == (CHILDREN << 3 | BYTES)) {
-			struct croft_digest child = croft_digest_of(at, (size_t)size);
-			digest_set_add(children, &child);
-		}
-		at += size;
-	}
-}
-
 /* What a Tree names and does not hold is to be in the store. */
 static bool list_tree(struct walk *walk, const Reapi__Tree *tree, struct croft_slice bytes, struct digests *files,
 	struct digests *subs)
 {
 	struct digest_set children = {0};
-	list_children(bytes, &children);
+	digest_set_add_children(&children, bytes);
 	bool ok = !tree->root || list_directory(walk, tree->root, &children, files, subs);
 	for (size_t i = 0; ok && i < tree->n_children; i++)
 		ok = list_directory(walk, tree->children[i], &children, files, subs);

@@ -48,3 +48,39 @@ void digest_set_finish(struct digest_set *set)
 	free(set->list.items);
 	free(set->slots);
 }
+
+/* A number of the wire format; 0 at the end. */
+static uint64_t take_number(const uint8_t **at, const uint8_t *end)
+{
+	uint64_t number = 0;
+	for (unsigned shift = 0; *at < end && shift < 64; shift += 7) {
+		uint8_t byte = *(*at)++;
+		number |= (uint64_t)(byte & 0x7f) << shift;
+		if (byte < 0x80)
+			break;
+	}
+	return number;
+}
+
+void digest_set_add_children(struct digest_set *set, struct croft_slice tree)
+{
+	enum { CHILDREN = 2, NUMBER = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
+	const uint8_t *at = tree.data, *end = at + tree.size;
+	while (at < end) {
+		uint64_t tag = take_number(&at, end), size = 0;
+		switch (tag & 7) {
+		case NUMBER: take_number(&at, end); break;
+		case FIXED64: size = 8; break;
+		case FIXED32: size = 4; break;
+		case BYTES: size = take_number(&at, end); break;
+		default: return;
+		}
+		if (size > (uint64_t)(end - at))
+			return;
+		if (tag == (CHILDREN << 3 | BYTES)) {
+			struct croft_digest child = croft_digest_of(at, (size_t)size);
+			digest_set_add(set, &child);
+		}
+		at += size;
+	}
+}

@@ -31,6 +31,9 @@ struct digest_set {
 /* False when it was there. */
 bool digest_set_add(struct digest_set *set, const struct croft_digest *digest);
 bool digest_set_has(const struct digest_set *set, const struct croft_digest *digest);
+/* Those of the Directories that a Tree holds: of their bytes as they came, since that is what others name them by. The Tree was
+ * decoded before. */
+void digest_set_add_children(struct digest_set *set, struct croft_slice tree);
 void digest_set_finish(struct digest_set *set);
 
 #endif

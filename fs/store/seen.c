@@ -199,16 +199,33 @@ static bool add_digest(struct walk *walk, const Reapi__Digest *message, struct d
 	return true;
 }
 
-static bool add_directory(struct walk *walk, const Reapi__Directory *directory, bool subs,
+/* Of directories those that are not `held` (NULL: none is). */
+static bool add_directory(struct walk *walk, const Reapi__Directory *directory, const struct digest_set *held,
 	struct croft_error *err)
 {
 	for (size_t i = 0; i < directory->n_files; i++)
 		if (!add_digest(walk, directory->files[i]->digest, &walk->files, err))
 			return false;
-	for (size_t i = 0; subs && i < directory->n_directories; i++)
+	for (size_t i = 0; i < directory->n_directories; i++) {
+		struct croft_digest digest;
+		if (held && croft_digest_from_message(directory->directories[i]->digest, "a directory", &digest, NULL) &&
+			digest_set_has(held, &digest))
+			continue;
 		if (!add_digest(walk, directory->directories[i]->digest, &walk->directories, err))
 			return false;
+	}
 	return true;
+}
+
+static bool add_tree(struct walk *walk, const Reapi__Tree *tree, struct croft_slice bytes, struct croft_error *err)
+{
+	struct digest_set held = {0};
+	digest_set_add_children(&held, bytes);
+	bool ok = !tree->root || add_directory(walk, tree->root, &held, err);
+	for (size_t i = 0; ok && i < tree->n_children; i++)
+		ok = add_directory(walk, tree->children[i], &held, err);
+	digest_set_finish(&held);
+	return ok;
 }
 
 static bool add_message(struct walk *walk, bool tree, struct croft_slice bytes, struct croft_arena *arena,
@@ -217,15 +234,10 @@ static bool add_message(struct walk *walk, bool tree, struct croft_slice bytes, 
 	if (!tree) {
 		const Reapi__Directory *directory =
 			croft_message_decode(&reapi__directory__descriptor, bytes, arena, NULL, err);
-		return directory && add_directory(walk, directory, true, err);
+		return directory && add_directory(walk, directory, NULL, err);
 	}
 	const Reapi__Tree *message = croft_message_decode(&reapi__tree__descriptor, bytes, arena, NULL, err);
-	if (!message || (message->root && !add_directory(walk, message->root, false, err)))
-		return false;
-	for (size_t i = 0; i < message->n_children; i++)
-		if (!add_directory(walk, message->children[i], false, err))
-			return false;
-	return true;
+	return message && add_tree(walk, message, bytes, err);
 }
 
 static bool look_into(struct walk *walk, const struct croft_digest *digest, bool tree, struct croft_error *err)

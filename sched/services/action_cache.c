@@ -231,10 +231,11 @@ static bool update_action_result(struct croft_call *call, void *user, struct cro
 	struct croft_slice tenant = tenant_of(services, request->instance_name);
 	if (!check_result(services, tenant, result, arena, err) ||
 		!croft_action_result_refs(result, arena, &refs, &count, err) ||
-		!croft_upstream_lease_closure(services->upstream, services->store, refs, count, 0, arena,
-			&missing, &missing_count, err) ||
-		(missing_count == 0 && !croft_store_hidden(services->store, tenant, refs, count, arena, &missing,
-								   &missing_count, err)))
+		!croft_store_hidden(services->store, tenant, refs, count, arena, &missing, &missing_count, err))
+		return false;
+	/* Only then: what is missing below somebody else's directory would tell of that. */
+	if (missing_count == 0 && !croft_upstream_lease_closure(services->upstream, services->store, refs, count, 0,
+			arena, &missing, &missing_count, err))
 		return false;
 	if (missing_count > 0)
 		return fail_missing(call, "the ActionResult", missing, missing_count, err);

@@ -358,11 +358,10 @@ static bool push(struct croft_services *services, struct croft_call *call, struc
 	/* 0 would mean never; the first nanosecond of 1970 is as past as that second is. */
 	if (expires && expires_ns <= 0)
 		expires_ns = 1;
-	if (!croft_store_lease_closure(services->store, references->refs, references->count, 0, arena,
-			&missing, &missing_count, err) ||
-		(missing_count == 0 &&
-			!croft_store_hidden(services->store, tenant_of(services, names->instance_name), references->refs,
-				references->count, arena, &missing, &missing_count, err)))
+	if (!croft_store_hidden(services->store, tenant_of(services, names->instance_name), references->refs,
+			references->count, arena, &missing, &missing_count, err) ||
+		(missing_count == 0 && !croft_store_lease_closure(services->store, references->refs,
+			references->count, 0, arena, &missing, &missing_count, err)))
 		return false;
 	if (missing_count > 0)
 		return fail_missing(call, "the asset", missing, missing_count, err);

@@ -127,6 +127,29 @@ static void a_closure_is_hidden_from_where_it_is_not_known_on(void **state)
 	assert_int_equal(hidden_from(bob, CROFT_REF_DIRECTORY, &root, NULL), 0);
 }
 
+/* Neither what it holds nor whether it is there. */
+static void a_tree_tells_nothing_of_a_directory_that_another_put(void **state)
+{
+	struct croft_digest secret = place_put_seed(place, 1, 10), first;
+	struct croft_digest theirs = place_directory(place, &secret, 1, NULL, 0);
+	Reapi__DirectoryNode node = REAPI__DIRECTORY_NODE__INIT, *nodes[] = {&node};
+	node.name = (char *)"d";
+	node.digest = croft_digest_to_message(&theirs, place->arena);
+	Reapi__Directory root = REAPI__DIRECTORY__INIT;
+	root.directories = nodes;
+	root.n_directories = 1;
+	Reapi__Tree message = REAPI__TREE__INIT;
+	message.root = &root;
+	struct croft_digest tree = place_put(place, croft_message_encode(&message.base, place->arena));
+	struct croft_ref ref = {CROFT_REF_DIRECTORY, theirs};
+	assert_ok(croft_store_grant_closure(place->store, ann, &ref, 1, &err), err);
+	grant(bob, &tree);
+	assert_int_equal(hidden_from(bob, CROFT_REF_TREE, &tree, &first), 1);
+	assert_true(croft_digest_equal(&first, &theirs));
+	grant(ann, &tree);
+	assert_int_equal(hidden_from(ann, CROFT_REF_TREE, &tree, NULL), 0);
+}
+
 static void a_trees_files_are_looked_at(void **state)
 {
 	struct croft_digest file = place_put_seed(place, 1, 10), first;
@@ -226,6 +249,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_one_was_granted_no_other_sees, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(grants_outlast_a_restart_and_go_with_the_blob, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_large_blob_is_granted_with_its_chunks, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_tree_tells_nothing_of_a_directory_that_another_put, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_closure_is_hidden_from_where_it_is_not_known_on, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_trees_files_are_looked_at, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
