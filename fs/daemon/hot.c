@@ -11,7 +11,8 @@
 
 enum {
 	JOBS_LEAST = 2,
-	NEWER_LEAST = 32, /* not for fewer is an image made anew */
+	NEWER_SHARE = 4,  /* of those that there were: for so many more an image is made anew */
+	NEWER_LEAST = 32, /* and not for fewer */
 };
 
 struct hot {
@@ -94,14 +95,11 @@ void hot_image_begins(struct hot *hot)
 	hot->offered = hot->small;
 }
 
-bool hot_enters_image(struct hot *hot, struct croft_slice path, uint64_t image)
+struct hot_file *hot_find(struct hot *hot, struct croft_slice path)
 {
 	struct croft_digest key = croft_digest_of(path.data, path.size);
 	struct hot_file *file = croft_digest_map_get(hot->files, &key);
-	if (!file || file->jobs < JOBS_LEAST)
-		return false;
-	file->image = image;
-	return true;
+	return file && file->jobs >= JOBS_LEAST ? file : NULL;
 }
 
 void hot_image_stands(struct hot *hot, uint64_t image)
@@ -119,5 +117,5 @@ void hot_image_stands(struct hot *hot, uint64_t image)
 
 bool hot_outgrew_image(const struct hot *hot)
 {
-	return hot->small > 2 * hot->offered + NEWER_LEAST;
+	return hot->small > hot->offered + hot->offered / NEWER_SHARE + NEWER_LEAST;
 }

@@ -158,11 +158,11 @@ bool erofs_write(int fd, const struct croft_digest *root, const struct erofs_sou
 
 /* hot.c ------------------------------------------------------------------------------------- */
 
-enum { HOT_SMALL_MOST = 32 << 10 }; /* bytes of a file whose data are to stand in an image */
+enum { HOT_SMALL_MOST = 64 << 10 }; /* bytes of a file whose data are to stand in an image */
 struct hot_file {
 	struct hot_file *next; /* in line */
 	struct croft_digest digest;
-	uint64_t image; /* the last that was to have its data */
+	uint64_t image; /* the number of the last that was to have its data */
 	uint8_t jobs;
 	bool waits, made;
 	char path[]; /* in the tree */
@@ -173,14 +173,16 @@ struct hot *hot_create(size_t *memory);
 void hot_destroy(struct hot *hot);
 /* A job opened the file. False: it would be a new one, and there is no memory. */
 bool hot_note(struct hot *hot, struct croft_slice path, const struct croft_digest *digest, size_t memory_most);
+/* NULL: it is not hot. */
+struct hot_file *hot_find(struct hot *hot, struct croft_slice path);
 /* The first of those that wait to be made; it is out of the line when it was tried. */
 struct hot_file *hot_first(struct hot *hot);
 void hot_made(struct hot *hot, struct hot_file *file, bool made);
-/* For an image with this number, as it is begun, filled and mounted. What it does not have is to be made. */
+/* As an image is begun, and stands: what it does not have by its `image` is to be made. */
 void hot_image_begins(struct hot *hot);
-bool hot_enters_image(struct hot *hot, struct croft_slice path, uint64_t image);
 void hot_image_stands(struct hot *hot, uint64_t image);
-/* Small hot files are more than twice as many as when the last was begun, so a tree has few. */
+/* Small hot files are more than when the last was begun by a share of these: all that a tree has in its life cost some
+ * times the last. */
 bool hot_outgrew_image(const struct hot *hot);
 
 /* standin_folder.c -------------------------------------------------------------------------- */
@@ -204,8 +206,8 @@ struct standin_place {
 	void *user;
 	const atomic_bool *stop;
 };
-/* Whether the image is to have the data of the file at the path. */
-typedef bool standin_wants(void *user, struct croft_slice path);
+/* Whether the image is to have the data of the file at the path, which are then read from the store. */
+typedef bool standin_wants(void *user, const struct croft_digest *digest, struct croft_slice path);
 /* With its image; nothing is left where that fails, and `bytes` says what was reserved. */
 bool standin_make(const struct standin_place *place, struct standin *standin,
 	const struct croft_digest *root, standin_wants *wants, void *user, struct croft_error *err);

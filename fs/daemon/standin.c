@@ -5,8 +5,8 @@
  * A job's overlay has what the image has from there, and other data from the first of this folder and the tree in the
  * mount that has the file. So a stand-in is right whatever files it has, and may get more and lose them while jobs use it.
  *
- * An image does not change. Once it lacks more small files than it was offered, the tree gets a new stand-in; until
- * then such files are copied into the folder.
+ * An image does not change. Once it lacks a good share of the small files that are wanted, the tree gets a new stand-in;
+ * until then they are copied into the folder.
  *
  * One thread makes them, behind the jobs; nobody waits for it. Whoever uses one has its folder locked, as with staged
  * trees (stage.c): it is not given up then. Nothing of it outlives the daemon but for what jobs use.
@@ -95,11 +95,13 @@ static void free_tree(struct tree *tree)
 
 /* Giving up ------------------------------------------------------------------------------------- */
 
-/* The least recently used that stands and that nobody uses, out of the list and hidden; `lock` held. */
-static struct tree *take_unused(struct standins *standins)
+/* The least recently used that stands and that nobody uses, or such a one that is of no tree any more, out of the list
+ * and hidden; `lock` held. */
+static struct tree *take_unused(struct standins *standins, bool of_no_tree)
 {
 	for (struct tree *tree = standins->oldest; tree; tree = tree->newer) {
-		if (tree->state != READY || tree->in_work || !standin_hide(&standins->place, &tree->standin))
+		if (tree->state != READY || tree->in_work || (of_no_tree && tree->hot) ||
+			!standin_hide(&standins->place, &tree->standin))
 			continue;
 		unlink_tree(standins, tree);
 		return tree;
@@ -140,7 +142,7 @@ static bool reserve(void *user, void *of_standin, uint64_t bytes, struct croft_e
 			if (standin)
 				standin->bytes += bytes;
 		}
-		struct tree *old = fits ? NULL : take_unused(standins);
+		struct tree *old = fits ? NULL : take_unused(standins, false);
 		pthread_mutex_unlock(&standins->lock);
 		if (fits)
 			return true;
@@ -172,7 +174,7 @@ static void make_files(struct standins *standins, struct tree *tree)
 	}
 }
 
-/* Jobs use it, or it is the first to go when room is needed. */
+/* Of no tree any more. */
 static void leave(struct standins *standins, const struct standin *standin)
 {
 	struct tree *tree = croft_zalloc(sizeof(*tree));
@@ -190,11 +192,17 @@ struct making {
 	struct standin standin;
 };
 
-static bool wants_data(void *user, struct croft_slice path)
+/* What the cache has lost another job may bring. */
+static bool wants_data(void *user, const struct croft_digest *digest, struct croft_slice path)
 {
 	struct making *making = user;
+	bool there = false;
 	CROFT_LOCKED(&making->standins->lock);
-	return hot_enters_image(making->tree->hot, path, making->standin.number);
+	struct hot_file *file = hot_find(making->tree->hot, path);
+	if (!file || !croft_store_has(making->standins->place.store, digest, 1, &there, NULL) || !there)
+		return false;
+	file->image = making->standin.number;
+	return true;
 }
 
 static bool make_standin(struct making *making, struct croft_error *err)
@@ -248,11 +256,10 @@ static struct tree *find_work(struct standins *standins)
 	return tree;
 }
 
-/* Whether anything was in the way that could go. */
-static bool make_way_for_new(struct standins *standins)
+/* Whether there was one. */
+static bool give_up_one(struct standins *standins, bool of_no_tree)
 {
-	struct tree *old = standins->crowded ? take_unused(standins) : NULL;
-	standins->crowded = false;
+	struct tree *old = take_unused(standins, of_no_tree);
 	if (!old)
 		return false;
 	pthread_mutex_unlock(&standins->lock);
@@ -261,19 +268,27 @@ static bool make_way_for_new(struct standins *standins)
 	return true;
 }
 
+/* What is in the way goes first. What is of no tree goes last: its tree has its newer one's files by then, which are the
+ * same on the disk. */
+static bool work(struct standins *standins)
+{
+	bool crowded = standins->crowded;
+	standins->crowded = false;
+	if (crowded && give_up_one(standins, false))
+		return true;
+	struct tree *tree = find_work(standins);
+	if (tree)
+		work_on(standins, tree);
+	return tree || give_up_one(standins, true);
+}
+
 static void *make(void *user)
 {
 	struct standins *standins = user;
 	CROFT_LOCKED(&standins->lock);
-	while (!standins->stop) {
-		if (make_way_for_new(standins))
-			continue;
-		struct tree *tree = find_work(standins);
-		if (tree)
-			work_on(standins, tree);
-		else
+	while (!standins->stop)
+		if (!work(standins))
 			pthread_cond_wait(&standins->changed, &standins->lock);
-	}
 	return NULL;
 }
 
@@ -358,7 +373,8 @@ static bool remove_old(struct standins *standins, struct croft_error *err)
 		if (entry->d_name[0] == '.')
 			continue;
 		bool hidden = entry->d_name[0] == 'o';
-		struct standin standin = {.number = strtoull(entry->d_name + (hidden ? strlen(STANDIN_HIDDEN) : 0), NULL, 10)};
+		const char *number = entry->d_name + (hidden ? strlen(STANDIN_HIDDEN) : 0);
+		struct standin standin = {.number = strtoull(number, NULL, 10)};
 		if (hidden || standin_hide(place, &standin)) {
 			ok = standin_remove(place, &standin, err);
 			continue;

@@ -125,14 +125,10 @@ static struct directory *read_directory(void *user, const struct croft_digest *d
 	return get(imaging->place, digest, arena, &bytes, err) ? directory_decode(digest, bytes, err) : NULL;
 }
 
-/* The image would lack what the cache has lost. */
 static bool has_data(void *user, const struct croft_digest *digest, struct croft_slice path)
 {
 	struct imaging *imaging = user;
-	bool there = false;
-	if (digest->size_bytes > imaging->data_room ||
-		!croft_store_has(imaging->place->store, digest, 1, &there, NULL) || !there ||
-		!imaging->wants(imaging->user, path))
+	if (digest->size_bytes > imaging->data_room || !imaging->wants(imaging->user, digest, path))
 		return false;
 	imaging->data_room -= digest->size_bytes;
 	return true;

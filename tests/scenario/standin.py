@@ -50,7 +50,7 @@ find . -type f -exec sha256sum {} + | sort
 # On the same stream as all else: two would be mixed within lines.
 TOLD = "grep -q datadir /proc/mounts && echo by a stand-in\n"
 FILES = 200
-SMALL = 32 << 10  # the largest whose data stand in an image (fs/daemon/internal.h)
+SMALL = 64 << 10  # the largest whose data stand in an image (fs/daemon/internal.h)
 # Half of a tree's files; all of them, slowly, saying how far it is.
 HALF = f"cd /plenty; i=0; while [ $i -lt {FILES // 2} ]; do cat $i; i=$((i+1)); done | sha256sum"
 SLOW = f"""cd /plenty; i=0; while [ $i -lt {FILES} ]; do cat $i; i=$((i+1)); sleep 0.02;
