@@ -101,8 +101,8 @@ const struct command command_agent = {
 		   "says so, each input root is fetched whole and put on the disk, by one file for each content of\n"
 		   "which the files in the roots share the blocks (reflink; Btrfs, XFS) or are names (hardlink), or\n"
 		   "by copies (copy). Roots stay for the next job as long as there is room: half of --cache is for\n"
-		   "them. With hardlink a job sees link counts above 1; else the ways differ in nothing that a job\n"
-		   "can see but time.",
+		   "them. With hardlink a job sees link counts above 1, and directories that are staged have the\n"
+		   "sizes that their disk gives them; else the ways differ in nothing that a job can see but time.",
 	.options = agent_options,
 	.client = true,
 	.run = run,

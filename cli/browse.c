@@ -176,7 +176,7 @@ static int ls_run(const struct options *options, struct croft_error *err)
 static const struct option_spec ls_options[] = {
 	{"long", 'l', NULL, "with mode, size and the start of the digest; of names, when they were given and the digest"},
 	{"recursive", 'R', NULL, "everything below, as paths"},
-	{"json", 0, NULL, "as JSON"},
+	{"json", 0, NULL, "as JSON; a name that is no UTF-8 is whole in path_base64"},
 	{0},
 };
 
