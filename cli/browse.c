@@ -45,6 +45,16 @@ static bool look_at(struct look *look, const char *text, bool follow, struct cro
 		ref_entry(&look->client, &ref, follow, look->arena, &look->entry, err);
 }
 
+/* So that walking costs few round trips. What the farm lacks is told by who walks there, with its path. */
+static bool look_ahead(struct look *look, const struct croft_digest *root, struct croft_error *err)
+{
+	struct croft_error failure = CROFT_ERROR_INIT;
+	if (croft_remote_prefetch_tree(look->client.remote, root, &failure) || failure.code == CROFT_NOT_FOUND)
+		return true;
+	*err = failure;
+	return false;
+}
+
 /* ls --------------------------------------------------------------------------------------- */
 
 static const char *type_name(const struct croft_tree_entry *entry)
@@ -109,7 +119,7 @@ static bool list_one(struct look *look, const char *text, bool recursive, struct
 		return true;
 	}
 	if (recursive)
-		return croft_remote_prefetch_tree(look->client.remote, &look->entry.digest, err) &&
+		return look_ahead(look, &look->entry.digest, err) &&
 			croft_tree_walk(&look->source, &look->entry.digest, list_visit, look, err);
 	struct croft_tree_entry *entries;
 	size_t count;
@@ -261,7 +271,7 @@ static bool measure_one(struct look *look, const char *text, bool summary, struc
 		return false;
 	whole = look->entry;
 	if (whole.kind == CROFT_ENTRY_DIRECTORY) {
-		if (!croft_remote_prefetch_tree(look->client.remote, &whole.digest, err))
+		if (!look_ahead(look, &whole.digest, err))
 			return false;
 		if (!summary && !croft_tree_list(&look->source, &whole.digest, look->arena, &entries, &count,
 					err))
@@ -271,7 +281,7 @@ static bool measure_one(struct look *look, const char *text, bool summary, struc
 		const struct croft_tree_entry *entry = i < count ? &entries[i] : &whole;
 		struct croft_slice name = i < count ? entry->name : croft_slice_str(text);
 		if (!measure_entry(look, entry, &totals, err))
-			return false;
+			return croft_error_wrap(err, "%.*s", (int)name.size, (const char *)name.data);
 		if (look->json)
 			json_array_append_new(look->json, json_totals(name, &totals));
 		else
@@ -376,7 +386,7 @@ static int find_run(const struct options *options, struct croft_error *err)
 	find.arena = croft_arena_create();
 	bool ok = look_open(&look, options, err) &&
 		ref_directory(&look.client, options->argv[0], &root, err) &&
-		croft_remote_prefetch_tree(look.client.remote, &root, err) &&
+		look_ahead(&look, &root, err) &&
 		croft_tree_walk(&look.source, &root, find_visit, &find, err);
 	look_close(&look);
 	croft_arena_destroy(find.arena);

@@ -124,6 +124,18 @@ for method, body in (("PUT", result), ("GET", None)):
     assert answer.status == 200, (method, answer.status, answer.read())
 EOF
 
+echo "what a tree lacks is told with its path"
+python3 - >"$folder/lacking" <<'EOF'
+import sys
+def field(number, data):
+    return bytes([number << 3 | 2, len(data)]) + data
+digest = field(1, b"a" * 64) + bytes([2 << 3, 77])
+sys.stdout.buffer.write(field(2, field(1, b"lost") + field(2, digest)))
+EOF
+lacking=$("$CROFT" blob put "$folder/lacking")
+same lost "$("$CROFT" ls "$lacking")"
+for command in "ls -R" find du; do fails 1 'lost: blob aaaa' "$CROFT" $command "$lacking"; done
+
 echo "two trees are compared"
 cp -a "$tree" "$folder/other"
 echo two >>"$folder/other/hard"
