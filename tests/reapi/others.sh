@@ -30,10 +30,23 @@ root() {
     mkdir -p "$2/dev" "$2/work"
     mount --bind /dev "$2/dev"
 }
+some_run() {
+    local pid
+    for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null && return; done
+    return 1
+}
 leave() {
     local status=$? made
     for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
-    for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+    # buildbox-casd may wait for its stagers for ever.
+    for _ in $(seq 100); do
+        some_run || break
+        sleep 0.1
+    done
+    for pid in "${pids[@]}"; do
+        kill -KILL "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
     # The stagers' own, too, where one died of a name that no file can have.
     awk -v folder="$folder/" 'index($2, folder) == 1 {print $2}' /proc/mounts | tac |
         while read -r made; do umount -l "$made"; done
