@@ -127,6 +127,13 @@ static void a_closure_is_hidden_from_where_it_is_not_known_on(void **state)
 	assert_int_equal(hidden_from(bob, CROFT_REF_DIRECTORY, &root, NULL), 0);
 }
 
+static struct croft_digest put_tree(Reapi__Directory *root)
+{
+	Reapi__Tree message = REAPI__TREE__INIT;
+	message.root = root;
+	return place_put(place, croft_message_encode(&message.base, place->arena));
+}
+
 /* Neither what it holds nor whether it is there. */
 static void a_tree_tells_nothing_of_a_directory_that_another_put(void **state)
 {
@@ -138,9 +145,7 @@ static void a_tree_tells_nothing_of_a_directory_that_another_put(void **state)
 	Reapi__Directory root = REAPI__DIRECTORY__INIT;
 	root.directories = nodes;
 	root.n_directories = 1;
-	Reapi__Tree message = REAPI__TREE__INIT;
-	message.root = &root;
-	struct croft_digest tree = place_put(place, croft_message_encode(&message.base, place->arena));
+	struct croft_digest tree = put_tree(&root);
 	struct croft_ref ref = {CROFT_REF_DIRECTORY, theirs};
 	assert_ok(croft_store_grant_closure(place->store, ann, &ref, 1, &err), err);
 	grant(bob, &tree);
@@ -159,9 +164,7 @@ static void a_trees_files_are_looked_at(void **state)
 	Reapi__Directory root = REAPI__DIRECTORY__INIT;
 	root.files = nodes;
 	root.n_files = 1;
-	Reapi__Tree message = REAPI__TREE__INIT;
-	message.root = &root;
-	struct croft_digest tree = place_put(place, croft_message_encode(&message.base, place->arena));
+	struct croft_digest tree = put_tree(&root);
 	grant(ann, &tree);
 	assert_int_equal(hidden_from(ann, CROFT_REF_TREE, &tree, &first), 1);
 	assert_true(croft_digest_equal(&first, &file));
